@@ -1,0 +1,87 @@
+"""The two model contracts. Everything that embeds or scores goes through one of them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+from funnel.deadline import Deadline
+from funnel.types import ScoreKind
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    FloatArray = NDArray[np.float32]
+
+TextPair = tuple[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class ScoredPairs:
+    """Scores of shape (n,), in the pairs' order.
+
+    ``truncated`` counts pairs longer than the model's window. ``scored`` is how many of the first
+    pairs were scored: less than n only if a deadline passed first, and the rest of ``values`` is
+    NaN.
+    """
+
+    values: "FloatArray"
+    truncated: int
+    scored: int
+
+
+class Encoder(Protocol):
+    """Texts to vectors of unit length."""
+
+    @property
+    def name(self) -> str:
+        """As the YAML names it."""
+
+    @property
+    def revision(self) -> str:
+        """A hash of the weights (or the hub's commit): part of cache and index identity."""
+
+    @property
+    def dim(self) -> int:
+        """Length of a vector."""
+
+    @property
+    def max_tokens(self) -> int:
+        """The window; what is longer is cut (and counted by the caller with ``count_tokens``)."""
+
+    def count_tokens(self, texts: Sequence[str]) -> list[int]:
+        """Tokens of each text, special tokens included, uncut."""
+
+    def encode(self, texts: Sequence[str], *, progress: bool = False) -> "FloatArray":
+        """Vectors of shape (n, dim)."""
+
+    async def aencode(self, texts: Sequence[str]) -> "FloatArray":
+        """The same from a coroutine, without blocking the event loop."""
+
+    def token_vectors(self, texts: Sequence[str]) -> "list[FloatArray]":
+        """For each text its token vectors, shape (tokens, dim), each of unit length."""
+
+    async def atoken_vectors(self, texts: Sequence[str]) -> "list[FloatArray]":
+        """The same from a coroutine."""
+
+
+class Scorer(Protocol):
+    """Pairs of texts to scores; owns batching, precision and device."""
+
+    @property
+    def name(self) -> str:
+        """As the YAML names it."""
+
+    @property
+    def revision(self) -> str:
+        """A hash of the weights (or the hub's commit)."""
+
+    @property
+    def score_kind(self) -> ScoreKind:
+        """Raw ``logit`` unless the model says otherwise."""
+
+    def score(self, pairs: Sequence[TextPair]) -> "FloatArray":
+        """Scores of shape (n,), float32."""
+
+    async def ascore(self, pairs: Sequence[TextPair], *, deadline: Deadline) -> ScoredPairs:
+        """Score from a coroutine; stops between batches when the deadline passes."""

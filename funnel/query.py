@@ -1,0 +1,86 @@
+"""A query on its way: normalised text, scope, filters, and one embedding shared by all."""
+
+import asyncio
+import hashlib
+import unicodedata
+from collections.abc import Awaitable, Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from funnel.errors import InputError
+from funnel.types import EMPTY, Filters
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    Vector = NDArray[np.float32]
+
+MAX_QUERY_CHARS = 8_192
+_KEEP = "\t\n\r"
+
+
+def normalise_query(text: object) -> str:
+    """NFC text with control characters and lone surrogates removed and white space folded.
+
+    Raises:
+        InputError: not a string, or nothing is left of it.
+    """
+    if not isinstance(text, str):
+        raise InputError(f"query: got {type(text).__name__}, expected a string")
+    clean = "".join(" " if c in _KEEP else c for c in text if c in _KEEP or _printable(c))
+    folded = " ".join(unicodedata.normalize("NFC", clean).split())
+    if not folded:
+        raise InputError(f"query: got {text[:40]!r}, expected a text with at least one character")
+    return folded
+
+
+def _printable(char: str) -> bool:
+    return unicodedata.category(char) not in ("Cc", "Cs")
+
+
+class Query:
+    """One query of one call.
+
+    Args:
+        text: normalised text (see :func:`normalise_query`), at most ``MAX_QUERY_CHARS`` long.
+        query_id: what log events and traces are bound to.
+        embed: computes the embedding; called at most once, however many stages ask.
+        filters: restrictions on metadata, already joined with the scope's.
+        scope: the tenant or other hard partition.
+    """
+
+    __slots__ = ("_embed", "_task", "filters", "id", "scope", "shortened", "text")
+
+    def __init__(
+        self,
+        text: str,
+        *,
+        query_id: str,
+        embed: Callable[[str], Awaitable["Vector"]],
+        filters: Filters | None = None,
+        scope: str | None = None,
+    ) -> None:
+        self.shortened = len(text) > MAX_QUERY_CHARS
+        self.text = text[:MAX_QUERY_CHARS]
+        self.id = query_id
+        self.filters: Mapping[str, Any] = filters or EMPTY
+        self.scope = scope
+        self._embed = embed
+        self._task: asyncio.Task[Vector] | None = None
+
+    async def vector(self) -> "Vector":
+        """The query's embedding, a float32 array of shape (dim,) and unit length.
+
+        Computed once and shared; a caller that gives up waiting does not stop it for the others.
+        """
+        if self._task is None:
+            self._task = asyncio.ensure_future(self._compute())
+        return await asyncio.shield(self._task)
+
+    async def _compute(self) -> "Vector":
+        return await self._embed(self.text)
+
+    @property
+    def fingerprint(self) -> str:
+        """A short hash of the text, for logs that must not hold the text itself."""
+        return hashlib.blake2b(self.text.encode(), digest_size=8).hexdigest()
