@@ -8,6 +8,7 @@
     ├── InputError             the caller's query, document or argument is wrong (also a ValueError)
     ├── CorpusError            lines of a corpus could not be read; carries every bad line
     ├── ModelError             a model is missing, damaged or of the wrong shape
+    ├── TrainingStopped        training ended early; a checkpoint was kept
     ├── StageError             a stage failed; ``.stage`` and ``.cause``
     │   ├── StageTimeout       it ran past its share of the deadline
     │   ├── BackendUnavailable a server or index could not be reached
@@ -64,6 +65,10 @@ class CorpusError(FunnelError):
 
 class ModelError(FunnelError):
     """A model is missing, damaged, of another base or shape, or has an untrained head."""
+
+
+class TrainingStopped(FunnelError):
+    """Training was interrupted between two steps; a checkpoint was kept and can be resumed."""
 
 
 class StageError(FunnelError):

@@ -152,11 +152,12 @@ class StageTrace:
     message: str | None = None
     details: Mapping[str, Any] = field(default_factory=dict)
     ranking: tuple[str, ...] = ()
+    passed: int = 0
     kept: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON-ready mapping, without the rankings; ``in_`` is written ``in``."""
-        skip = {"ranking", "kept", "in_", "details"}
+        skip = {"ranking", "passed", "kept", "in_", "details"}
         plain = {key: getattr(self, key) for key in self.__slots__ if key not in skip}
         return {**plain, "in": self.in_, "details": dict(self.details)}
 
@@ -171,7 +172,7 @@ class Explanation:
     """
 
     doc_id: str
-    outcome: Literal["returned", "cut", "below_min_score", "never_retrieved"]
+    outcome: Literal["returned", "cut", "below_min_score", "never_retrieved", "not_traced"]
     stage: str | None
     rank: int | None
     k: int | None

@@ -1,0 +1,107 @@
+"""What a caller may ask of one query, checked before anything is spent on it."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from pydantic import ValidationError
+
+from funnel.chain import Step
+from funnel.errors import InputError
+from funnel.registry import suggestion
+from funnel.stages.base import Stage, StageSettings
+from funnel.types import EMPTY, Filters
+
+Overrides = Mapping[str, Mapping[str, Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class CallOptions:
+    """The options of one call; see :meth:`funnel.engine.Funnel.run`.
+
+    Raises:
+        InputError: a value is of the wrong type or out of range.
+    """
+
+    k: int | None = None
+    filters: Filters = field(default_factory=lambda: EMPTY)
+    deadline_ms: float | None = None
+    overrides: Overrides = field(default_factory=lambda: EMPTY)
+    scope: str | None = None
+    cache: bool = True
+
+    def __post_init__(self) -> None:
+        _check_k(self.k)
+        _check_deadline(self.deadline_ms)
+        if self.scope is not None and (not isinstance(self.scope, str) or not self.scope):
+            raise InputError(f"scope: got {self.scope!r}, expected a text that is not empty")
+        if not isinstance(self.filters, Mapping):
+            raise InputError(f"filters: got {self.filters!r:.80}, expected a mapping")
+        if not isinstance(self.overrides, Mapping):
+            raise InputError(f"overrides: got {self.overrides!r:.80}, expected a mapping")
+
+
+def one_k(k: int | None, top_k: int | None, top_n: int | None) -> int | None:
+    """Return the one of ``k`` and its aliases that was given.
+
+    Raises:
+        InputError: more than one was given.
+    """
+    given = {name: v for name, v in (("k", k), ("top_k", top_k), ("top_n", top_n)) if v is not None}
+    if len(given) > 1:
+        raise InputError(f"got {' and '.join(given)}, which mean the same; give one of them")
+    return next(iter(given.values()), None)
+
+
+def plan(stages: Sequence[Stage], options: CallOptions) -> tuple[Step, ...]:
+    """Join stages and options: a call that asks for more than a stage keeps widens that stage.
+
+    Raises:
+        InputError: an override names no stage, or a key that calls may not change.
+    """
+    names = tuple(stage.settings.name for stage in stages)
+    for name in options.overrides:
+        if name not in names:
+            raise InputError(
+                f"overrides: no stage is named {name!r}{suggestion(str(name), names)}; "
+                f"stages: {', '.join(names)}"
+            )
+    return tuple(_step(stage, options) for stage in stages)
+
+
+def _step(stage: Stage, options: CallOptions) -> Step:
+    settings = _overridden(stage.settings, options.overrides.get(stage.settings.name, EMPTY))
+    return Step(stage, settings, max(settings.k, options.k or 0))
+
+
+def _overridden(settings: StageSettings, changes: Mapping[str, Any]) -> StageSettings:
+    if not changes:
+        return settings
+    allowed = tuple(sorted(settings.per_call))
+    for key in changes:
+        if key not in allowed:
+            raise InputError(
+                f"overrides[{settings.name!r}]: {key!r} cannot change per call"
+                f"{suggestion(str(key), allowed)}; what can: {', '.join(allowed)}"
+            )
+    try:
+        return type(settings).model_validate({**settings.model_dump(by_alias=False), **changes})
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        key = ".".join(str(part) for part in first["loc"])
+        raise InputError(
+            f"overrides[{settings.name!r}].{key}: got {first['input']!r:.80}; {first['msg']}"
+        ) from error
+
+
+def _check_k(k: object) -> None:
+    if k is not None and (not isinstance(k, int) or isinstance(k, bool) or not 1 <= k <= 10_000):
+        raise InputError(f"k: got {k!r}, expected an integer from 1 to 10000")
+
+
+def _check_deadline(ms: object) -> None:
+    if ms is None:
+        return
+    if not isinstance(ms, int | float) or isinstance(ms, bool) or not math.isfinite(ms) or ms <= 0:
+        raise InputError(f"deadline_ms: got {ms!r}, expected a number of milliseconds above 0")

@@ -1,0 +1,270 @@
+"""The stages in order: budgets, errors, skips, and the trace of it all."""
+
+import asyncio
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from funnel.cache.base import Answer
+from funnel.deadline import Deadline
+from funnel.errors import FunnelError, StageError, StageTimeout
+from funnel.log import get_logger
+from funnel.pacing import Pace
+from funnel.query import Query
+from funnel.ranking import Selection, select
+from funnel.stages.base import Stage, StageOutput, StageRequest, StageSettings
+from funnel.types import Candidate, Hit, StageTrace, Usage
+
+log = get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """A stage as one call uses it: with the call's overrides and its effective ``k``."""
+
+    stage: Stage
+    settings: StageSettings
+    k: int
+
+    @property
+    def name(self) -> str:
+        """The stage's name."""
+        return self.settings.name
+
+    @property
+    def raises(self) -> bool:
+        """Whether its errors fail the query: retrieval does unless told otherwise."""
+        default = "raise" if self.stage.role == "retrieve" else "skip"
+        return (self.settings.on_error or default) == "raise"
+
+    def read(self, candidates: Sequence[Candidate]) -> Sequence[Candidate]:
+        """The candidates that the stage gets to see."""
+        depth = self.settings.depth
+        return candidates if depth is None or self.stage.role == "retrieve" else candidates[:depth]
+
+
+@dataclass(slots=True)
+class _Progress:
+    """One query's way so far."""
+
+    candidates: tuple[Candidate, ...] = ()
+    usage: Usage = field(default_factory=Usage)
+    trace: list[StageTrace] = field(default_factory=list)
+    degraded: list[str] = field(default_factory=list)
+
+
+class Chain:
+    """Runs steps one after the other within a deadline."""
+
+    def __init__(self, pace: Pace) -> None:
+        self._pace = pace
+
+    async def run(self, query: Query, steps: Sequence[Step], deadline: Deadline, k: int) -> Answer:
+        """Answer a query with the ``k`` best that came through.
+
+        Raises:
+            StageError: a stage failed whose ``on_error`` is ``raise``.
+        """
+        started = time.perf_counter()
+        progress = _Progress()
+        for position, step in enumerate(steps):
+            later = [other.name for other in steps[position + 1 :]]
+            budget = self._pace.budget_s(deadline, step.settings.timeout_ms, later)
+            await self._advance(query, step, budget, deadline, progress)
+        return Answer(
+            hits=_hits(progress.candidates[:k], steps),
+            trace=tuple(progress.trace),
+            usage=progress.usage,
+            degraded=tuple(progress.degraded),
+            elapsed_ms=(time.perf_counter() - started) * 1000,
+        )
+
+    async def _advance(
+        self,
+        query: Query,
+        step: Step,
+        budget_s: float | None,
+        deadline: Deadline,
+        progress: _Progress,
+    ) -> None:
+        if (reason := self._skip_reason(step, budget_s, progress)) is not None:
+            _skip(step, reason, progress, degrades=reason != "no_candidates")
+            return
+        started = time.perf_counter()
+        try:
+            output = await self._call(query, step, budget_s, deadline, progress.candidates)
+            selection = _select(step, output, progress.candidates)
+        except StageError as error:
+            self._failed(step, error, time.perf_counter() - started, budget_s, progress)
+            return
+        elapsed = time.perf_counter() - started
+        self._pace.observe(step.name, elapsed)
+        _record(step, output, selection, elapsed, budget_s, progress)
+
+    def _skip_reason(self, step: Step, budget_s: float | None, progress: _Progress) -> str | None:
+        if step.stage.role == "retrieve":
+            return None
+        if not progress.candidates:
+            return "no_candidates"
+        if budget_s is not None and budget_s <= 0:
+            return "deadline"
+        typical = self._pace.typical_s(step.name)
+        if step.settings.optional and budget_s is not None and typical > budget_s:
+            return "no_time"
+        return None
+
+    async def _call(
+        self,
+        query: Query,
+        step: Step,
+        budget_s: float | None,
+        deadline: Deadline,
+        candidates: Sequence[Candidate],
+    ) -> StageOutput:
+        request = StageRequest(query, step.k, step.settings, deadline.within(budget_s))
+        try:
+            async with asyncio.timeout(budget_s):
+                return await step.stage.run(request, step.read(candidates))
+        except TimeoutError as error:
+            raise StageTimeout(
+                f"stage {step.name!r} ran past its {(budget_s or 0) * 1000:.0f} ms",
+                stage=step.name,
+                cause=error,
+            ) from error
+        except StageError as error:
+            error.stage = error.stage or step.name
+            raise
+        except FunnelError as error:
+            raise StageError(str(error), stage=step.name, cause=error) from error
+        except Exception as error:
+            log.error("stage_failed", stage=step.name, exc_info=error)
+            raise StageError(
+                f"stage {step.name!r} failed: {type(error).__name__}: {error}",
+                stage=step.name,
+                cause=error,
+            ) from error
+
+    def _failed(
+        self,
+        step: Step,
+        error: StageError,
+        seconds: float,
+        budget_s: float | None,
+        progress: _Progress,
+    ) -> None:
+        if isinstance(error, StageTimeout):
+            self._pace.observe(step.name, seconds)
+        if step.raises:
+            raise error
+        log.warning("stage_skipped", stage=step.name, reason=error.reason, message=str(error))
+        _skip(
+            step,
+            error.reason,
+            progress,
+            degrades=True,
+            ms=seconds * 1000,
+            budget_s=budget_s,
+            message=str(error),
+        )
+
+
+def _select(step: Step, output: StageOutput, candidates: Sequence[Candidate]) -> Selection:
+    return select(
+        output,
+        candidates,
+        step.settings,
+        step.k,
+        step.stage.score_kind,
+        retrieves=step.stage.role == "retrieve",
+    )
+
+
+def _record(
+    step: Step,
+    output: StageOutput,
+    selection: Selection,
+    seconds: float,
+    budget_s: float | None,
+    progress: _Progress,
+) -> None:
+    progress.trace.append(
+        StageTrace(
+            name=step.name,
+            kind=step.settings.kind,
+            k=step.k,
+            in_=len(progress.candidates),
+            out=len(selection.kept),
+            ms=seconds * 1000,
+            score_kind=step.stage.score_kind,
+            truncated=output.truncated,
+            cost_usd=output.usage.cost_usd,
+            budget_ms=None if budget_s is None else budget_s * 1000,
+            degraded=output.degraded,
+            details=output.details,
+            ranking=selection.ranking,
+            passed=selection.passed,
+            kept=tuple(candidate.id for candidate in selection.kept),
+        )
+    )
+    progress.candidates = selection.kept
+    progress.usage += output.usage
+    if output.degraded is not None:
+        progress.degraded.append(f"{step.name}:{output.degraded}")
+
+
+def _skip(
+    step: Step,
+    reason: str,
+    progress: _Progress,
+    *,
+    degrades: bool,
+    ms: float = 0.0,
+    budget_s: float | None = None,
+    message: str | None = None,
+) -> None:
+    """Leave the order as it is, cut to what the stage would have kept, and say so."""
+    kept = progress.candidates
+    if step.settings.tail == "drop":
+        kept = kept[: step.k]
+    progress.trace.append(
+        StageTrace(
+            name=step.name,
+            kind=step.settings.kind,
+            k=step.k,
+            in_=len(progress.candidates),
+            out=len(kept),
+            ms=ms,
+            score_kind=step.stage.score_kind,
+            budget_ms=None if budget_s is None else budget_s * 1000,
+            skipped=reason,
+            message=message,
+            kept=tuple(candidate.id for candidate in kept),
+        )
+    )
+    progress.candidates = kept
+    if degrades:
+        progress.degraded.append(f"{step.name}:{reason}")
+
+
+def _hits(candidates: Sequence[Candidate], steps: Sequence[Step]) -> tuple[Hit, ...]:
+    kinds = {step.name: step.stage.score_kind for step in steps}
+    hits = []
+    for rank, candidate in enumerate(candidates, start=1):
+        stage, score = next(reversed(candidate.stage_scores.items()), ("", 0.0))
+        document = candidate.document
+        hits.append(
+            Hit(
+                rank=rank,
+                id=document.id,
+                score=score,
+                score_kind=kinds.get(stage, "rank"),
+                score_stage=stage,
+                title=document.title,
+                text=document.text,
+                metadata=document.metadata,
+                stage_scores=candidate.stage_scores,
+                stage_ranks=candidate.stage_ranks,
+                sources=candidate.sources,
+            )
+        )
+    return tuple(hits)

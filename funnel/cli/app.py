@@ -1,0 +1,75 @@
+"""The command tree and the one place where errors become exit codes.
+
+Exit codes: 0 fine, 1 failed, 2 usage or configuration.
+"""
+
+import logging
+import os
+import sys
+from typing import Annotated
+
+import structlog
+import typer
+from rich.console import Console
+
+from funnel.cli.query import query
+from funnel.errors import ConfigError, FunnelError, InputError
+
+FAILED, USAGE = 1, 2
+
+app = typer.Typer(
+    name="funnel",
+    help="A retrieval funnel: index, query, evaluate, tune, measure.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+@app.callback(invoke_without_command=True)
+def _root(
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+    log_level: Annotated[
+        str, typer.Option(help="Events at or above this level go to standard error.")
+    ] = "warning",
+) -> None:
+    configure_logging(log_level)
+    if version:
+        from funnel import __version__
+
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+def configure_logging(level: str) -> None:
+    """Send events to standard error, so that standard output holds results only."""
+    number = logging.getLevelNamesMapping().get(level.upper())
+    if number is None:
+        raise typer.BadParameter(f"got {level!r}, expected debug, info, warning or error")
+    structlog.configure(
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty()),
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(number),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+    )
+
+
+app.command()(query)
+
+
+def main() -> None:
+    """Run the command line; a FunnelError becomes one message and an exit code."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    try:
+        app()
+    except FunnelError as error:
+        Console(stderr=True, highlight=False, soft_wrap=True).print(
+            "[bold red]error:[/]", str(error), markup=True
+        )
+        sys.exit(USAGE if isinstance(error, ConfigError | InputError) else FAILED)
+    except KeyboardInterrupt:
+        sys.exit(130)

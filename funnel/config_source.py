@@ -1,0 +1,183 @@
+"""From a YAML file and the environment to plain data, remembering where each value came from."""
+
+import os
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import yaml
+
+from funnel.errors import ConfigError
+
+KeyPath: TypeAlias = tuple[str | int, ...]
+
+PREFIX = "FUNNEL__"
+_REFERENCE = re.compile(r"\$\{(?P<name>[A-Za-z_][A-Za-z0-9_]*)(?::-(?P<default>[^}]*))?\}")
+_SECRET_KEYS = frozenset({"api_key", "password", "secret", "token"})
+
+
+@dataclass(frozen=True, slots=True)
+class RawConfig:
+    """Plain data, the name of where it is from, and which keys the environment set."""
+
+    data: dict[str, Any]
+    source: str
+    from_environment: Mapping[KeyPath, str] = field(default_factory=dict)
+
+    def place(self, path: KeyPath) -> str:
+        """Where a key was set, for messages: the file, or an environment variable."""
+        for length in range(len(path), 0, -1):
+            if (name := self.from_environment.get(path[:length])) is not None:
+                return f"environment variable {name}"
+        return self.source
+
+
+def read_config(path: str | Path, environment: Mapping[str, str] | None = None) -> RawConfig:
+    """Read a YAML file, fill in ``${NAME}`` and lay ``FUNNEL__A__0__B`` over it.
+
+    Raises:
+        ConfigError: no such file, no valid YAML, a secret written out, or a ``${NAME}`` not set.
+    """
+    env = os.environ if environment is None else environment
+    source = str(path)
+    return overlay(_parse(Path(path), source), source, env)
+
+
+def overlay(data: Mapping[str, Any], source: str, environment: Mapping[str, str]) -> RawConfig:
+    """Fill references and lay the environment's overrides over ``data`` (which is not changed)."""
+    filled = _fill(data, (), source, environment)
+    origins: dict[KeyPath, str] = {}
+    for name, path, value in _overrides(environment):
+        _set(filled, path, value, name)
+        origins[tuple(_index(part) for part in path)] = name
+    return RawConfig(filled, source, origins)
+
+
+def dotted(path: KeyPath) -> str:
+    """``("stages", 1, "k")`` as ``stages[1].k``."""
+    text = ""
+    for part in path:
+        text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else str(part)
+    return text or "(top level)"
+
+
+class _UniqueKeyLoader(yaml.SafeLoader):
+    """Refuses a key written twice, which YAML would silently resolve to the last."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """Build a mapping whose keys must be unique."""
+        seen: set[Any] = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)  # type: ignore[no-untyped-call]
+            if key in seen:
+                raise yaml.MarkedYAMLError(
+                    problem=f"the key {key!r} is written twice", problem_mark=key_node.start_mark
+                )
+            seen.add(key)
+        return super().construct_mapping(node, deep)
+
+
+def _parse(path: Path, source: str) -> dict[str, Any]:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError as error:
+        raise ConfigError(f"{source}: no such file; give the path of a YAML file") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{source}: cannot be read as UTF-8 text: {error}") from error
+    try:
+        data = yaml.load(text, Loader=_UniqueKeyLoader)  # noqa: S506 - a SafeLoader
+    except yaml.MarkedYAMLError as error:
+        raise ConfigError(f"{source}: {_yaml_problem(error)}") from error
+    except (yaml.YAMLError, TypeError) as error:
+        raise ConfigError(f"{source}: not valid YAML: {error}") from error
+    if not isinstance(data, dict):
+        raise ConfigError(
+            f"{source}: got {type(data).__name__} at the top level, expected keys such as 'stages:'"
+        )
+    return data
+
+
+def _yaml_problem(error: yaml.MarkedYAMLError) -> str:
+    mark = error.problem_mark
+    where = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
+    return f"{where}not valid YAML: {error.problem or error}"
+
+
+def _fill(value: Any, path: KeyPath, source: str, environment: Mapping[str, str]) -> Any:
+    if isinstance(value, Mapping):
+        return {k: _fill(v, (*path, k), source, environment) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_fill(v, (*path, i), source, environment) for i, v in enumerate(value)]
+    if not isinstance(value, str):
+        return value
+    if path and path[-1] in _SECRET_KEYS and value and not _REFERENCE.fullmatch(value):
+        name = f"{path[-1]}".upper()
+        raise ConfigError(
+            f"{source}: {dotted(path)}: a secret is written out; expected a reference to the "
+            f"environment, such as ${{{name}}}"
+        )
+    return _REFERENCE.sub(lambda found: _lookup(found, path, source, environment), value)
+
+
+def _lookup(
+    found: re.Match[str], path: KeyPath, source: str, environment: Mapping[str, str]
+) -> str:
+    value = environment.get(found["name"], found["default"])
+    if value is None:
+        raise ConfigError(
+            f"{source}: {dotted(path)}: the environment variable {found['name']} is not set; "
+            f"set it, or write ${{{found['name']}:-default}}"
+        )
+    return value
+
+
+def _overrides(environment: Mapping[str, str]) -> Iterator[tuple[str, list[str], Any]]:
+    for name in sorted(environment):
+        if name.upper().startswith(PREFIX) and len(name) > len(PREFIX):
+            path = name[len(PREFIX) :].lower().split("__")
+            yield name, path, _scalar(environment[name])
+
+
+def _scalar(text: str) -> Any:
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError:
+        return text
+
+
+def _index(part: str) -> str | int:
+    return int(part) if part.isdecimal() else part
+
+
+def _set(data: Any, path: list[str], value: Any, name: str) -> None:
+    for position, part in enumerate(path[:-1]):
+        data = _child(data, part, path[position + 1], name)
+    last = path[-1]
+    if isinstance(data, list):
+        data[_position(data, last, name)] = value
+    elif isinstance(data, dict):
+        data[last] = value
+    else:
+        raise ConfigError(f"environment variable {name}: {'.'.join(path[:-1])} has no keys")
+
+
+def _child(data: Any, part: str, following: str, name: str) -> Any:
+    if isinstance(data, list):
+        return data[_position(data, part, name)]
+    if not isinstance(data, dict):
+        raise ConfigError(f"environment variable {name}: {part!r} is below a value without keys")
+    if not isinstance(data.get(part), dict | list):
+        if following.isdecimal():
+            raise ConfigError(f"environment variable {name}: {part!r} is not a list in the file")
+        data[part] = {}
+    return data[part]
+
+
+def _position(data: list[Any], part: str, name: str) -> int:
+    if not part.isdecimal() or int(part) >= len(data):
+        raise ConfigError(
+            f"environment variable {name}: got position {part!r}, expected 0 to {len(data) - 1}"
+        )
+    return int(part)

@@ -1,0 +1,440 @@
+"""One query's way: normalise, look in the cache, run the stages, keep the answer, report."""
+
+import asyncio
+import secrets
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Self
+
+import numpy as np
+import structlog
+
+from funnel.cache.base import Answer, CacheRequest, QueryCache, Served
+from funnel.cache.factory import build_cache
+from funnel.call import CallOptions, Overrides, one_k, plan
+from funnel.chain import Chain, Step
+from funnel.deadline import Deadline
+from funnel.errors import ConfigError, InputError, ModelError
+from funnel.filters import check_filters
+from funnel.index import DocumentIndex, IndexReport
+from funnel.log import get_logger
+from funnel.loop import LoopThread
+from funnel.models.pool import ModelPool
+from funnel.pacing import Pace
+from funnel.query import Query, normalise_query
+from funnel.registry import stage_class
+from funnel.resources import Resources
+from funnel.result import FunnelResult
+from funnel.settings import FunnelSettings, Secrets
+from funnel.stages.base import Stage
+from funnel.types import Document, Filters
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+log = get_logger(__name__)
+PARTITION_SCHEMA = 1
+
+
+class Funnel:
+    """A chain of stages behind a cache, over one collection of documents.
+
+    One instance serves any number of threads, tasks and event loops. It does its waiting on a
+    loop of its own, so make it after a fork, not before. Models and servers are opened by the
+    first call, or by :meth:`start`.
+
+    Args:
+        settings: from :meth:`FunnelSettings.from_yaml`.
+        functions: plain Python functions that stages of kind ``callable`` name.
+        cache: in place of the one the settings describe.
+
+    Raises:
+        ConfigError: the settings do not fit together or need what is not installed.
+    """
+
+    def __init__(
+        self,
+        settings: FunnelSettings,
+        *,
+        functions: Mapping[str, Callable[..., Any]] | None = None,
+        cache: QueryCache | None = None,
+    ) -> None:
+        self.settings = settings
+        self.config_hash = settings.hash
+        self._models = ModelPool.shared()
+        self._encoder = self._models.encoder(settings.models.embedder)
+        self.documents = DocumentIndex(
+            settings.qdrant, settings.collection, self._encoder, bm25=settings.bm25
+        )
+        self.stages = self._build_stages(functions or {})
+        self.cache = cache or build_cache(settings.cache, self._models, settings.models.embedder)
+        self._chain = Chain(Pace(settings.reserve_ms / 1000))
+        self._loop = LoopThread()
+        self._started: asyncio.Task[None] | None = None
+
+    @classmethod
+    def from_yaml(
+        cls,
+        path: str | Path,
+        *,
+        functions: Mapping[str, Callable[..., Any]] | None = None,
+        cache: QueryCache | None = None,
+    ) -> Self:
+        """Make a funnel from a YAML file with ``FUNNEL__…`` variables laid over it.
+
+        Raises:
+            ConfigError: names file, key path, what was got, what was expected, and the mend.
+        """
+        return cls(FunnelSettings.from_yaml(path), functions=functions, cache=cache)
+
+    # -- queries
+
+    def run(
+        self,
+        query: str,
+        *,
+        k: int | None = None,
+        filters: Filters | None = None,
+        deadline_ms: float | None = None,
+        overrides: Overrides | None = None,
+        scope: str | None = None,
+        cache: bool = True,
+        top_k: int | None = None,
+        top_n: int | None = None,
+    ) -> FunnelResult:
+        """Answer one query; the sync face of :meth:`arun`.
+
+        Args:
+            query: the user's text; blank text is refused, control characters are dropped.
+            k: how many hits at most; the last stage's k if not given (``top_k`` and ``top_n``
+                are aliases). Asking for more than a stage keeps widens that stage for this call.
+            filters: restrictions on metadata: ``{"lang": "en", "year": {"gte": 2020}}``.
+            deadline_ms: for the whole query; stages that no longer fit are skipped, visibly.
+            overrides: stage settings for this call, ``{"cross_encoder": {"k": 20}}``.
+            scope: tenant or other hard partition, of the cache and (with ``scope_field`` in the
+                settings) of the documents.
+            cache: False neither reads nor fills the cache.
+            top_k: alias of ``k``.
+            top_n: alias of ``k``.
+
+        Raises:
+            InputError: the query or an option is wrong, or a loop runs in this thread.
+            StageError: a stage failed whose ``on_error`` is ``raise`` (retrieval, by default).
+            Closed: the funnel was closed.
+        """
+        options = self._options(
+            one_k(k, top_k, top_n), filters, deadline_ms, overrides, scope, cache
+        )
+        return self._loop.call(self._answer(query, options))
+
+    async def arun(
+        self,
+        query: str,
+        *,
+        k: int | None = None,
+        filters: Filters | None = None,
+        deadline_ms: float | None = None,
+        overrides: Overrides | None = None,
+        scope: str | None = None,
+        cache: bool = True,
+        top_k: int | None = None,
+        top_n: int | None = None,
+    ) -> FunnelResult:
+        """Answer one query from a coroutine, on any event loop; arguments as :meth:`run`."""
+        options = self._options(
+            one_k(k, top_k, top_n), filters, deadline_ms, overrides, scope, cache
+        )
+        return await self._loop.acall(self._answer(query, options))
+
+    def run_many(
+        self, queries: Sequence[str], *, concurrency: int = 8, **options: Any
+    ) -> list[FunnelResult]:
+        """Answer many queries, at most ``concurrency`` at a time, results in their order.
+
+        Raises:
+            InputError: one of the queries or options is wrong; nothing is run in that case.
+        """
+        return self._loop.call(self._many(queries, concurrency, options))
+
+    async def arun_many(
+        self, queries: Sequence[str], *, concurrency: int = 8, **options: Any
+    ) -> list[FunnelResult]:
+        """Answer many queries from a coroutine; as :meth:`run_many`."""
+        return await self._loop.acall(self._many(queries, concurrency, options))
+
+    # -- documents
+
+    def index(
+        self,
+        documents: Iterable[Document | Mapping[str, Any]],
+        *,
+        on_bad: Literal["skip", "fail"] = "fail",
+        progress: bool = False,
+    ) -> IndexReport:
+        """Write documents (insert or replace by id); unchanged ones cost nothing.
+
+        Raises:
+            CorpusError: some documents are bad and ``on_bad`` is ``fail``; nothing was written.
+        """
+        return self._loop.call(self._index(documents, on_bad, progress))
+
+    async def aindex(
+        self,
+        documents: Iterable[Document | Mapping[str, Any]],
+        *,
+        on_bad: Literal["skip", "fail"] = "fail",
+        progress: bool = False,
+    ) -> IndexReport:
+        """Write documents from a coroutine; as :meth:`index`."""
+        return await self._loop.acall(self._index(documents, on_bad, progress))
+
+    def delete(self, ids: Sequence[str]) -> int:
+        """Delete documents by id; returns how many there were."""
+        return self._loop.call(self._delete(ids))
+
+    async def adelete(self, ids: Sequence[str]) -> int:
+        """Delete documents from a coroutine; as :meth:`delete`."""
+        return await self._loop.acall(self._delete(ids))
+
+    # -- life
+
+    def start(self) -> Self:
+        """Open index, models, stages and cache now, so that the first query is not slow."""
+        self._loop.call(self._ensure_started())
+        return self
+
+    def close(self) -> None:
+        """Release connections and threads; calls in flight are cancelled. Idempotent."""
+        if not self._loop.closed:
+            self._loop.call(self._shut_down())
+            self._loop.stop()
+
+    async def aclose(self) -> None:
+        """Close from a coroutine."""
+        if not self._loop.closed:
+            await self._loop.acall(self._shut_down())
+            await asyncio.to_thread(self._loop.stop)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.aclose()
+
+    # -- inside
+
+    def _build_stages(self, functions: Mapping[str, Callable[..., Any]]) -> tuple[Stage, ...]:
+        resources = Resources(
+            index=self.documents,
+            models=self._models,
+            embedder=self.settings.models.embedder,
+            functions=functions,
+            openrouter_api_key=Secrets().openrouter_api_key,
+        )
+        stages = tuple(
+            stage_class(settings.kind).build(settings, resources)
+            for settings in self.settings.stages
+        )
+        for stage in stages:
+            if stage.score_kind == "rank" and stage.settings.min_score is not None:
+                raise ConfigError(
+                    f"stage {stage.settings.name!r}: min_score: got {stage.settings.min_score}, "
+                    "but this stage orders without scores; remove min_score"
+                )
+        return stages
+
+    def _options(
+        self,
+        k: int | None,
+        filters: Filters | None,
+        deadline_ms: float | None,
+        overrides: Overrides | None,
+        scope: str | None,
+        cache: bool,
+    ) -> CallOptions:
+        options = CallOptions(
+            k=k,
+            filters={} if filters is None else filters,
+            deadline_ms=self.settings.deadline_ms if deadline_ms is None else deadline_ms,
+            overrides={} if overrides is None else overrides,
+            scope=scope,
+            cache=cache,
+        )
+        check_filters(options.filters)
+        return options
+
+    async def _answer(self, text: str, options: CallOptions) -> FunnelResult:
+        began = time.perf_counter()
+        deadline = Deadline.after_ms(options.deadline_ms)
+        query = self._query(text, options)
+        steps = plan(self.stages, options)
+        k = options.k or steps[-1].k
+        with structlog.contextvars.bound_contextvars(query_id=query.id):
+            await self._ensure_started()
+            served = await self._serve(query, steps, deadline, k, options)
+            result = self._result(query, served, (time.perf_counter() - began) * 1000)
+            _log_summary(result, query)
+            return result
+
+    def _query(self, text: str, options: CallOptions) -> Query:
+        filters = dict(options.filters)
+        field = self.settings.scope_field
+        if field is not None:
+            if options.scope is None:
+                raise InputError(
+                    f"scope: missing; these settings keep tenants apart by {field!r}, "
+                    "so every call needs scope=…"
+                )
+            if field in filters:
+                raise InputError(f"filters: {field!r} is set by scope=… and cannot be filtered on")
+            filters[field] = options.scope
+        return Query(
+            normalise_query(text),
+            query_id=secrets.token_hex(8),
+            embed=self._embed,
+            filters=filters,
+            scope=options.scope,
+        )
+
+    async def _serve(
+        self,
+        query: Query,
+        steps: tuple[Step, ...],
+        deadline: Deadline,
+        k: int,
+        options: CallOptions,
+    ) -> Served:
+        async def compute() -> Answer:
+            return await self._chain.run(query, steps, deadline, k)
+
+        if not options.cache:
+            return await _without_cache(compute)
+        partition = self._partition(query, steps, k)
+        return await self.cache.serve(
+            CacheRequest(query, partition, options.scope, deadline), compute
+        )
+
+    def _partition(self, query: Query, steps: tuple[Step, ...], k: int) -> dict[str, Any]:
+        return {
+            "schema": PARTITION_SCHEMA,
+            "collection": self.settings.collection,
+            "embedder": [self._encoder.name, self._encoder.revision],
+            "scope": query.scope,
+            "filters": dict(query.filters),
+            "k": k,
+            "stages": [{**step.stage.identity(), **_per_call(step), "k": step.k} for step in steps],
+        }
+
+    async def _embed(self, text: str) -> "NDArray[np.float32]":
+        vectors = await self._encoder.aencode([text])
+        vector: NDArray[np.float32] = vectors[0]
+        if not np.isfinite(vector).all():
+            raise ModelError(
+                f"encoder {self._encoder.name!r} returned NaN or infinite values for a query; "
+                "expected finite numbers: try backend torch in fp32, or another model"
+            )
+        return vector
+
+    def _result(self, query: Query, served: Served, elapsed_ms: float) -> FunnelResult:
+        return FunnelResult(
+            query=query.text,
+            query_id=query.id,
+            hits=served.answer.hits,
+            cache=served.info,
+            trace=served.answer.trace,
+            usage=served.answer.usage,
+            degraded=served.answer.degraded,
+            notes=("query_shortened",) if query.shortened else (),
+            elapsed_ms=elapsed_ms,
+            config_hash=self.config_hash,
+        )
+
+    async def _many(
+        self, queries: Sequence[str], concurrency: int, options: Mapping[str, Any]
+    ) -> list[FunnelResult]:
+        for text in queries:
+            normalise_query(text)
+        gate = asyncio.Semaphore(max(1, concurrency))
+
+        async def one(text: str) -> FunnelResult:
+            async with gate:
+                return await self.arun(text, **options)
+
+        tasks = [asyncio.ensure_future(one(text)) for text in queries]
+        try:
+            return await asyncio.gather(*tasks)
+        finally:
+            for task in tasks:
+                task.cancel()
+
+    async def _index(
+        self,
+        documents: Iterable[Document | Mapping[str, Any]],
+        on_bad: Literal["skip", "fail"],
+        progress: bool,
+    ) -> IndexReport:
+        await self._ensure_started()
+        report = await self.documents.upsert(documents, on_bad=on_bad, progress=progress)
+        await self.cache.documents_changed()
+        return report
+
+    async def _delete(self, ids: Sequence[str]) -> int:
+        await self._ensure_started()
+        count = await self.documents.delete(ids)
+        await self.cache.documents_changed(deleted=ids)
+        return count
+
+    async def _ensure_started(self) -> None:
+        if self._started is None:
+            self._started = asyncio.ensure_future(self._start())
+        try:
+            await asyncio.shield(self._started)
+        except BaseException:
+            if self._started is not None and self._started.done():
+                self._started = None  # the next call tries again
+            raise
+
+    async def _start(self) -> None:
+        await self.documents.start()
+        for stage in self.stages:
+            await stage.start()
+        await self.cache.start()
+
+    async def _shut_down(self) -> None:
+        await self.cache.aclose()
+        for stage in self.stages:
+            await stage.aclose()
+        await self.documents.aclose()
+
+
+async def _without_cache(compute: Callable[[], Any]) -> Served:
+    from funnel.types import CacheInfo
+
+    return Served(await compute(), CacheInfo(status="bypass", reason="the call asked for it"))
+
+
+def _per_call(step: Step) -> dict[str, Any]:
+    return step.settings.model_dump(mode="json", include={"depth", "min_score", "tail"})
+
+
+def _log_summary(result: FunnelResult, query: Query) -> None:
+    log.info(
+        "query",
+        fingerprint=query.fingerprint,
+        hits=len(result.hits),
+        ms=round(result.elapsed_ms, 2),
+        cache=result.cache.status,
+        tier=result.cache.tier,
+        stages={stage.name: round(stage.ms, 2) for stage in result.trace},
+        degraded=list(result.degraded),
+        cost_usd=result.usage.cost_usd,
+        config=result.config_hash,
+    )
+    log.debug("query_text", text=result.query, hit_ids=list(result.ids))

@@ -1,0 +1,211 @@
+"""What an operator tunes: the settings tree and how a file and the environment become one."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializeAsAny,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from funnel.cache.settings import CacheSettings
+from funnel.config_source import RawConfig, dotted, overlay, read_config
+from funnel.errors import ConfigError
+from funnel.qdrant import Bm25Settings, QdrantSettings
+from funnel.registry import stage_class, suggestion
+from funnel.stages.base import StageSettings
+
+if TYPE_CHECKING:
+    from pydantic import SecretStr
+
+DEFAULT_EMBEDDER = "embedded:all-MiniLM-L6-v2"
+
+
+class ModelsSettings(BaseModel):
+    """``embedder`` is the encoder of the index: ``embedded:NAME``, a hub id or a path."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    embedder: str = Field(default=DEFAULT_EMBEDDER, min_length=1)
+
+
+class Secrets(BaseSettings):
+    """Keys that come from the environment only and are never written into a file or a log."""
+
+    model_config = SettingsConfigDict(frozen=True, extra="ignore")
+
+    openrouter_api_key: "SecretStr | None" = None
+
+
+class FunnelSettings(BaseModel):
+    """One funnel: its collection, stages, models, stores and limits.
+
+    ``deadline_ms`` is the default for a query; ``reserve_ms`` of it are kept back so that a
+    fallback can still answer in time. ``scope_field`` names the metadata field that a call's
+    ``scope`` must equal; without it a scope separates cache entries only.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    collection: str = Field(default="documents", pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,127}$")
+    deadline_ms: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    reserve_ms: float = Field(default=10, ge=0, allow_inf_nan=False)
+    scope_field: str | None = None
+    models: ModelsSettings = ModelsSettings()
+    stages: tuple[SerializeAsAny[StageSettings], ...] = Field(min_length=1)
+    qdrant: QdrantSettings = QdrantSettings()
+    bm25: Bm25Settings = Bm25Settings()
+    cache: CacheSettings | None = None
+
+    @classmethod
+    def from_yaml(
+        cls, path: str | Path, *, environment: Mapping[str, str] | None = None
+    ) -> "FunnelSettings":
+        """Read a YAML file with the environment laid over it.
+
+        Raises:
+            ConfigError: names file, key path, what was got, what was expected, and the mend.
+        """
+        return _validated(read_config(path, environment))
+
+    @classmethod
+    def from_mapping(
+        cls, data: Mapping[str, Any], *, environment: Mapping[str, str] | None = None
+    ) -> "FunnelSettings":
+        """Validate plain data; the environment is used only if it is given.
+
+        Raises:
+            ConfigError: as ``from_yaml``.
+        """
+        return _validated(overlay(data, "settings", environment or {}))
+
+    @field_validator("qdrant", mode="before")
+    @classmethod
+    def _memory_shorthand(cls, value: Any) -> Any:
+        return {"path": value} if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _stages_fit_together(self) -> Self:
+        _check_names(self.stages)
+        _check_roles(self.stages)
+        _check_k(self.stages)
+        return self
+
+    @property
+    def hash(self) -> str:
+        """Twelve hex digits that change when any setting but a secret changes."""
+        plain = self.model_dump(mode="json", exclude={"qdrant": {"api_key"}})
+        canonical = json.dumps(plain, sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(canonical.encode()).hexdigest()[:12]
+
+
+def _check_names(stages: tuple[StageSettings, ...]) -> None:
+    seen: dict[str, int] = {}
+    for index, stage in enumerate(stages):
+        if stage.name in seen:
+            raise ValueError(
+                f"stages[{index}].name: got {stage.name!r}, which stages[{seen[stage.name]}] has; "
+                "give one of them another 'name'"
+            )
+        seen[stage.name] = index
+
+
+def _check_roles(stages: tuple[StageSettings, ...]) -> None:
+    for index, stage in enumerate(stages):
+        expected = "retrieve" if index == 0 else "rerank"
+        role = stage_class(stage.kind).role
+        if role != expected:
+            raise ValueError(
+                f"stages[{index}].kind: got {stage.kind!r}, which does {role}; expected a stage "
+                f"that does {expected} ({'the first finds' if index == 0 else 'later ones rerank'})"
+            )
+
+
+def _check_k(stages: tuple[StageSettings, ...]) -> None:
+    for index in range(1, len(stages)):
+        before, here = stages[index - 1].k, stages[index].k
+        if here > before:
+            raise ValueError(
+                f"stages[{index}].k: got {here}, expected at most {before}, the k of the stage "
+                "before it; a funnel never widens"
+            )
+
+
+def _validated(raw: RawConfig) -> FunnelSettings:
+    data = dict(raw.data)
+    if isinstance(data.get("stages"), list):
+        data["stages"] = [_stage(raw, index, item) for index, item in enumerate(data["stages"])]
+    try:
+        return FunnelSettings.model_validate(data)
+    except ValidationError as error:
+        raise _config_error(error, FunnelSettings, raw, ()) from error
+
+
+def _stage(raw: RawConfig, index: int, item: Any) -> StageSettings:
+    place = raw.place(("stages", index))
+    if not isinstance(item, Mapping) or not isinstance(item.get("kind"), str):
+        raise ConfigError(
+            f"{place}: stages[{index}]: got {item!r:.80}, expected a mapping with a 'kind'"
+        )
+    try:
+        model = stage_class(item["kind"]).Settings
+        return model.model_validate(dict(item))
+    except ConfigError as error:
+        raise ConfigError(f"{place}: stages[{index}].kind: {error}") from error
+    except ValidationError as error:
+        raise _config_error(error, model, raw, ("stages", index)) from error
+
+
+def _config_error(
+    error: ValidationError, model: type[BaseModel], raw: RawConfig, prefix: tuple[str | int, ...]
+) -> ConfigError:
+    lines = [_line(problem, model, raw, prefix) for problem in error.errors(include_url=False)]
+    return ConfigError("\n".join(dict.fromkeys(lines)))
+
+
+def _line(
+    problem: Any, model: type[BaseModel], raw: RawConfig, prefix: tuple[str | int, ...]
+) -> str:
+    path = (*prefix, *problem["loc"])
+    place = raw.place(path)
+    if problem["type"] == "extra_forbidden":
+        return f"{place}: {dotted(path)}: unknown key{_known_keys(model, problem['loc'])}"
+    if problem["type"] == "value_error":  # ours: the message says it all
+        message = str(problem["ctx"]["error"])
+        return f"{place}: {message if not problem['loc'] else f'{dotted(path)}: {message}'}"
+    if problem["type"] == "missing":
+        return f"{place}: {dotted(path)}: missing; expected a value"
+    expected = problem["msg"].removeprefix("Input should be ").lower()
+    return f"{place}: {dotted(path)}: got {problem['input']!r:.80}, expected {expected}"
+
+
+def _known_keys(model: type[BaseModel], location: tuple[str | int, ...]) -> str:
+    fields = _fields_at(model, location[:-1])
+    if not fields:
+        return ""
+    known = ", ".join(fields)
+    return f"{suggestion(str(location[-1]), fields)}; known here: {known}"
+
+
+def _fields_at(model: type[BaseModel], location: tuple[str | int, ...]) -> tuple[str, ...]:
+    for part in location:
+        field = model.model_fields.get(str(part))
+        inner = field and _model_in(field.annotation)
+        if not inner:
+            return ()
+        model = inner
+    return tuple(sorted(model.model_fields))
+
+
+def _model_in(annotation: Any) -> type[BaseModel] | None:
+    options = getattr(annotation, "__args__", (annotation,))
+    return next((o for o in options if isinstance(o, type) and issubclass(o, BaseModel)), None)
