@@ -1,0 +1,123 @@
+"""What an operator tunes of the semantic cache: the ``cache:`` block of the YAML."""
+
+from pathlib import Path
+from typing import Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
+
+from funnel.cache.store import StoreLimits
+
+
+class VerifierSettings(BaseModel):
+    """The duplicate cross-encoder. ``timeout_ms`` bounds its one pass; a timeout is a miss."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    model: str = Field(default="embedded:duplicate", min_length=1)
+    timeout_ms: float = Field(default=250, gt=0, le=10_000)
+
+
+class GuardSettings(BaseModel):
+    """Which differences between two questions are looked for before the verifier is believed."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    numbers: bool = True
+    opposites: bool = True
+    negation: bool = True
+    entities: bool = True
+    order: bool = True
+
+
+class CacheSettings(BaseModel):
+    """The semantic cache.
+
+    Where: ``store`` with ``url`` (Redis) or ``path`` (SQLite); ``namespace`` separates deployments
+    on one server. ``max_entries`` and ``max_bytes`` cap the store, ``max_entry_bytes`` one entry.
+    ``timeout_ms`` bounds every call to the store.
+
+    What is a hit: the ``candidates`` nearest cached queries at a cosine of at least ``floor``
+    (None: the calibrator's) are verified; ``target_precision`` picks the threshold that the
+    ``calibrator`` file certifies for it (None: the one shipped for the shipped verifier).
+    ``threshold`` overrules the calibrator, without a certificate.
+
+    How long: ``ttl_s``, shortened by up to ``ttl_jitter`` of it, so that entries made together do
+    not expire together; ``empty_ttl_s`` for empty answers. ``early_refresh`` > 0 recomputes popular
+    entries in the background shortly before they expire. Past its time an entry may be served,
+    flagged stale, for ``stale_while_revalidate_s`` (and is recomputed), or for
+    ``stale_on_error_s`` when the stages fail. Nothing older than ``max_staleness_s`` is served.
+
+    Index writes: ``invalidation: documents`` drops the entries that hold a written document and
+    those whose query is at ``insert_floor`` or nearer to it; writes of more than ``bulk_documents``
+    documents, and every write under ``invalidation: epoch``, drop everything.
+
+    Sharing work: waiters join a computation in flight for at most ``flight_wait_s``; other
+    processes wait for a lease of ``lease_s`` for at most ``lease_wait_s``.
+
+    Watching: ``audit_share`` of the semantic hits are computed again in the background; an audit
+    agrees when the two lists share at least ``audit_overlap``. Below target, the threshold rises.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    store: Literal["memory", "sqlite", "redis"] = "memory"
+    url: SecretStr | None = None
+    path: Path = Path("data/cache.sqlite")
+    namespace: str = Field(default="funnel", pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")
+    timeout_ms: float = Field(default=50, gt=0, le=5_000)
+    max_entries: int = Field(default=100_000, ge=1)
+    max_bytes: int = Field(default=512 * 1024 * 1024, ge=4096)
+    max_entry_bytes: int = Field(default=1024 * 1024, ge=256)
+
+    verifier: VerifierSettings = VerifierSettings()
+    guards: GuardSettings = GuardSettings()
+    semantic: bool = True
+    candidates: int = Field(default=5, ge=1, le=50)
+    floor: float | None = Field(default=None, ge=-1, le=1)
+    target_precision: float = Field(default=0.99, gt=0, lt=1)
+    calibrator: Path | None = None
+    threshold: float | None = Field(default=None, allow_inf_nan=False)
+
+    ttl_s: float = Field(default=86_400, gt=0)
+    ttl_jitter: float = Field(default=0.1, ge=0, lt=1)
+    empty_ttl_s: float = Field(default=60, ge=0)
+    early_refresh: float = Field(default=1.0, ge=0)
+    stale_while_revalidate_s: float = Field(default=0, ge=0)
+    stale_on_error_s: float = Field(default=0, ge=0)
+    max_staleness_s: float | None = Field(default=None, gt=0)
+
+    invalidation: Literal["documents", "epoch"] = "documents"
+    insert_floor: float = Field(default=0.25, ge=-1, le=1)
+    bulk_documents: int = Field(default=64, ge=0)
+
+    flight_wait_s: float = Field(default=10, ge=0)
+    lease_s: float = Field(default=5, gt=0)
+    lease_wait_s: float = Field(default=2, ge=0)
+    local_entries: int = Field(default=1_024, ge=0)
+    epoch_lag_ms: float = Field(default=500, ge=0, le=1_000)
+
+    audit_share: float = Field(default=0.01, ge=0, le=1)
+    audit_overlap: float = Field(default=0.5, gt=0, le=1)
+
+    @model_validator(mode="after")
+    def _redis_has_an_address(self) -> Self:
+        if self.store == "redis" and self.url is None:
+            raise ValueError("url: missing; store 'redis' needs url: ${REDIS_URL} or redis://…")
+        if self.store != "redis" and self.url is not None:
+            raise ValueError(f"url: got one, but store is {self.store!r}; set store: redis")
+        return self
+
+    @property
+    def limits(self) -> StoreLimits:
+        """What the store is built with."""
+        return StoreLimits(
+            namespace=self.namespace,
+            timeout_ms=self.timeout_ms,
+            max_entries=self.max_entries,
+            max_bytes=self.max_bytes,
+        )
+
+    @property
+    def retain_s(self) -> float:
+        """Seconds after which a store may forget an entry that counts as fresh for ``ttl_s``."""
+        return self.ttl_s + max(self.stale_while_revalidate_s, self.stale_on_error_s)
