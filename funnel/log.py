@@ -13,7 +13,7 @@ import structlog
 
 
 class Log:
-    """A logger by name that looks the configuration up at every event, as structlog's proxy does."""
+    """A logger by name; looks the configuration up at every event, like structlog's proxy."""
 
     __slots__ = ("_name",)
 

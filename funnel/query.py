@@ -4,16 +4,16 @@ import asyncio
 import hashlib
 import unicodedata
 from collections.abc import Awaitable, Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
 
 from funnel.errors import InputError
 from funnel.types import EMPTY, Filters
 
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
-    Vector = NDArray[np.float32]
+Vector: TypeAlias = NDArray[np.float32]
+"""A float32 array of shape (dim,), of unit length."""
 
 MAX_QUERY_CHARS = 8_192
 _KEEP = "\t\n\r"
@@ -56,7 +56,7 @@ class Query:
         text: str,
         *,
         query_id: str,
-        embed: Callable[[str], Awaitable["Vector"]],
+        embed: Callable[[str], Awaitable[Vector]],
         filters: Filters | None = None,
         scope: str | None = None,
     ) -> None:
@@ -68,7 +68,7 @@ class Query:
         self._embed = embed
         self._task: asyncio.Task[Vector] | None = None
 
-    async def vector(self) -> "Vector":
+    async def vector(self) -> Vector:
         """The query's embedding, a float32 array of shape (dim,) and unit length.
 
         Computed once and shared; a caller that gives up waiting does not stop it for the others.
@@ -77,7 +77,7 @@ class Query:
             self._task = asyncio.ensure_future(self._compute())
         return await asyncio.shield(self._task)
 
-    async def _compute(self) -> "Vector":
+    async def _compute(self) -> Vector:
         return await self._embed(self.text)
 
     @property

@@ -93,7 +93,7 @@ def _hits_table(result: "FunnelResult") -> Table:
     for heading in ("#", "document", "scores and ranks", "snippet"):
         table.add_column(heading, overflow="fold")
     for hit in result.hits:
-        document = f"{hit.title or '–'}\n{hit.id}"
+        document = f"{hit.title or '-'}\n{hit.id}"
         table.add_row(str(hit.rank), Text(document), Text(_said(hit)), Text(hit.snippet()))
     return table
 

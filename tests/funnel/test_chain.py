@@ -1,0 +1,194 @@
+"""Stages in order: budgets, errors, skips, and the trace."""
+
+import math
+from collections.abc import Sequence
+
+import pytest
+
+from funnel.cache.base import Answer
+from funnel.chain import Chain, Step
+from funnel.deadline import Deadline
+from funnel.errors import BackendUnavailable, Overloaded, StageError, StageTimeout
+from funnel.pacing import Pace
+from funnel.result import FunnelResult
+from funnel.stages.base import Ranked, StageOutput
+from funnel.types import CacheInfo, Candidate
+from tests.funnel.chains import FunctionStage, ListStage, query, step
+
+
+async def run(*steps: Step, deadline_ms: float | None = None, k: int = 10) -> Answer:
+    chain = Chain(Pace(0.0))
+    return await chain.run(query(), steps, Deadline.after_ms(deadline_ms), k)
+
+
+def fail(error: Exception):  # type: ignore[no-untyped-def]
+    def act(candidates: Sequence[Candidate]) -> StageOutput:
+        raise error
+
+    return act
+
+
+def result_of(answer: Answer) -> FunnelResult:
+    return FunnelResult("q", "1", answer.hits, CacheInfo("bypass"), answer.trace)
+
+
+async def test_each_stage_keeps_its_k() -> None:
+    """Ten are found, four go on, two come out, best first."""
+    answer = await run(step(k=10), step(FunctionStage, k=4), k=2)
+    assert [hit.id for hit in answer.hits] == ["d9", "d8"]
+    assert [(t.in_, t.out) for t in answer.trace] == [(0, 10), (10, 4)]
+
+
+async def test_hits_carry_what_every_stage_said() -> None:
+    """Scores and ranks by stage, ranks 1-based, the last score as the hit's own."""
+    answer = await run(step(), step(FunctionStage, k=3))
+    hit = answer.hits[0]
+    assert (hit.rank, hit.score, hit.score_kind, hit.score_stage) == (1, 9.0, "logit", "function")
+    assert hit.stage_scores == {"list": 1.0, "function": 9.0}
+    assert hit.stage_ranks == {"list": 10, "function": 1}
+
+
+async def test_a_failing_reranker_is_skipped_visibly() -> None:
+    """The order so far is kept, cut to the stage's k, and the result says why."""
+    act = fail(BackendUnavailable("down"))
+    answer = await run(step(), step(FunctionStage, k=3, act=act))
+    assert [hit.id for hit in answer.hits] == ["d0", "d1", "d2"]
+    assert answer.degraded == ("function:unavailable",)
+    assert answer.trace[1].skipped == "unavailable"
+    assert answer.trace[1].message == "down"
+
+
+async def test_on_error_raise_fails_the_query() -> None:
+    """The error names the stage."""
+    act = fail(BackendUnavailable("down"))
+    with pytest.raises(BackendUnavailable) as caught:
+        await run(step(), step(FunctionStage, k=3, act=act, on_error="raise"))
+    assert caught.value.stage == "function"
+
+
+async def test_failing_retrieval_fails_the_query_by_default() -> None:
+    """Without candidates there is nothing honest to answer."""
+
+    class Broken(ListStage):
+        async def run(self, request: object, candidates: object) -> StageOutput:
+            raise BackendUnavailable("no index")
+
+    with pytest.raises(BackendUnavailable):
+        await run(step(Broken))
+
+
+async def test_a_foreign_exception_becomes_a_stage_error() -> None:
+    """No stack trace of a dependency reaches the caller; the cause is kept."""
+    with pytest.raises(StageError, match="KeyError") as caught:
+        await run(step(), step(FunctionStage, act=fail(KeyError("x")), on_error="raise"))
+    assert isinstance(caught.value.cause, KeyError)
+
+
+async def test_an_overloaded_stage_is_skipped_with_its_cause() -> None:
+    """Other errors of the tree are stage errors too."""
+    answer = await run(step(), step(FunctionStage, act=fail(Overloaded("full"))))
+    assert answer.degraded == ("function:error",)
+
+
+async def test_nan_scores_are_an_error_not_an_order() -> None:
+    """NaN from a model never decides a ranking."""
+
+    def act(candidates: Sequence[Candidate]) -> StageOutput:
+        return StageOutput([Ranked(c.document, math.nan) for c in candidates])
+
+    answer = await run(step(), step(FunctionStage, act=act))
+    assert answer.degraded == ("function:malformed",)
+    assert [hit.id for hit in answer.hits][:2] == ["d0", "d1"]
+
+
+async def test_a_slow_stage_is_cut_off_at_its_timeout() -> None:
+    """timeout_ms bounds a stage; the fallback still answers."""
+    answer = await run(step(), step(FunctionStage, delay_s=5, timeout_ms=30, k=2))
+    assert answer.degraded == ("function:timeout",)
+    assert len(answer.hits) == 2
+    assert answer.elapsed_ms < 1000
+
+
+async def test_a_deadline_bounds_the_whole_query() -> None:
+    """Stages that no longer fit are skipped, and each says so."""
+    slow = step(FunctionStage, delay_s=5, name="slow")
+    after = step(FunctionStage, name="after", optional=True)
+    answer = await run(step(), slow, after, deadline_ms=80)
+    assert answer.degraded[0] == "slow:timeout"
+    assert answer.elapsed_ms < 500
+    assert len(answer.hits) == 10
+
+
+async def test_retrieval_past_the_deadline_times_out() -> None:
+    """A deadline too short to retrieve is an error that says so."""
+
+    class Slow(ListStage):
+        async def run(self, request: object, candidates: object) -> StageOutput:
+            import asyncio
+
+            await asyncio.sleep(5)
+            return StageOutput([])
+
+    with pytest.raises(StageTimeout, match="'list'"):
+        await run(step(Slow), deadline_ms=20)
+
+
+async def test_an_optional_stage_that_would_not_fit_is_not_begun() -> None:
+    """Known to be slow and allowed to be left out: its time is not wasted."""
+    pace = Pace(0.0)
+    pace.observe("function", 10.0)
+    optional = step(FunctionStage, optional=True)
+    answer = await Chain(pace).run(query(), (step(), optional), Deadline.after_ms(200), 10)
+    assert answer.trace[1].skipped == "no_time"
+    assert isinstance(optional.stage, FunctionStage)
+    assert optional.stage.seen == []
+
+
+async def test_depth_limits_what_a_reranker_reads() -> None:
+    """depth: 4 shows it four of the ten."""
+    reranker = step(FunctionStage, depth=4)
+    answer = await run(step(), reranker)
+    assert isinstance(reranker.stage, FunctionStage)
+    assert reranker.stage.seen == [4]
+    assert [hit.id for hit in answer.hits] == ["d3", "d2", "d1", "d0"]
+
+
+async def test_nothing_found_is_an_empty_answer() -> None:
+    """An empty corpus gives no hits, no error, and is not degraded."""
+
+    class Nothing(ListStage):
+        async def run(self, request: object, candidates: object) -> StageOutput:
+            return StageOutput([])
+
+    answer = await run(step(Nothing), step(FunctionStage))
+    assert answer.hits == ()
+    assert answer.degraded == ()
+    assert answer.trace[1].skipped == "no_candidates"
+
+
+async def test_explain_says_where_a_document_died() -> None:
+    """Returned, cut, below min_score, never retrieved: each with its stage and rank."""
+    answer = await run(
+        step(k=8), step(FunctionStage, k=6, min_score=4.0), step(FunctionStage, k=2, name="last")
+    )
+    result = result_of(answer)
+    assert result.explain(result.hits[0].id).outcome == "returned"
+    assert result.explain("d9").outcome == "never_retrieved"
+    low = result.explain("d0")
+    assert (low.outcome, low.stage, low.rank) == ("below_min_score", "function", 8)
+    cut = result.explain(result.trace[2].ranking[2])
+    assert (cut.outcome, cut.stage, cut.rank, cut.k) == ("cut", "last", 3, 2)
+
+
+async def test_explain_names_a_skipped_stage() -> None:
+    """What a skipped stage's cut dropped is said to be its doing."""
+    act = fail(BackendUnavailable("down"))
+    result = result_of(await run(step(), step(FunctionStage, k=3, act=act)))
+    assert "skipped (unavailable)" in result.explain("d5").text
+
+
+async def test_same_input_same_answer() -> None:
+    """Order is deterministic."""
+    first = await run(step(), step(FunctionStage, k=5))
+    second = await run(step(), step(FunctionStage, k=5))
+    assert first.hits == second.hits

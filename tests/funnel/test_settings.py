@@ -1,0 +1,157 @@
+"""Settings from YAML and the environment; every error names place, key, value and mend."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from funnel.errors import ConfigError
+from funnel.settings import FunnelSettings
+
+YAML = """
+collection: help-centre
+deadline_ms: 800
+stages:
+  - kind: hybrid
+    k: 100
+  - kind: cross_encoder
+    model: embedded:relevance
+    k: 10
+qdrant: { url: "http://localhost:6333", api_key: "${QDRANT_KEY:-}" }
+cache: { store: memory }
+"""
+
+
+def load(tmp_path: Path, text: str = YAML, **environment: str) -> FunnelSettings:
+    path = tmp_path / "funnel.yaml"
+    path.write_text(text)
+    return FunnelSettings.from_yaml(path, environment=environment)
+
+
+def refusal(tmp_path: Path, text: str, **environment: str) -> str:
+    with pytest.raises(ConfigError) as caught:
+        load(tmp_path, text, **environment)
+    return str(caught.value)
+
+
+def test_a_file_is_read(tmp_path: Path) -> None:
+    """The keys of the file arrive, the rest has defaults."""
+    settings = load(tmp_path)
+    assert settings.collection == "help-centre"
+    assert [(s.name, s.k) for s in settings.stages] == [("hybrid", 100), ("cross_encoder", 10)]
+    assert settings.models.embedder == "embedded:all-MiniLM-L6-v2"
+
+
+@pytest.mark.parametrize("alias", ["top_k", "top_n"])
+def test_k_has_the_usual_aliases(tmp_path: Path, alias: str) -> None:
+    """top_k and top_n mean k."""
+    assert load(tmp_path, YAML.replace("k: 10\n", f"{alias}: 7\n")).stages[1].k == 7
+
+
+def test_the_environment_overrides_any_key(tmp_path: Path) -> None:
+    """Nested keys and list positions, parsed as YAML scalars."""
+    settings = load(
+        tmp_path,
+        FUNNEL__STAGES__0__K="50",
+        FUNNEL__DEADLINE_MS="250",
+        FUNNEL__MODELS__EMBEDDER="my/model",
+    )
+    assert settings.stages[0].k == 50
+    assert settings.deadline_ms == 250
+    assert settings.models.embedder == "my/model"
+
+
+def test_secrets_are_filled_in_and_hidden(tmp_path: Path) -> None:
+    """The value arrives and is not shown by repr, dump or hash."""
+    settings = load(tmp_path, QDRANT_KEY="hunter2")
+    assert settings.qdrant.api_key is not None
+    assert settings.qdrant.api_key.get_secret_value() == "hunter2"
+    assert "hunter2" not in repr(settings) + settings.model_dump_json()
+
+
+def test_the_hash_is_stable_and_sees_every_change(tmp_path: Path) -> None:
+    """Same settings, same hash; another k, another hash; another key, the same."""
+    first = load(tmp_path, QDRANT_KEY="one")
+    assert first.hash == load(tmp_path, QDRANT_KEY="two").hash
+    assert first.hash != load(tmp_path, FUNNEL__STAGES__1__K="9").hash
+    assert len(first.hash) == 12
+
+
+CASES: list[tuple[str, str, str, list[str]]] = [
+    (
+        "unknown key",
+        "k: 10\n",
+        "k: 10\n    modle: x\n",
+        ["stages[1].modle", "did you mean 'model'"],
+    ),
+    (
+        "unknown top-level key",
+        "deadline_ms:",
+        "deadline:",
+        ["deadline: unknown key", "deadline_ms"],
+    ),
+    ("unknown kind", "kind: hybrid", "kind: hybird", ["stages[0].kind", "did you mean 'hybrid'"]),
+    ("growing k", "k: 10\n", "k: 200\n", ["stages[1].k: got 200", "at most 100"]),
+    ("k of the wrong type", "k: 10\n", "k: ten\n", ["stages[1].k: got 'ten'", "integer"]),
+    ("k below one", "k: 10\n", "k: 0\n", ["stages[1].k: got 0", "greater than or equal to 1"]),
+    ("no retriever first", "kind: hybrid", "kind: llm_listwise", ["stages[0].kind", "retrieve"]),
+    ("a bad deadline", "deadline_ms: 800", "deadline_ms: -1", ["deadline_ms: got -1"]),
+    ("a secret written out", '"${QDRANT_KEY:-}"', '"abc"', ["qdrant.api_key", "${API_KEY}"]),
+    ("an unset variable", "${QDRANT_KEY:-}", "${NOT_SET}", ["qdrant.api_key", "NOT_SET"]),
+    ("broken YAML", "stages:", "stages: [", ["line", "not valid YAML"]),
+    ("a key twice", "deadline_ms: 800", "collection: x", ["'collection' is written twice"]),
+]
+
+
+@pytest.mark.parametrize(("old", "new", "parts"), [c[1:] for c in CASES], ids=[c[0] for c in CASES])
+def test_what_is_wrong_is_named(tmp_path: Path, old: str, new: str, parts: list[str]) -> None:
+    """File, key path, what was got and what was expected."""
+    message = refusal(tmp_path, YAML.replace(old, new))
+    assert "funnel.yaml" in message
+    for part in parts:
+        assert part in message
+
+
+def test_two_stages_of_one_name_are_refused(tmp_path: Path) -> None:
+    """Names key scores and overrides, so they are unique."""
+    twice = YAML.replace("qdrant:", "  - kind: cross_encoder\n    model: m\n    k: 5\nqdrant:")
+    assert "give one of them another 'name'" in refusal(tmp_path, twice)
+
+
+def test_an_error_from_the_environment_names_the_variable(tmp_path: Path) -> None:
+    """The file is not blamed for what a variable set."""
+    message = refusal(tmp_path, YAML, FUNNEL__STAGES__0__K="many")
+    assert "environment variable FUNNEL__STAGES__0__K" in message
+
+
+def test_an_override_beyond_the_list_is_refused(tmp_path: Path) -> None:
+    """There is no stage 7 to override."""
+    assert "expected 0 to 1" in refusal(tmp_path, YAML, FUNNEL__STAGES__7__K="5")
+
+
+@pytest.mark.parametrize("text", ["", "just text", "- a\n- list", "stages: []", "stages: 3"])
+def test_files_that_are_no_settings_are_refused(tmp_path: Path, text: str) -> None:
+    """Empty, scalar, list, or without stages."""
+    assert refusal(tmp_path, text)
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    """No stack trace for a wrong path."""
+    with pytest.raises(ConfigError, match="no such file"):
+        FunnelSettings.from_yaml(tmp_path / "none.yaml")
+
+
+@pytest.mark.parametrize("name", ["embedded", "default", "llm"])
+def test_the_shipped_files_are_valid(name: str) -> None:
+    """Each file in configs/ loads without any variable set."""
+    root = Path(__file__).parents[2]
+    settings = FunnelSettings.from_yaml(root / "configs" / f"{name}.yaml", environment={})
+    assert settings.stages[0].kind == "hybrid"
+
+
+def test_from_mapping_takes_plain_data() -> None:
+    """A program can build settings without a file, and its data is not changed."""
+    data: dict[str, Any] = {"stages": [{"kind": "bm25", "k": 5}], "qdrant": ":memory:"}
+    settings = FunnelSettings.from_mapping(data)
+    assert settings.qdrant.path == ":memory:"
+    assert data == {"stages": [{"kind": "bm25", "k": 5}], "qdrant": ":memory:"}
