@@ -250,7 +250,7 @@ def _hits(candidates: Sequence[Candidate], steps: Sequence[Step]) -> tuple[Hit, 
     kinds = {step.name: step.stage.score_kind for step in steps}
     hits = []
     for rank, candidate in enumerate(candidates, start=1):
-        stage, score = next(reversed(candidate.stage_scores.items()), ("", 0.0))
+        stage, score = _last_score(candidate)
         document = candidate.document
         hits.append(
             Hit(
@@ -268,3 +268,9 @@ def _hits(candidates: Sequence[Candidate], steps: Sequence[Step]) -> tuple[Hit, 
             )
         )
     return tuple(hits)
+
+
+def _last_score(candidate: Candidate) -> tuple[str, float]:
+    """The last stage that scored it, with its score: mappings keep the stages' order."""
+    stage = list(candidate.stage_scores)[-1]
+    return stage, candidate.stage_scores[stage]

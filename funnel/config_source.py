@@ -70,7 +70,7 @@ class _UniqueKeyLoader(yaml.SafeLoader):
         """Build a mapping whose keys must be unique."""
         seen: set[Any] = set()
         for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=True)  # type: ignore[no-untyped-call]
+            key = self.construct_object(key_node, deep=True)
             if key in seen:
                 raise yaml.MarkedYAMLError(
                     problem=f"the key {key!r} is written twice", problem_mark=key_node.start_mark

