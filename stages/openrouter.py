@@ -1,0 +1,129 @@
+"""The client of OpenRouter's chat completions: one request at a time, nothing retried."""
+
+import asyncio
+import re
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from ipaddress import ip_address
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from pydantic import SecretStr
+
+from funnel.errors import AuthError, BackendUnavailable, MalformedOutput, StageTimeout
+from funnel.stages.openrouter_answer import Response, json_object, retry_after_s
+
+if TYPE_CHECKING:
+    import httpx
+
+BASE_URL = "https://openrouter.ai/api/v1"
+MAX_ANSWER_BYTES = 1_000_000
+_CONNECT_S = 5.0
+_KEY = re.compile(r"[\x21-\x7e]+")
+
+
+def check_base_url(url: str) -> str:
+    """The URL without a slash at its end.
+
+    Raises:
+        ValueError: it is not https; plain http would send the key in the clear and is accepted
+            for loopback addresses only.
+    """
+    parts = urlsplit(url)
+    secure = parts.scheme == "https" or (parts.scheme == "http" and is_loopback(url))
+    if not (secure and parts.hostname):
+        raise ValueError(
+            f"got {url!r}, expected an https URL such as {BASE_URL!r} (http for loopback only)"
+        )
+    return url.rstrip("/")
+
+
+def is_loopback(url: str) -> bool:
+    """Whether a URL's host is this machine."""
+    host = urlsplit(url).hostname or ""
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def check_key(key: SecretStr | None) -> str:
+    """The key's value.
+
+    Raises:
+        AuthError: there is none, or it cannot stand in a header. The message never holds it.
+    """
+    value = key.get_secret_value().strip() if key else ""
+    if not value:
+        raise AuthError(
+            "no OpenRouter key; set OPENROUTER_API_KEY in the environment, or leave this stage out"
+        )
+    if not _KEY.fullmatch(value):
+        raise AuthError(
+            "OPENROUTER_API_KEY holds blanks or characters outside of ASCII; copy the key again"
+        )
+    return value
+
+
+class OpenRouter:
+    """A client of the chat completions endpoint; use it on one event loop."""
+
+    def __init__(self, base_url: str, key: str, headers: Mapping[str, str]) -> None:
+        self._url = f"{base_url}/chat/completions"
+        self._key = key
+        self._headers = headers
+        self._http: httpx.AsyncClient | None = None
+
+    async def post(self, payload: Mapping[str, Any], timeout_s: float) -> Response:
+        """Send one request; whatever status comes back is a response. Cancelling closes it.
+
+        Raises:
+            StageTimeout: no full answer came within ``timeout_s`` seconds.
+            BackendUnavailable: no connection, or it broke.
+        """
+        import httpx
+
+        try:
+            async with asyncio.timeout(timeout_s):
+                return await self._send(payload, timeout_s)
+        except (TimeoutError, httpx.TimeoutException) as error:
+            raise StageTimeout(
+                f"{self._url} gave no full answer within {timeout_s * 1000:.0f} ms", cause=error
+            ) from error
+        except httpx.HTTPError as error:
+            raise BackendUnavailable(
+                f"{self._url} could not be reached: {type(error).__name__}; check the network "
+                "and 'base_url'",
+                cause=error,
+            ) from error
+
+    async def aclose(self) -> None:
+        """Close the connections."""
+        if self._http is not None:
+            await self._http.aclose()
+            self._http = None
+
+    async def _send(self, payload: Mapping[str, Any], timeout_s: float) -> Response:
+        import httpx
+
+        timeout = httpx.Timeout(timeout_s, connect=min(_CONNECT_S, timeout_s))
+        client = self._client()
+        async with client.stream("POST", self._url, json=payload, timeout=timeout) as answer:
+            body = bytearray()
+            async for chunk in answer.aiter_bytes():
+                body += chunk
+                if len(body) > MAX_ANSWER_BYTES:
+                    raise MalformedOutput(f"an answer of more than {MAX_ANSWER_BYTES} bytes")
+        wait = retry_after_s(answer.headers.get("retry-after"), datetime.now(UTC))
+        echoed = body.replace(self._key.encode(), b"***")  # errors are logged, keys never are
+        return Response(answer.status_code, json_object(bytes(echoed)), wait)
+
+    def _client(self) -> "httpx.AsyncClient":
+        import httpx
+
+        if self._http is None:
+            self._http = httpx.AsyncClient(
+                headers={**self._headers, "Authorization": f"Bearer {self._key}"},
+                trust_env=not is_loopback(self._url),  # a proxy is no way to this machine
+            )
+        return self._http
