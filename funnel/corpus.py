@@ -1,0 +1,240 @@
+"""From files and mappings to checked documents, each with the place where it was found."""
+
+import csv
+import gzip
+import json
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import date, datetime
+from itertools import count
+from pathlib import Path
+from typing import IO, Any, cast
+
+from funnel.errors import ConfigError
+from funnel.types import Document
+
+MAX_TEXT_CHARS = 2_000_000
+MAX_ID_CHARS = 512
+MAX_LINE_BYTES = 64 * 1024 * 1024
+_OWN_KEYS = frozenset({"id", "_id", "text", "title", "metadata"})
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One item of a corpus: a mapping or a document, or the reason why it is neither."""
+
+    place: str
+    content: Mapping[str, Any] | Document | None
+    problem: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Corpus:
+    """An iterable of rows with a name for messages."""
+
+    source: str
+    rows: Iterable[Row] = field(repr=False)
+
+
+class BadRow(ValueError):
+    """Why one row is no document. Stays inside the readers; callers see ``CorpusError``."""
+
+
+def read_corpus(path: str | Path) -> Corpus:
+    """Rows of a BEIR folder, or of a ``.jsonl``, ``.ndjson``, ``.csv`` or ``.tsv`` file.
+
+    ``.gz`` is unpacked on the way, ``-`` reads JSON lines from standard input. Nothing is read
+    before the rows are asked for, and never more than a line at a time.
+
+    Raises:
+        ConfigError: there is no such file, or its kind is not known.
+    """
+    if str(path) == "-":
+        return Corpus("standard input", _json_rows(lambda: sys.stdin.buffer))
+    file = _corpus_file(Path(path))
+    kind = Path(file.stem).suffix.lower() if file.suffix.lower() == ".gz" else file.suffix.lower()
+    if kind in (".jsonl", ".ndjson"):
+        return Corpus(str(file), _json_rows(lambda: _opened(file)))
+    if kind in (".csv", ".tsv"):
+        return Corpus(str(file), _csv_rows(lambda: _opened(file), "," if kind == ".csv" else "\t"))
+    raise ConfigError(
+        f"corpus {file}: got the suffix {kind!r}, expected .jsonl, .ndjson, .csv or .tsv "
+        "(also with .gz), or a folder with corpus.jsonl"
+    )
+
+
+def given_corpus(documents: Iterable[Document | Mapping[str, Any]]) -> Corpus:
+    """Rows of an iterable in the program; their places count from 1."""
+    rows = (Row(f"item {n}", content) for n, content in zip(count(1), documents, strict=False))
+    return Corpus("documents", rows)
+
+
+def _corpus_file(path: Path) -> Path:
+    file = path / "corpus.jsonl" if path.is_dir() else path
+    if not file.is_file() and Path(f"{file}.gz").is_file():
+        return Path(f"{file}.gz")
+    if not file.is_file():
+        raise ConfigError(f"corpus {path}: no such file, nor a folder with corpus.jsonl")
+    return file
+
+
+def _opened(file: Path) -> IO[bytes]:
+    if file.suffix.lower() == ".gz":
+        return cast("IO[bytes]", gzip.open(file, "rb"))
+    return file.open("rb")
+
+
+def _json_rows(opened: Callable[[], IO[bytes]]) -> Iterator[Row]:
+    with opened() as stream:
+        for number in count(1):
+            line = stream.readline(MAX_LINE_BYTES)
+            if not line:
+                return
+            if line.strip() not in (b"", b"\xef\xbb\xbf"):
+                yield _json_row(f"line {number}", line)
+
+
+def _json_row(place: str, line: bytes) -> Row:
+    try:
+        content = json.loads(line.decode("utf-8-sig"), parse_constant=_refuse_constant)
+    except UnicodeDecodeError as error:
+        return Row(place, None, f"not UTF-8 (byte {error.start + 1} of the line)")
+    except json.JSONDecodeError as error:
+        return Row(place, None, f"broken JSON at column {error.colno}: {error.msg}")
+    except (BadRow, RecursionError) as error:
+        return Row(place, None, f"broken JSON: {str(error) or 'nested too deep'}")
+    if not isinstance(content, dict):
+        return Row(place, None, f"got a JSON {type(content).__name__}, expected an object")
+    return Row(place, content)
+
+
+def _refuse_constant(name: str) -> None:
+    raise BadRow(f"{name} is no JSON number")
+
+
+def _csv_rows(opened: Callable[[], IO[bytes]], delimiter: str) -> Iterator[Row]:
+    csv.field_size_limit(MAX_LINE_BYTES)
+    with opened() as stream:
+        lines = (line.decode("utf-8-sig", errors="surrogateescape") for line in stream)
+        reader = csv.DictReader(lines, delimiter=delimiter, strict=True)
+        while True:
+            place = f"line {reader.line_num + 1}"
+            try:
+                record = next(reader)
+            except StopIteration:
+                return
+            except csv.Error as error:
+                yield Row(place, None, f"broken CSV: {error}")
+                continue
+            yield _csv_row(f"line {reader.line_num}", record)
+
+
+def _csv_row(place: str, record: Mapping[Any, Any]) -> Row:
+    if None in record:
+        return Row(place, None, "more fields than the header has")
+    if any(value is None for value in record.values()):
+        return Row(place, None, "fewer fields than the header has")
+    if any("\udc80" <= char <= "\udcff" for value in record.values() for char in value):
+        return Row(place, None, "not UTF-8")
+    texts = {key: value for key, value in record.items() if key in _OWN_KEYS}
+    rest = {key: _cell(value) for key, value in record.items() if key not in _OWN_KEYS}
+    return Row(place, {**texts, **{key: value for key, value in rest.items() if value != ""}})
+
+
+def _cell(text: str) -> str | int | float:
+    """A number if the cell is written exactly as that number, otherwise the text."""
+    for kind in (int, float):
+        try:
+            value: int | float = kind(text)
+        except ValueError:
+            continue
+        if str(value) == text and text.lstrip("-")[0].isdigit():
+            return value
+    return text
+
+
+def document_from(content: Mapping[str, Any] | Document) -> Document:
+    """A checked document. Keys that are not a document's own join the metadata.
+
+    Raises:
+        BadRow: what is wrong, in a few words.
+    """
+    if isinstance(content, Document):
+        content = {
+            "id": content.id,
+            "title": content.title,
+            "text": content.text,
+            "metadata": content.metadata,
+        }
+    if not isinstance(content, Mapping):
+        raise BadRow(f"got {type(content).__name__}, expected a mapping with 'id' and 'text'")
+    title = _text(content, "title")
+    text = _text(content, "text")
+    if "text" not in content or not (text.strip() or title.strip()):
+        raise BadRow("no 'text'")
+    return Document(_id(content), text, title, _metadata(content))
+
+
+def _id(content: Mapping[str, Any]) -> str:
+    given = [content[key] for key in ("id", "_id") if content.get(key) is not None]
+    if not given:
+        raise BadRow("no 'id' (or '_id')")
+    if len(given) == 2 and given[0] != given[1]:
+        raise BadRow(f"'id' is {given[0]!r:.40} but '_id' is {given[1]!r:.40}")
+    if isinstance(given[0], bool) or not isinstance(given[0], str | int):
+        raise BadRow(f"'id' is a {type(given[0]).__name__}, expected a text or a whole number")
+    name = str(given[0])
+    if not name.strip() or len(name) > MAX_ID_CHARS or not name.isprintable():
+        raise BadRow(f"'id' is {name!r:.40}, expected 1 to {MAX_ID_CHARS} printable characters")
+    return name
+
+
+def _text(content: Mapping[str, Any], key: str) -> str:
+    value = content.get(key)
+    if value is None:
+        if key == "text" and key in content:
+            raise BadRow("'text' is null")
+        return ""
+    if not isinstance(value, str):
+        raise BadRow(f"'{key}' is a {type(value).__name__}, expected a text")
+    if len(value) > MAX_TEXT_CHARS:
+        raise BadRow(
+            f"'{key}' has {len(value):,} characters, at most {MAX_TEXT_CHARS:,} are stored; "
+            "split it into passages"
+        )
+    return _storable(value)
+
+
+def _storable(text: str) -> str:
+    """The text without what UTF-8 and JSON cannot carry: lone surrogates and NUL."""
+    if text.isascii() and "\0" not in text:
+        return text
+    return text.replace("\0", " ").encode("utf-8", "replace").decode()
+
+
+def _metadata(content: Mapping[str, Any]) -> dict[str, Any]:
+    given = content.get("metadata")
+    if isinstance(given, str) and not given.strip():
+        given = None
+    if given is not None and not isinstance(given, Mapping):
+        raise BadRow(f"'metadata' is a {type(given).__name__}, expected an object")
+    extra = {key: value for key, value in content.items() if key not in _OWN_KEYS}
+    if given and (twice := sorted(set(extra) & set(given))):
+        raise BadRow(f"{twice[0]!r} stands both beside and inside 'metadata'")
+    return _plain({**(given or {}), **extra})
+
+
+def _plain(metadata: Mapping[str, Any]) -> dict[str, Any]:
+    try:
+        written = json.dumps(metadata, allow_nan=False, default=_iso, ensure_ascii=False)
+        plain: dict[str, Any] = json.loads(_storable(written))
+    except (TypeError, ValueError, RecursionError) as error:
+        raise BadRow(f"'metadata' is not JSON: {error}") from None
+    return plain
+
+
+def _iso(value: object) -> str:
+    if isinstance(value, datetime | date):
+        return value.isoformat()
+    raise TypeError(f"a {type(value).__name__} cannot be stored")

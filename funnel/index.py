@@ -1,0 +1,525 @@
+"""The documents: one Qdrant collection with a dense and a BM25 vector for each of them."""
+
+import asyncio
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from funnel.collection import (
+    BM25,
+    DENSE,
+    DOCUMENT_KEYS,
+    TOKENS,
+    CollectionState,
+    check_identity,
+    collection_schema,
+    document_of,
+    new_state,
+    next_epoch,
+    point_id,
+    state_from,
+)
+from funnel.corpus import Corpus, given_corpus
+from funnel.deadline import Deadline
+from funnel.errors import ConfigError, CorpusError, InputError, StageError
+from funnel.filters import check_fields, parse_filters, payload_path, qdrant_filter
+from funnel.ingest import Tally, Writer
+from funnel.log import get_logger
+from funnel.models.base import Encoder
+from funnel.progress import bar
+from funnel.qdrant import QdrantSettings, connect
+from funnel.spool import Spool
+from funnel.terms import Analyzer, Bm25Settings, count_terms, query_weights
+from funnel.types import Document, Filters
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+    from qdrant_client import models
+
+    FloatArray = NDArray[np.float32]
+
+__all__ = ["DocumentIndex", "Found", "IndexReport", "SearchResult"]
+
+log = get_logger(__name__)
+OnBad = Literal["skip", "fail"]
+_REFRESH_S = 1.0  # how old a server's state may be before it is asked again
+_TIE_MARGIN = 16  # fetched beyond k, so that equal scores at the cut are broken by id
+_LOCAL_COMFORT = 20_000
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A document and its score in one source."""
+
+    document: Document
+    score: float
+
+
+@dataclass(frozen=True, slots=True)
+class SearchResult:
+    """What each source found, best first; equal scores in the order of ids.
+
+    A source that was not asked is empty. ``terms`` is how many terms the BM25 query had.
+    """
+
+    dense: tuple[Found, ...] = ()
+    bm25: tuple[Found, ...] = ()
+    terms: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class IndexReport:
+    """What an upsert or a rebuild did.
+
+    ``new``, ``replaced`` and ``metadata_only`` documents were written (the last without embedding
+    them again), ``unchanged`` ones were not. ``repeats`` are exact duplicates within the corpus.
+    ``problems`` names the rows that were left out (``"line 17: …"``).
+    """
+
+    collection: str
+    rows: int
+    new: int
+    replaced: int
+    metadata_only: int
+    unchanged: int
+    repeats: int
+    problems: tuple[str, ...]
+    documents: int
+    seconds: float
+
+    @property
+    def written(self) -> int:
+        """Documents stored in another form than before."""
+        return self.new + self.replaced + self.metadata_only
+
+    @property
+    def documents_per_s(self) -> float:
+        """Documents written in a second of the whole run, reading and checking included."""
+        return self.written / self.seconds if self.seconds else 0.0
+
+
+class DocumentIndex:
+    """One collection of documents, on a server, in a local directory, or in memory.
+
+    ``collection`` is an alias; behind it stands a collection that a rebuild replaces atomically.
+    Belongs to one event loop. Writes run one after another, searches beside them.
+
+    Args:
+        settings: where Qdrant is.
+        collection: the name that services use.
+        encoder: makes the dense vectors; a collection made by another one is refused.
+        bm25: how texts become terms; stored with the collection.
+    """
+
+    def __init__(
+        self,
+        settings: QdrantSettings,
+        collection: str,
+        encoder: Encoder,
+        *,
+        bm25: Bm25Settings | None = None,
+    ) -> None:
+        self.settings = settings
+        self.collection = collection
+        self._encoder = encoder
+        self._bm25 = bm25 or Bm25Settings()
+        self._analyzer = Analyzer(self._bm25)
+        self._backend = connect(settings)
+        self._writer = Writer(self._backend, encoder, self._bm25)
+        self._writing = asyncio.Lock()
+        self._state: CollectionState | None = None
+        self._read_at = 0.0
+
+    # -- life
+
+    async def start(self) -> None:
+        """Connect, and check that the collection, if there is one, fits the settings.
+
+        Raises:
+            ConfigError: another embedder, dimension or BM25 setting made the collection, or the
+                server is too old.
+            BackendUnavailable: Qdrant cannot be reached, or the directory is in use.
+        """
+        await self._backend.open()
+        await self._refresh()
+
+    async def aclose(self) -> None:
+        """Release connections and locks. Idempotent."""
+        await self._backend.aclose()
+
+    # -- reading
+
+    async def search(
+        self,
+        *,
+        vector: "FloatArray | None" = None,
+        terms: str | None = None,
+        k: int = 10,
+        filters: Filters | None = None,
+        deadline: Deadline | None = None,
+    ) -> SearchResult:
+        """Ask the dense source, the BM25 source or both, in one round trip.
+
+        Args:
+            vector: a query embedding of shape (dim,), for the dense source.
+            terms: a query text, for the BM25 source.
+            k: at most so many documents from each source.
+            filters: restrictions on metadata.
+            deadline: when the caller stops waiting.
+
+        Raises:
+            InputError: k, the vector or a filter is wrong.
+            StageTimeout: the deadline passed.
+            BackendUnavailable: Qdrant cannot be reached.
+        """
+        if k < 1:
+            raise InputError(f"k: got {k}, expected at least 1")
+        conditions = parse_filters(filters or {})
+        state = self._state or await self._refresh()
+        if state is None:
+            return SearchResult()
+        if conditions:
+            await self._check_fields(conditions, state)
+        restriction = qdrant_filter(conditions)
+        counts = count_terms(self._analyzer.terms(terms)) if terms is not None else None
+        asked: dict[str, Any] = {}
+        if vector is not None:
+            asked[DENSE] = self._checked(vector)
+        if counts is not None and counts.ids:
+            asked[BM25] = query_weights(counts)
+        lists = await self._query(asked, k, restriction, deadline) if asked else {}
+        return SearchResult(
+            lists.get(DENSE, ()), lists.get(BM25, ()), 0 if counts is None else counts.length
+        )
+
+    async def token_vectors(
+        self, ids: Sequence[str], *, deadline: Deadline | None = None
+    ) -> dict[str, "FloatArray"]:
+        """Stored token vectors by document id, each of shape (tokens, dim).
+
+        Documents without them are left out; there are none unless ``qdrant.token_vectors`` is on.
+        """
+        if self._state is None or not self._state.token_vectors or not ids:
+            return {}
+        records = await self._retrieve(ids, ["id"], [TOKENS], deadline)
+        return {
+            record.payload["id"]: np.asarray(record.vector[TOKENS], dtype=np.float32)
+            for record in records
+            if record.vector and TOKENS in record.vector
+        }
+
+    async def get(self, ids: Sequence[str], *, deadline: Deadline | None = None) -> list[Document]:
+        """The stored documents among ``ids``, in their order."""
+        if self._state is None or not ids:
+            return []
+        records = await self._retrieve(ids, DOCUMENT_KEYS, None, deadline)
+        found = {record.payload["id"]: document_of(record.payload) for record in records}
+        return [found[doc_id] for doc_id in dict.fromkeys(ids) if doc_id in found]
+
+    async def count(self) -> int:
+        """How many documents there are."""
+        if await self._refresh() is None:
+            return 0
+        answer = await self._backend.call("count", collection_name=self.collection, exact=True)
+        return int(answer.count)
+
+    async def epoch(self) -> int:
+        """A number that changes with every write; 0 before the first.
+
+        Another process's writes to a server show within a second.
+        """
+        state = self._state
+        if not self._backend.is_local and time.monotonic() - self._read_at > _REFRESH_S:
+            state = await self._refresh()
+        return state.epoch if state else 0
+
+    # -- writing
+
+    async def upsert(
+        self,
+        documents: Iterable[Document | Mapping[str, Any]] | Corpus,
+        *,
+        on_bad: OnBad = "fail",
+        progress: bool = False,
+    ) -> IndexReport:
+        """Insert or replace documents by id.
+
+        Everything is read and checked before anything is written. Documents whose content is
+        stored already are not embedded again, so a killed run is continued by running it again.
+
+        Args:
+            documents: documents, mappings, or rows of a file (:func:`funnel.corpus.read_corpus`).
+            on_bad: ``fail`` writes nothing if one is bad, ``skip`` leaves bad ones out.
+            progress: show a bar if standard error is a terminal.
+
+        Raises:
+            CorpusError: bad rows, all of them named, with ``on_bad="fail"``.
+            BackendUnavailable: Qdrant went away on the way.
+        """
+        began = time.perf_counter()
+        async with self._writing:
+            with await self._spooled(documents, on_bad, progress) as spool:
+                tally = await self._write_live(spool, progress) if spool.documents else Tally()
+                return self._report(spool, tally, began)
+
+    async def delete(self, ids: Sequence[str]) -> int:
+        """Remove documents by id. Returns how many there were."""
+        async with self._writing:
+            state = await self._refresh()
+            if state is None or not ids:
+                return 0
+            target = await self._live()
+            self._state, gone = await self._writer.delete(target or self.collection, state, ids)
+            return gone
+
+    async def rebuild(
+        self,
+        documents: Iterable[Document | Mapping[str, Any]] | Corpus,
+        *,
+        on_bad: OnBad = "fail",
+        progress: bool = False,
+    ) -> IndexReport:
+        """Index a corpus into a new collection and switch to it at once when it is complete.
+
+        Searches see the old documents until then. Embedder and BM25 settings may differ from the
+        old collection's, so this works where :meth:`start` refuses. A killed rebuild is continued
+        by the next one.
+
+        Raises:
+            CorpusError: as :meth:`upsert`; the old collection stays.
+        """
+        began = time.perf_counter()
+        await self._backend.open()
+        async with self._writing:
+            with await self._spooled(documents, on_bad, progress) as spool:
+                tally = await self._rebuild(spool, await self._live(), progress)
+                return self._report(spool, tally, began)
+
+    # -- inside: searching
+
+    def _checked(self, vector: "FloatArray") -> list[float]:
+        array = np.asarray(vector, dtype=np.float32)
+        if array.shape != (self._encoder.dim,):
+            raise InputError(f"vector: got shape {array.shape}, expected ({self._encoder.dim},)")
+        if not np.isfinite(array).all():
+            raise InputError("vector: got NaN or infinite values, expected finite numbers")
+        return list(map(float, array))
+
+    async def _check_fields(self, conditions: Any, state: CollectionState) -> None:
+        try:
+            check_fields(conditions, state.fields)
+        except InputError:
+            newer = await self._refresh()  # another process may have brought the field
+            if newer is not None and newer.documents:
+                check_fields(conditions, newer.fields)
+
+    async def _query(
+        self,
+        asked: Mapping[str, Any],
+        k: int,
+        restriction: "models.Filter | None",
+        deadline: Deadline | None,
+    ) -> dict[str, tuple[Found, ...]]:
+        from qdrant_client import models
+
+        requests = [
+            models.QueryRequest(
+                query=_spoken(query),
+                using=source,
+                filter=restriction,
+                limit=k + _TIE_MARGIN,
+                with_payload=DOCUMENT_KEYS,
+            )
+            for source, query in asked.items()
+        ]
+        answers = await self._backend.call(
+            "query_batch_points",
+            deadline=deadline,
+            collection_name=self.collection,
+            requests=requests,
+        )
+        return {
+            source: _ranked(answer.points, k) for source, answer in zip(asked, answers, strict=True)
+        }
+
+    async def _retrieve(
+        self,
+        ids: Sequence[str],
+        keys: list[str],
+        vectors: list[str] | None,
+        deadline: Deadline | None,
+    ) -> Any:
+        return await self._backend.call(
+            "retrieve",
+            deadline=deadline,
+            collection_name=self.collection,
+            ids=[point_id(doc_id) for doc_id in dict.fromkeys(ids)],
+            with_payload=keys,
+            with_vectors=vectors or False,
+        )
+
+    # -- inside: state
+
+    async def _live(self) -> str | None:
+        """The collection behind the alias."""
+        answer = await self._backend.call("get_aliases")
+        for alias in answer.aliases:
+            if alias.alias_name == self.collection:
+                return str(alias.collection_name)
+        if await self._backend.call("collection_exists", collection_name=self.collection):
+            raise ConfigError(
+                f"collection {self.collection!r} exists and was not made by funnel; choose another "
+                "'collection'"
+            )
+        return None
+
+    async def _refresh(self) -> CollectionState | None:
+        """Read the state anew; None if nothing was ever indexed."""
+        target = await self._live()
+        state = None if target is None else await self._state_of(target)
+        if state is not None:
+            check_identity(
+                state,
+                self.collection,
+                self._encoder,
+                self._bm25,
+                token_vectors=self.settings.token_vectors,
+            )
+        self._state, self._read_at = state, time.monotonic()
+        return state
+
+    async def _state_of(self, target: str) -> CollectionState:
+        info = await self._backend.call("get_collection", collection_name=target)
+        return state_from(info.config.metadata, target)
+
+    # -- inside: writing
+
+    async def _spooled(
+        self,
+        documents: Iterable[Document | Mapping[str, Any]] | Corpus,
+        on_bad: OnBad,
+        progress: bool,
+    ) -> Spool:
+        corpus = documents if isinstance(documents, Corpus) else given_corpus(documents)
+        spool = Spool(self._analyzer)
+        with bar("reading", None, enabled=progress) as advance:
+            await asyncio.to_thread(spool.fill, corpus, on_row=lambda: advance(1))
+        if spool.problems and on_bad == "fail":
+            problems = spool.problems
+            spool.__exit__()
+            raise CorpusError(corpus.source, problems)
+        return spool
+
+    async def _write_live(self, spool: Spool, progress: bool) -> Tally:
+        state = await self._refresh()
+        target = await self._live()
+        if state is None or target is None:
+            target, state = await self._created(spool, building=False)
+            await self._point_alias_at(target)
+        self._state, tally = await self._writer.write(target, state, spool, progress=progress)
+        self._warn_if_large()
+        return tally
+
+    async def _rebuild(self, spool: Spool, old: str | None, progress: bool) -> Tally:
+        target, state = await self._unfinished(old) or await self._created(spool, building=True)
+        state, tally = await self._writer.write(target, state, spool, progress=progress)
+        if await self._writer.prune(target, spool):
+            state = await self._writer.recounted(target, state)
+        epoch = self._state.epoch if self._state else 0
+        state = replace(state, building=False, epoch=next_epoch(max(epoch, state.epoch)))
+        await self._writer.save(target, state)
+        await self._point_alias_at(target, instead_of=old)
+        self._state = state
+        self._warn_if_large()
+        return tally
+
+    async def _created(self, spool: Spool, *, building: bool) -> tuple[str, CollectionState]:
+        state = new_state(self._encoder, self._bm25, self.settings, spool, building=building)
+        target = f"{self.collection}--{next_epoch(0):x}"
+        schema = collection_schema(state, self.settings)
+        await self._backend.call("create_collection", collection_name=target, **schema)
+        await self._index_payload(target)
+        return target, state
+
+    async def _index_payload(self, target: str) -> None:
+        if self._backend.is_local:
+            return
+        for field, kind in self.settings.payload_indexes.items():
+            await self._backend.write(
+                "create_payload_index",
+                collection_name=target,
+                field_name=payload_path(field),
+                field_schema=kind,
+            )
+
+    async def _point_alias_at(self, target: str, *, instead_of: str | None = None) -> None:
+        from qdrant_client import models
+
+        create = models.CreateAlias(collection_name=target, alias_name=self.collection)
+        changes: list[Any] = [models.CreateAliasOperation(create_alias=create)]
+        if instead_of is not None:
+            delete = models.DeleteAlias(alias_name=self.collection)
+            changes.insert(0, models.DeleteAliasOperation(delete_alias=delete))
+        await self._backend.write("update_collection_aliases", change_aliases_operations=changes)
+        if instead_of not in (None, target):
+            await self._backend.write("delete_collection", collection_name=instead_of)
+
+    async def _unfinished(self, live: str | None) -> tuple[str, CollectionState] | None:
+        """A rebuild that was killed and can be continued; others are removed."""
+        answer = await self._backend.call("get_collections")
+        prefix = f"{self.collection}--"
+        for name in (c.name for c in answer.collections if c.name.startswith(prefix)):
+            if name == live:
+                continue
+            if (state := await self._continuable(name)) is not None:
+                return name, state
+            await self._backend.write("delete_collection", collection_name=name)
+        return None
+
+    async def _continuable(self, name: str) -> CollectionState | None:
+        try:
+            state = await self._state_of(name)
+            check_identity(
+                state, name, self._encoder, self._bm25, token_vectors=self.settings.token_vectors
+            )
+        except (ConfigError, StageError):
+            return None
+        return state if state.token_vectors == self.settings.token_vectors else None
+
+    def _warn_if_large(self) -> None:
+        if self._backend.is_local and self._state and self._state.documents > _LOCAL_COMFORT:
+            log.warning(
+                "local_index_is_large",
+                documents=self._state.documents,
+                mend="searches are exact and slow down with size; run a Qdrant server (qdrant.url)",
+            )
+
+    def _report(self, spool: Spool, tally: Tally, began: float) -> IndexReport:
+        return IndexReport(
+            collection=self.collection,
+            rows=spool.rows_read,
+            new=tally.new,
+            replaced=tally.replaced,
+            metadata_only=tally.metadata_only,
+            unchanged=tally.unchanged,
+            repeats=spool.repeats,
+            problems=tuple(spool.problems),
+            documents=self._state.documents if self._state else 0,
+            seconds=time.perf_counter() - began,
+        )
+
+
+def _spoken(query: Any) -> Any:
+    from qdrant_client import models
+
+    if isinstance(query, list):
+        return query
+    return models.SparseVector(indices=query.ids, values=query.values)
+
+
+def _ranked(points: Sequence[Any], k: int) -> tuple[Found, ...]:
+    found = [Found(document_of(point.payload), float(point.score)) for point in points]
+    return tuple(sorted(found, key=lambda item: (-item.score, item.document.id))[:k])

@@ -1,0 +1,54 @@
+"""Best documents by the words they share with the query."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, ClassVar, Self
+
+from funnel.stages.base import Ranked, Role, Stage, StageOutput, StageRequest, StageSettings
+from funnel.types import Candidate, ScoreKind
+
+if TYPE_CHECKING:
+    from funnel.index import DocumentIndex
+    from funnel.resources import Resources
+
+
+class Bm25StageSettings(StageSettings):
+    """No keys of its own: k1, b and language belong to the index (``bm25:`` at the top)."""
+
+    kind: str = "bm25"
+
+
+class Bm25Stage(Stage):
+    """Retrieves by BM25; documents that share no term with the query are not returned."""
+
+    kind: ClassVar[str] = "bm25"
+    role: ClassVar[Role] = "retrieve"
+    Settings = Bm25StageSettings
+
+    def __init__(self, settings: StageSettings, index: "DocumentIndex") -> None:
+        super().__init__(settings)
+        self._index = index
+
+    @classmethod
+    def build(cls, settings: StageSettings, resources: "Resources") -> Self:
+        """Read the funnel's index."""
+        return cls(settings, resources.index)
+
+    @property
+    def score_kind(self) -> ScoreKind:
+        """Lucene's BM25, 0 upwards."""
+        return "bm25"
+
+    async def run(
+        self,
+        request: StageRequest,
+        candidates: Sequence[Candidate],  # noqa: ARG002
+    ) -> StageOutput:
+        """Ask the index for the k best; ``details.terms`` says how many terms the query had."""
+        found = await self._index.search(
+            terms=request.query.text,
+            k=request.k,
+            filters=request.query.filters,
+            deadline=request.deadline,
+        )
+        ranking = [Ranked(item.document, item.score) for item in found.bm25]
+        return StageOutput(ranking, details={"terms": found.terms})

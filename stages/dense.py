@@ -1,0 +1,53 @@
+"""Nearest documents by embedding."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, ClassVar, Self
+
+from funnel.stages.base import Ranked, Role, Stage, StageOutput, StageRequest, StageSettings
+from funnel.types import Candidate, ScoreKind
+
+if TYPE_CHECKING:
+    from funnel.index import DocumentIndex
+    from funnel.resources import Resources
+
+
+class DenseSettings(StageSettings):
+    """No keys of its own: the embedder is the index's."""
+
+    kind: str = "dense"
+
+
+class DenseStage(Stage):
+    """Retrieves by cosine similarity of the query's embedding with the documents'."""
+
+    kind: ClassVar[str] = "dense"
+    role: ClassVar[Role] = "retrieve"
+    Settings = DenseSettings
+
+    def __init__(self, settings: StageSettings, index: "DocumentIndex") -> None:
+        super().__init__(settings)
+        self._index = index
+
+    @classmethod
+    def build(cls, settings: StageSettings, resources: "Resources") -> Self:
+        """Read the funnel's index."""
+        return cls(settings, resources.index)
+
+    @property
+    def score_kind(self) -> ScoreKind:
+        """Cosine similarity, -1 to 1."""
+        return "cosine"
+
+    async def run(
+        self,
+        request: StageRequest,
+        candidates: Sequence[Candidate],  # noqa: ARG002
+    ) -> StageOutput:
+        """Ask the index for the k nearest."""
+        found = await self._index.search(
+            vector=await request.query.vector(),
+            k=request.k,
+            filters=request.query.filters,
+            deadline=request.deadline,
+        )
+        return StageOutput([Ranked(item.document, item.score) for item in found.dense])

@@ -1,0 +1,54 @@
+"""Deterministic stand-ins for models, for tests of everything around them."""
+
+import hashlib
+import re
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+FloatArray = NDArray[np.float32]
+
+
+class FakeEncoder:
+    """Hashes words to vectors and adds them up, so that shared words mean similar vectors.
+
+    ``texts`` records everything that was embedded, in order.
+    """
+
+    def __init__(self, name: str = "fake:hashing", *, dim: int = 64, revision: str = "1") -> None:
+        self.name = name
+        self.dim = dim
+        self.revision = revision
+        self.max_tokens = 256
+        self.texts: list[str] = []
+
+    def count_tokens(self, texts: Sequence[str]) -> list[int]:
+        return [len(_words(text)) + 2 for text in texts]
+
+    def encode(self, texts: Sequence[str], *, progress: bool = False) -> FloatArray:
+        self.texts.extend(texts)
+        sums = [matrix.sum(axis=0) for matrix in self.token_vectors(texts)]
+        vectors = np.stack(sums) if sums else np.zeros((0, self.dim), dtype=np.float32)
+        unit: FloatArray = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+        return unit
+
+    async def aencode(self, texts: Sequence[str]) -> FloatArray:
+        return self.encode(texts)
+
+    def token_vectors(self, texts: Sequence[str]) -> list[FloatArray]:
+        return [np.stack([_vector(word, self.dim) for word in _words(text)]) for text in texts]
+
+    async def atoken_vectors(self, texts: Sequence[str]) -> list[FloatArray]:
+        return self.token_vectors(texts)
+
+
+def _words(text: str) -> list[str]:
+    return re.findall(r"\w+", text.lower()) or ["<empty>"]
+
+
+def _vector(word: str, dim: int) -> FloatArray:
+    seed = int.from_bytes(hashlib.blake2b(word.encode(), digest_size=8).digest(), "big")
+    vector = np.random.default_rng(seed).standard_normal(dim).astype(np.float32)
+    unit: FloatArray = vector / np.linalg.norm(vector)
+    return unit
