@@ -1,0 +1,269 @@
+"""Adapters: a cross-encoder as a small difference from a base model, kept in one directory.
+
+::
+
+    adapter.json          what it is, which base it belongs to, how its score is put together
+    adapter.safetensors   ``NAME.lora_A`` (rank, in) and ``NAME.lora_B`` (out, rank) for every
+                          changed matrix, and whole tensors for the head, biases and norms
+    README.md             the model card
+
+Loading merges it: ``W + alpha / rank * B @ A``, so that scoring costs no more than the base.
+The score may also weigh in what the base's own vectors say of a pair: see :class:`Combination`.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
+
+from funnel.errors import ModelError
+from funnel.training.output import atomic_directory
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+    from numpy.typing import NDArray
+
+    FloatArray = NDArray[np.float32]
+    Weights = Mapping[str, torch.Tensor]
+
+FORMAT = 1
+SETTINGS_FILE = "adapter.json"
+WEIGHTS_FILE = "adapter.safetensors"
+CARD_FILE = "README.md"
+
+PairOrder: TypeAlias = Literal["given", "both_mean", "both_min"]
+"""``given`` scores (a, b) once; the others score both orders and take the mean or the lower."""
+
+
+@dataclass(frozen=True, slots=True)
+class Combination:
+    """How one logit is made of the cross-encoder's logit and the base's own similarities.
+
+    ``cross * logit + cosine * cos(a, b) + maxsim * MaxSim(a, b) + bias``, where MaxSim is the mean
+    over the first text's tokens of the highest cosine with a token of the second. A weight of
+    zero means that the part need not be computed at all.
+    """
+
+    cross: float = 1.0
+    cosine: float = 0.0
+    maxsim: float = 0.0
+    bias: float = 0.0
+    order: PairOrder = "given"
+
+    @property
+    def orders(self) -> int:
+        """How many cross-encoder passes a pair takes: 0, 1 or 2."""
+        if self.cross == 0.0:
+            return 0
+        return 1 if self.order == "given" else 2
+
+    def logits(
+        self,
+        cross: "FloatArray | None" = None,
+        *,
+        cosine: "FloatArray | None" = None,
+        maxsim: "FloatArray | None" = None,
+    ) -> "FloatArray":
+        """Combine the parts of n pairs.
+
+        Args:
+            cross: cross-encoder logits, shape (n,), or (2, n) when both orders are scored.
+            cosine: cosines of the base's text vectors, shape (n,).
+            maxsim: MaxSim of the base's token vectors, shape (n,).
+
+        Returns:
+            Logits of shape (n,), float32.
+
+        Raises:
+            ModelError: a part with a weight is missing.
+        """
+        import numpy as np
+
+        ordered = None if cross is None else self._one_order(np.asarray(cross, dtype=np.float32))
+        parts = {"cross": ordered, "cosine": cosine, "maxsim": maxsim}
+        total: FloatArray | None = None
+        for name, part in parts.items():
+            weight = np.float32(getattr(self, name))
+            if weight == 0.0:
+                continue
+            if part is None:
+                raise ModelError(f"the score weighs in {name!r} by {weight}, but it was not given")
+            term = weight * np.asarray(part, dtype=np.float32)
+            total = term if total is None else total + term
+        if total is None:
+            raise ModelError("every weight of the combination is zero; nothing can be scored")
+        return np.asarray(total + np.float32(self.bias), dtype=np.float32)
+
+    def _one_order(self, cross: "FloatArray") -> "FloatArray":
+        expected = 1 if self.order == "given" else 2
+        if cross.ndim != expected:
+            raise ModelError(
+                f"cross-encoder logits have shape {cross.shape}; order {self.order!r} needs "
+                + ("(n,)" if expected == 1 else "(2, n)")
+            )
+        if self.order == "given":
+            return cross
+        combined: FloatArray = cross.min(axis=0) if self.order == "both_min" else cross.mean(axis=0)
+        return combined
+
+
+@dataclass(frozen=True, slots=True)
+class BaseModel:
+    """The model an adapter changes: its name and the SHA-256 of its ``model.safetensors``."""
+
+    name: str
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class Adapter:
+    """A difference from a base, and how its scores are meant.
+
+    ``alpha / rank`` scales the low-rank products. ``max_tokens`` is the window it was trained
+    with, special tokens included. ``training`` is what its card tells: data, settings, figures.
+    """
+
+    name: str
+    base: BaseModel
+    rank: int
+    alpha: float
+    max_tokens: int
+    tensors: "Weights" = field(repr=False)
+    combine: Combination = field(default_factory=Combination)
+    score_kind: Literal["logit"] = "logit"
+    training: Mapping[str, Any] = field(default_factory=dict)
+    sha256: str = ""
+
+
+def save_adapter(path: Path, adapter: Adapter, *, card: str) -> str:
+    """Write the directory whole or not at all; an existing one is replaced.
+
+    Returns:
+        The SHA-256 of the weights, which ``adapter.json`` carries.
+
+    Raises:
+        ModelError: the disk is full or cannot be written.
+    """
+    from safetensors.torch import save
+
+    tensors = {name: tensor.contiguous() for name, tensor in adapter.tensors.items()}
+    weights = save(tensors)
+    digest = hashlib.sha256(weights).hexdigest()
+    with atomic_directory(path) as staging:
+        (staging / WEIGHTS_FILE).write_bytes(weights)
+        (staging / SETTINGS_FILE).write_text(_settings_text(adapter, digest), encoding="utf-8")
+        (staging / CARD_FILE).write_text(card, encoding="utf-8")
+    return digest
+
+
+def _settings_text(adapter: Adapter, digest: str) -> str:
+    settings = {
+        "format": FORMAT,
+        "name": adapter.name,
+        "base": asdict(adapter.base),
+        "lora": {"rank": adapter.rank, "alpha": adapter.alpha},
+        "max_tokens": adapter.max_tokens,
+        "combine": asdict(adapter.combine),
+        "score_kind": adapter.score_kind,
+        "sha256": digest,
+        "training": dict(adapter.training),
+    }
+    return json.dumps(settings, indent=2, ensure_ascii=False) + "\n"
+
+
+def is_adapter(path: Path) -> bool:
+    """Whether a directory says that it is an adapter."""
+    return (path / SETTINGS_FILE).is_file()
+
+
+def read_adapter(path: Path) -> Adapter:
+    """Read and verify an adapter.
+
+    Raises:
+        ModelError: a file is missing or damaged, or its format is not known here.
+    """
+    settings = _read_settings(path)
+    weights = _read_bytes(path / WEIGHTS_FILE)
+    digest = hashlib.sha256(weights).hexdigest()
+    if digest != settings.get("sha256"):
+        raise ModelError(
+            f"{path / WEIGHTS_FILE} is damaged: its SHA-256 is {digest}, adapter.json says "
+            f"{settings.get('sha256')}; install or train the adapter again"
+        )
+    return _adapter(path, settings, weights, digest)
+
+
+def _read_bytes(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as problem:
+        raise ModelError(
+            f"cannot read {path}: {problem.strerror}; an adapter is a directory with "
+            f"{SETTINGS_FILE} and {WEIGHTS_FILE}"
+        ) from problem
+
+
+def _read_settings(path: Path) -> dict[str, Any]:
+    raw = _read_bytes(path / SETTINGS_FILE)
+    try:
+        settings = json.loads(raw)
+    except ValueError as problem:
+        raise ModelError(f"{path / SETTINGS_FILE} is damaged, not JSON: {problem}") from problem
+    found = settings.get("format") if isinstance(settings, dict) else None
+    if not isinstance(settings, dict) or found != FORMAT:
+        raise ModelError(
+            f"{path / SETTINGS_FILE} has format {found!r}; this version reads format {FORMAT}, "
+            "so upgrade retrieval-funnel or train the adapter again"
+        )
+    return settings
+
+
+def _adapter(path: Path, settings: dict[str, Any], weights: bytes, digest: str) -> Adapter:
+    from safetensors import SafetensorError
+    from safetensors.torch import load
+
+    try:
+        return Adapter(
+            name=str(settings["name"]),
+            base=BaseModel(**settings["base"]),
+            rank=int(settings["lora"]["rank"]),
+            alpha=float(settings["lora"]["alpha"]),
+            max_tokens=int(settings["max_tokens"]),
+            tensors=load(weights),
+            combine=_combination(settings["combine"]),
+            score_kind=settings["score_kind"],
+            training=settings.get("training", {}),
+            sha256=digest,
+        )
+    except (KeyError, TypeError, ValueError, SafetensorError) as problem:
+        raise ModelError(
+            f"{path / SETTINGS_FILE} or its weights cannot be used: "
+            f"{type(problem).__name__}: {problem}; install or train the adapter again"
+        ) from problem
+
+
+def _combination(found: Mapping[str, Any]) -> Combination:
+    known = {each.name for each in fields(Combination)}
+    if unknown := set(found) - known:
+        raise ValueError(f"unknown parts of the combination: {sorted(unknown)}")
+    combination = Combination(**found)
+    if combination.order not in get_args(PairOrder):
+        raise ValueError(f"unknown order {combination.order!r}; known: {get_args(PairOrder)}")
+    return combination
+
+
+def check_base(adapter: Adapter, name: str, sha256: str) -> None:
+    """Refuse a base that the adapter was not made for.
+
+    Raises:
+        ModelError: names both bases.
+    """
+    if sha256 != adapter.base.sha256:
+        raise ModelError(
+            f"adapter {adapter.name!r} belongs to {adapter.base.name} "
+            f"(SHA-256 {adapter.base.sha256[:12]}…), but the base given is {name} "
+            f"(SHA-256 {sha256[:12]}…); load it over its own base"
+        )

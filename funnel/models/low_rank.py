@@ -1,0 +1,137 @@
+"""Low-rank differences of weights: merging them into a base and cutting them out of a tuned model.
+
+Names are those of ``BertForSequenceClassification``; a base encoder's weights may come under its
+own names (``encoder.layer.0…``) or under these (``bert.encoder.layer.0…``).
+"""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from funnel.errors import ModelError
+from funnel.training.output import atomic_directory
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    import torch
+
+    from funnel.models.adapters import Adapter
+
+    Weights = Mapping[str, torch.Tensor]
+
+LEFT, RIGHT = ".lora_B", ".lora_A"
+_NOT_WEIGHTS = ("position_ids",)
+
+
+def merged_state_dict(adapter: "Adapter", base_weights: "Weights") -> "dict[str, torch.Tensor]":
+    """All weights of the tuned classifier, float32: ``W + alpha / rank * B @ A``.
+
+    Raises:
+        ModelError: the adapter changes a weight that the base lacks or has in another shape.
+    """
+    weights = _under_classifier_names(base_weights)
+    tensors = {name: tensor.float() for name, tensor in adapter.tensors.items()}
+    for name, right in tensors.items():
+        if name.endswith(RIGHT):
+            changed = name.removesuffix(RIGHT)
+            left = tensors[changed + LEFT]
+            delta = (adapter.alpha / adapter.rank) * (left @ right)
+            weights[changed] = _matching(adapter, weights, changed, delta) + delta
+        elif not name.endswith(LEFT):
+            weights[name] = tensors[name]
+    return weights
+
+
+def _under_classifier_names(base_weights: "Weights") -> "dict[str, torch.Tensor]":
+    named = {
+        name if name.startswith(("bert.", "classifier.")) else f"bert.{name}": tensor
+        for name, tensor in base_weights.items()
+        if not name.endswith(_NOT_WEIGHTS)
+    }
+    return {name: tensor.float() for name, tensor in named.items()}
+
+
+def _matching(
+    adapter: "Adapter", weights: "Weights", name: str, delta: "torch.Tensor"
+) -> "torch.Tensor":
+    weight = weights.get(name)
+    if weight is None or weight.shape != delta.shape:
+        found = "nothing" if weight is None else tuple(weight.shape)
+        raise ModelError(
+            f"adapter {adapter.name!r} changes {name} of shape {tuple(delta.shape)}, the base has "
+            f"{found}; load it over {adapter.base.name}"
+        )
+    return weight
+
+
+def low_rank_difference(base_weights: "Weights", tuned: "Weights", rank: int) -> "Weights":
+    """Cut ``tuned - base`` down to ``rank`` for every matrix; keep the head and vectors whole.
+
+    The best approximation of that rank in the least-squares sense (Eckart and Young, 1936), with
+    the singular values shared evenly between both factors so that float16 loses little. Matrices
+    that did not change are left out. Returned as float16, ready for ``Adapter(alpha=rank)``.
+    """
+    base = _under_classifier_names(base_weights)
+    tensors: dict[str, torch.Tensor] = {}
+    for name, weight in tuned.items():
+        if name.endswith(_NOT_WEIGHTS):
+            continue
+        before = base.get(name)
+        delta = None if before is None else weight.float() - before
+        if delta is not None and not delta.any():
+            continue
+        if delta is None or weight.ndim != 2 or ".pooler." in name:
+            tensors[name] = weight.half()
+        else:
+            tensors[name + LEFT], tensors[name + RIGHT] = _factors(delta, rank)
+    return tensors
+
+
+def _factors(delta: "torch.Tensor", rank: int) -> "tuple[torch.Tensor, torch.Tensor]":
+    import torch
+
+    left, values, right = torch.linalg.svd(delta, full_matrices=False)
+    root = values[:rank].sqrt()
+    return (left[:, :rank] * root).half(), (root[:, None] * right[:rank]).half()
+
+
+def classifier_config(base_config: "Mapping[str, Any]") -> Any:
+    """A transformers config for one logit over the base, without dropout surprises at serving."""
+    from transformers import BertConfig
+
+    known = {key: value for key, value in base_config.items() if not key.startswith("_")}
+    return BertConfig(**{**known, "num_labels": 1, "architectures": None})
+
+
+def export(
+    adapter: "Adapter", base_weights: "Weights", base_config: "Mapping[str, Any]", path: Path
+) -> None:
+    """Write the merged cross-encoder as a plain transformers directory (weights and config).
+
+    The combination with cosine and MaxSim is not part of it: ``adapter.json`` is what tells the
+    scorer about those. The tokenizer's files are the base's own.
+
+    Raises:
+        ModelError: the weights do not fit, or the directory cannot be written.
+    """
+    from transformers import BertForSequenceClassification
+
+    network = BertForSequenceClassification(classifier_config(base_config))
+    load_merged(network, merged_state_dict(adapter, base_weights))
+    with atomic_directory(path) as staging:
+        network.save_pretrained(staging)
+
+
+def load_merged(network: Any, weights: "Weights") -> None:
+    """Load strictly: a missing weight would silently be a random one.
+
+    Raises:
+        ModelError: names what is missing or left over.
+    """
+    missing, unexpected = network.load_state_dict(weights, strict=False)
+    missing = [name for name in missing if not name.endswith(_NOT_WEIGHTS)]
+    if missing or unexpected:
+        raise ModelError(
+            f"merged weights do not fit the network: missing {missing[:3]}, "
+            f"unexpected {unexpected[:3]}; the adapter and its base do not belong together"
+        )
