@@ -1,0 +1,146 @@
+"""Checkpoints of a run: where they lie, whether they are whole, and whether they still fit."""
+
+import hashlib
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+from funnel.errors import ConfigError, ModelError
+from funnel.training.output import atomic_text
+
+_COMPLETE = "complete"
+_WEIGHTS = "trained.safetensors"
+_RUN = "run.json"
+
+Trainer = TypeVar("Trainer", bound=type[Any])
+
+
+def checkpoint_folder(output: Path) -> Path:
+    """Checkpoints live beside the output, never in it."""
+    return output.with_name(f"{output.name}.checkpoints")
+
+
+def data_fingerprint(rows: Sequence[object]) -> str:
+    """SHA-256 over the rows in order: a resumed run must see the same data."""
+    digest = hashlib.sha256()
+    for row in rows:
+        digest.update(repr(row).encode())
+    return digest.hexdigest()
+
+
+def open_run(
+    output: Path, identity: Mapping[str, object], *, resume: bool, overwrite: bool
+) -> Path | None:
+    """Prepare the checkpoint folder; return the checkpoint to go on from, None for a fresh start.
+
+    Raises:
+        ConfigError: there is nothing to resume, or the data or settings have changed since, or an
+            unfinished run would be lost.
+    """
+    folder = checkpoint_folder(output)
+    last = _last_complete(folder)
+    if resume:
+        if last is None:
+            raise ConfigError(
+                f"nothing to resume: {folder} holds no complete checkpoint; run without --resume"
+            )
+        _same_run(folder, identity)
+        return last
+    if last is not None and not overwrite:
+        raise ConfigError(
+            f"{folder} holds an unfinished run; go on with --resume or start over with --overwrite"
+        )
+    shutil.rmtree(folder, ignore_errors=True)
+    atomic_text(folder / _RUN, json.dumps(_plain(identity), indent=1, sort_keys=True))
+    return None
+
+
+def exact(trainer: Trainer) -> Trainer:
+    """Give a sentence-transformers trainer checkpoints that restore every trained number.
+
+    Only the trained parameters are written (safetensors, in full precision), so LoRA and frozen
+    layers cost no space and no head is lost; a marker makes a checkpoint cut off by a kill or a
+    full disk recognisable.
+    """
+
+    class Exact(trainer):  # type: ignore[misc, valid-type]  # the base is chosen by the caller
+        """The trainer with our own files."""
+
+        def _save(self, output_dir: str | None = None, **_: Any) -> None:
+            from safetensors.torch import save_file
+
+            folder = Path(output_dir or self.args.output_dir)
+            folder.mkdir(parents=True, exist_ok=True)
+            save_file(_trained(self.model), folder / _WEIGHTS)
+
+        def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
+            super()._save_checkpoint(*args, **kwargs)
+            done = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}" / _COMPLETE
+            done.touch()
+
+        def _load_from_checkpoint(self, checkpoint_path: str, **_: Any) -> None:
+            load_trained(self.model, Path(checkpoint_path))
+
+        def add_model_card_callback(self, *_: Any) -> None:
+            """Write no card here: ``funnel.training.card`` does."""
+
+    return Exact  # type: ignore[return-value]
+
+
+def load_trained(model: Any, checkpoint: Path) -> None:
+    """Put a checkpoint's parameters into ``model``.
+
+    Raises:
+        ModelError: the checkpoint is damaged or belongs to another model.
+    """
+    import torch
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        saved = load_file(checkpoint / _WEIGHTS)
+    except (OSError, SafetensorError) as problem:
+        raise ModelError(f"{checkpoint} is damaged ({problem}); start over without it") from problem
+    wanted = {name for name, value in model.named_parameters() if value.requires_grad}
+    if wanted != set(saved):
+        raise ModelError(f"{checkpoint} belongs to a model with other trained layers; start over")
+    with torch.no_grad():
+        for name, value in model.named_parameters():
+            if name in saved:
+                value.copy_(saved[name])
+
+
+def _trained(model: Any) -> dict[str, Any]:
+    return {
+        name: value.detach().cpu().contiguous()
+        for name, value in model.named_parameters()
+        if value.requires_grad
+    }
+
+
+def _last_complete(folder: Path) -> Path | None:
+    done = [path.parent for path in folder.glob(f"checkpoint-*/{_COMPLETE}")]
+    return max(done, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
+
+
+def _same_run(folder: Path, identity: Mapping[str, object]) -> None:
+    try:
+        before = json.loads((folder / _RUN).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as problem:
+        raise ConfigError(f"{folder / _RUN} cannot be read ({problem}); start over") from problem
+    now = _plain(identity)
+    changed = sorted(
+        name for name in before.keys() | now.keys() if before.get(name) != now.get(name)
+    )
+    if changed:
+        told = ", ".join(
+            f"{name}: was {before.get(name)!r}, is {now.get(name)!r}" for name in changed
+        )
+        raise ConfigError(f"cannot resume {folder}: the run has changed ({told}); start over")
+
+
+def _plain(identity: Mapping[str, object]) -> dict[str, Any]:
+    plain: dict[str, Any] = json.loads(json.dumps(dict(identity)))
+    return plain

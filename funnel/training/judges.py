@@ -1,0 +1,65 @@
+"""Models as functions from pairs to scores, whichever kind they are."""
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+from funnel.models.source import EMBEDDED_ENCODER, locate
+
+if TYPE_CHECKING:
+    from funnel.models.base import FloatArray
+
+Kind = Literal["cross-encoder", "bi-encoder"]
+Score = Callable[[Sequence[tuple[str, str]]], "FloatArray"]
+
+
+def model_kind(name: str) -> Kind:
+    """Tell a bi-encoder (its ``modules.json`` pools tokens into one vector) from a cross-encoder.
+
+    Raises:
+        ModelError: there is no such model.
+    """
+    if name == EMBEDDED_ENCODER:
+        return "bi-encoder"
+    if name.startswith("embedded:"):
+        return "cross-encoder"
+    modules = Path(name).expanduser() / "modules.json"
+    if not Path(name).expanduser().is_dir():
+        modules = locate(name).folder / "modules.json"
+    return "bi-encoder" if modules.is_file() and _pools(modules) else "cross-encoder"
+
+
+def pair_scores(name: str) -> Score:
+    """Logits of a cross-encoder, or cosines of a bi-encoder, for pairs; shape (n,).
+
+    Raises:
+        ModelError: the model cannot be loaded or its head was never trained.
+    """
+    if model_kind(name) == "cross-encoder":
+        from funnel.models import CrossEncoderScorer
+
+        return CrossEncoderScorer(name).score
+    return cosine_scores(name)
+
+
+def cosine_scores(name: str) -> Score:
+    """Cosines of a bi-encoder's vectors; every distinct text is encoded once."""
+    from funnel.models import Embedder
+
+    embedder = Embedder(name)
+
+    def score(pairs: Sequence[tuple[str, str]]) -> "FloatArray":
+        texts = list(dict.fromkeys(text for pair in pairs for text in pair))
+        vectors = dict(zip(texts, embedder.encode(texts), strict=True))
+        cosines = [float(vectors[left] @ vectors[right]) for left, right in pairs]
+        return np.array(cosines, np.float32)
+
+    return score
+
+
+def _pools(modules: Path) -> bool:
+    listed = json.loads(modules.read_text(encoding="utf-8"))
+    return any(str(module.get("type", "")).endswith("Pooling") for module in listed)

@@ -1,0 +1,261 @@
+"""One training run with sentence-transformers' trainers: evaluate, checkpoint, stop, resume."""
+
+import math
+import shutil
+import signal
+import threading
+import time
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import structlog
+
+from funnel.errors import ModelError, TrainingStopped
+from funnel.training.callbacks import progress_callback, stop_callback
+from funnel.training.checkpoints import checkpoint_folder, exact, load_trained
+from funnel.training.devices import Hardware
+from funnel.training.output import failed_write
+from funnel.training.progress import training_bar
+from funnel.training.report import Evaluation, LossPoint
+from funnel.training.settings import TrainSettings
+
+if TYPE_CHECKING:
+    from torch import nn
+    from transformers import TrainerCallback
+
+_log = structlog.get_logger("funnel.training")
+
+Figures = Callable[[], Mapping[str, float]]
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A model with its loss and data.
+
+    ``columns`` are the training texts and a ``label``, all of one length. ``figures`` measures the
+    model as it stands on the development part; ``primary`` names the figure (higher is better)
+    that decides which checkpoint is kept. ``figures`` is None if there is no development part.
+    """
+
+    model: Any
+    loss: "nn.Module"
+    columns: Mapping[str, list[Any]]
+    figures: Figures | None
+    primary: str
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What the loop measured; the job's model now holds the kept weights."""
+
+    steps: int
+    kept_step: int
+    seconds: float
+    before: Mapping[str, float]
+    after: Mapping[str, float]
+    losses: tuple[LossPoint, ...]
+    evaluations: tuple[Evaluation, ...]
+
+
+def seed_everything(seed: int) -> None:
+    """Seed every generator a run draws from; call before a new head is initialised."""
+    from transformers import set_seed
+
+    set_seed(seed)
+
+
+def run_job(
+    job: Job, settings: TrainSettings, hardware: Hardware, output: Path, resume_from: Path | None
+) -> Outcome:
+    """Train ``job.model`` in place and leave the best (or last) weights in it.
+
+    Raises:
+        TrainingStopped: a signal or ``max_steps`` ended it early; a checkpoint was kept.
+        ModelError: the loss became NaN, or a checkpoint could not be written.
+    """
+    started = time.monotonic()
+    before = dict(job.figures()) if job.figures else {}
+    folder = checkpoint_folder(output)
+    with _quiet(), training_bar() as bar, _stop_signal() as stop:
+        callbacks = [progress_callback(bar), stop_callback(stop, settings.max_steps)]
+        trainer = _trainer(job, settings, hardware, folder, callbacks)
+        try:
+            trainer.train(resume_from_checkpoint=str(resume_from) if resume_from else None)
+        except (OSError, RuntimeError) as problem:
+            if mended := failed_write(problem, folder):
+                raise mended from problem
+            raise
+    _refuse_unfinished(trainer, folder)
+    after = dict(job.figures()) if job.figures else {}
+    return Outcome(
+        steps=trainer.state.global_step,
+        kept_step=_kept_step(trainer),
+        seconds=time.monotonic() - started,
+        before=before,
+        after=after,
+        losses=_losses(trainer.state.log_history),
+        evaluations=(Evaluation(0, before), *_evaluations(trainer.state.log_history, after)),
+    )
+
+
+def discard_checkpoints(output: Path) -> None:
+    """Remove the checkpoints of a finished run."""
+    shutil.rmtree(checkpoint_folder(output), ignore_errors=True)
+
+
+def _trainer(
+    job: Job,
+    settings: TrainSettings,
+    hardware: Hardware,
+    folder: Path,
+    callbacks: "list[TrainerCallback]",
+) -> Any:
+    from datasets import Dataset
+    from sentence_transformers import CrossEncoder
+    from sentence_transformers.cross_encoder import (
+        CrossEncoderTrainer,
+        CrossEncoderTrainingArguments,
+    )
+    from sentence_transformers.sentence_transformer import (
+        SentenceTransformerTrainer,
+        SentenceTransformerTrainingArguments,
+    )
+    from transformers.trainer_callback import PrinterCallback
+
+    cross = isinstance(job.model, CrossEncoder)
+    trainer_class: Any = CrossEncoderTrainer if cross else SentenceTransformerTrainer
+    arguments: Any = (
+        CrossEncoderTrainingArguments if cross else SentenceTransformerTrainingArguments
+    )
+    trainer: Any = exact(trainer_class)(
+        model=job.model,
+        args=arguments(**_arguments(job, settings, hardware, folder)),
+        train_dataset=Dataset.from_dict(dict(job.columns)),
+        loss=job.loss,
+        evaluator=_evaluator(job.figures, job.primary) if job.figures else None,
+        callbacks=callbacks,
+    )
+    trainer.remove_callback(PrinterCallback)
+    return trainer
+
+
+def _arguments(
+    job: Job, settings: TrainSettings, hardware: Hardware, folder: Path
+) -> dict[str, Any]:
+    rows = len(next(iter(job.columns.values())))
+    steps = math.ceil(math.ceil(rows / settings.batch_size) * settings.epochs)
+    every = max(1, math.ceil(steps / settings.evaluations))
+    evaluated = job.figures is not None
+    return {
+        "output_dir": str(folder),
+        "num_train_epochs": settings.epochs,
+        "per_device_train_batch_size": settings.batch_size,
+        "learning_rate": settings.learning_rate,
+        "warmup_steps": settings.warmup,
+        "weight_decay": settings.weight_decay,
+        "bf16": hardware.bf16,
+        "use_cpu": hardware.device == "cpu",
+        "dataloader_pin_memory": hardware.device != "cpu",
+        "seed": settings.seed,
+        "data_seed": settings.seed,
+        "eval_strategy": "steps" if evaluated else "no",
+        "eval_steps": every,
+        "save_strategy": "steps",
+        "save_steps": every,
+        "save_total_limit": 2,
+        "load_best_model_at_end": evaluated and settings.keep_best,
+        "metric_for_best_model": job.primary if evaluated else None,
+        "greater_is_better": True if evaluated else None,
+        "logging_strategy": "steps",
+        "logging_steps": max(1, steps // 20),
+        "report_to": [],
+        "disable_tqdm": True,
+    }
+
+
+def _evaluator(figures: Figures, primary: str) -> Any:
+    from sentence_transformers.base.evaluation import BaseEvaluator
+
+    class OnDev(BaseEvaluator):
+        """Measure the development part; the trainer adds ``eval_`` to the names."""
+
+        def __init__(self) -> None:
+            super().__init__()  # type: ignore[no-untyped-call]
+            self.primary_metric = primary
+
+        def __call__(self, *_: Any, **__: Any) -> dict[str, float]:
+            return dict(figures())
+
+    return OnDev()
+
+
+@contextmanager
+def _stop_signal() -> Iterator[threading.Event]:
+    """Turn the first SIGINT or SIGTERM into a request to stop; a second one acts as usual."""
+    stop = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    usual = {number: signal.getsignal(number) for number in numbers}
+
+    def ask(number: int, _frame: object) -> None:
+        stop.set()
+        signal.signal(number, usual[signal.Signals(number)])
+        _log.warning("training.stopping", reason=signal.Signals(number).name)
+
+    for number in numbers:
+        signal.signal(number, ask)
+    try:
+        yield stop
+    finally:
+        for number in numbers:
+            signal.signal(number, usual[number])
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Silence what the trainers say about themselves, not what they say about the data."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", category=DeprecationWarning)
+        warnings.filterwarnings("ignore", category=FutureWarning)
+        warnings.filterwarnings("ignore", message=".*pin_memory.*")
+        yield
+
+
+def _refuse_unfinished(trainer: Any, folder: Path) -> None:
+    state = trainer.state
+    if any(not math.isfinite(entry.get("loss", 0.0)) for entry in state.log_history):
+        raise ModelError(
+            "the loss became NaN or infinite; lower the learning rate or use --precision fp32"
+        )
+    if state.global_step < state.max_steps:
+        raise TrainingStopped(
+            f"training stopped at step {state.global_step} of {state.max_steps}; "
+            f"go on with --resume (checkpoint in {folder})"
+        )
+
+
+def _kept_step(trainer: Any) -> int:
+    best = trainer.state.best_model_checkpoint
+    if best is None or not trainer.args.load_best_model_at_end:
+        return int(trainer.state.global_step)
+    load_trained(trainer.model, Path(best))  # the trainer only logs it if this fails
+    return int(best.rpartition("-")[2])
+
+
+def _losses(history: list[dict[str, float]]) -> tuple[LossPoint, ...]:
+    return tuple(LossPoint(int(e["step"]), float(e["loss"])) for e in history if "loss" in e)
+
+
+def _evaluations(
+    history: list[dict[str, float]], names: Mapping[str, float]
+) -> Iterator[Evaluation]:
+    for entry in history:
+        figures = {name: entry[f"eval_{name}"] for name in names if f"eval_{name}" in entry}
+        if figures:
+            yield Evaluation(int(entry["step"]), figures)

@@ -1,0 +1,81 @@
+"""What mining draws from: queries with their known positives, and documents."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from funnel.errors import ConfigError, InputError
+from funnel.training.reading import OnBadLine, read_rows
+from funnel.training.records import positive_pair
+
+
+@dataclass(frozen=True, slots=True)
+class Pool:
+    """``positives[i]`` are the positions in ``documents`` known to answer ``queries[i]``."""
+
+    queries: tuple[str, ...]
+    documents: tuple[str, ...]
+    positives: tuple[tuple[int, ...], ...]
+
+
+def read_pool(path: Path, *, split: str = "train", on_bad_line: OnBadLine = "fail") -> Pool:
+    """Read a BEIR folder (corpus.jsonl, queries.jsonl, qrels/SPLIT.tsv) or a file of pairs.
+
+    In a file of (query, positive) pairs, the positives of all queries are the documents.
+
+    Raises:
+        ConfigError: a file is missing.
+        CorpusError: lines cannot be read.
+        InputError: no query has a positive document.
+    """
+    if path.is_dir():
+        return _from_beir(path, split, on_bad_line)
+    pairs = read_rows(path, positive_pair, on_bad_line=on_bad_line)
+    return make_pool([(pair.query, pair.positive) for pair in pairs])
+
+
+def make_pool(pairs: list[tuple[str, str]], documents: list[str] | None = None) -> Pool:
+    """Join repeated queries and documents; ``documents`` adds more to draw negatives from."""
+    positions: dict[str, int] = {}
+    for text in [*(positive for _, positive in pairs), *(documents or [])]:
+        positions.setdefault(text, len(positions))
+    wanted: dict[str, dict[int, None]] = {}
+    for query, positive in pairs:
+        wanted.setdefault(query, {})[positions[positive]] = None
+    if not wanted:
+        raise InputError("no query has a positive document: there is nothing to mine for")
+    return Pool(tuple(wanted), tuple(positions), tuple(tuple(found) for found in wanted.values()))
+
+
+def _from_beir(folder: Path, split: str, on_bad_line: OnBadLine) -> Pool:
+    documents = dict(read_rows(folder / "corpus.jsonl", _document, on_bad_line=on_bad_line))
+    queries = dict(read_rows(folder / "queries.jsonl", _document, on_bad_line=on_bad_line))
+    pairs = [
+        (queries[query], documents[document])
+        for query, document, grade in _judgements(folder / "qrels" / f"{split}.tsv", on_bad_line)
+        if grade > 0 and query in queries and document in documents
+    ]
+    return make_pool(pairs, list(documents.values()))
+
+
+def _document(values: Mapping[str, Any], _place: str) -> tuple[str, str]:
+    name = str(values.get("_id", values.get("id", "")))
+    text = " ".join(str(values[key]) for key in ("title", "text") if values.get(key)).strip()
+    if not name or not text:
+        raise InputError("expected '_id' and 'text'")
+    return name, text
+
+
+def _judgements(path: Path, on_bad_line: OnBadLine) -> list[tuple[str, str, float]]:
+    if not path.is_file():
+        found = sorted(file.stem for file in path.parent.glob("*.tsv"))
+        raise ConfigError(f"{path} does not exist; splits there: {', '.join(found) or 'none'}")
+    return read_rows(path, _judgement, on_bad_line=on_bad_line)
+
+
+def _judgement(values: Mapping[str, Any], _place: str) -> tuple[str, str, float]:
+    try:
+        return str(values["query-id"]), str(values["corpus-id"]), float(values["score"])
+    except (KeyError, TypeError, ValueError):
+        raise InputError("expected the columns query-id, corpus-id and score") from None

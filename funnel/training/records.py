@@ -1,0 +1,169 @@
+"""What training reads: labelled pairs, triples and test cases, each remembering its place."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import isfinite
+
+from funnel.errors import InputError
+
+QUERY = ("query", "question", "question1", "anchor", "text1", "sentence1")
+DOCUMENT = ("document", "passage", "question2", "answer", "positive", "text2", "sentence2", "text")
+POSITIVE = ("positive", "relevant", "document", "passage", "answer", "text")
+NEGATIVE = ("negative", "distractor")
+SCORE = ("label", "score", "is_duplicate", "relevance")
+
+Values = Mapping[str, object]
+
+
+@dataclass(frozen=True, slots=True)
+class LabelledPair:
+    """A query, a document and how well they fit: a label (0 or 1) or a soft score."""
+
+    query: str
+    document: str
+    score: float
+    topic: str = ""
+    place: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class PositivePair:
+    """A query and a document known to answer it: the raw material of mining."""
+
+    query: str
+    positive: str
+    place: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Triple:
+    """A query with a better and a worse document, and the teacher's scores if there are any."""
+
+    query: str
+    positive: str
+    negative: str
+    positive_score: float | None = None
+    negative_score: float | None = None
+    topic: str = ""
+    place: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One hard test: ``relevant`` must outscore ``distractor``, which shares the query's words.
+
+    ``seen`` says whether the topic was part of training; None if the file does not tell.
+    """
+
+    query: str
+    relevant: str
+    distractor: str
+    topic: str = ""
+    seen: bool | None = None
+    place: str = ""
+
+
+def labelled_pair(values: Values, place: str) -> LabelledPair:
+    """Read one labelled pair; see the module's constants for the accepted column names."""
+    return LabelledPair(
+        _text(values, QUERY, "query"),
+        _text(values, DOCUMENT, "document"),
+        _score(values, SCORE, "label"),
+        _topic(values),
+        place,
+    )
+
+
+def positive_pair(values: Values, place: str) -> PositivePair:
+    """Read one (query, positive) pair."""
+    return PositivePair(_text(values, QUERY, "query"), _text(values, POSITIVE, "positive"), place)
+
+
+def triple(values: Values, place: str) -> Triple:
+    """Read one triple; the two scores come together or not at all."""
+    better, worse = (_optional_score(values, f"{side}_score") for side in ("positive", "negative"))
+    if (better is None) != (worse is None):
+        raise InputError("only one of 'positive_score' and 'negative_score' is given; give both")
+    return Triple(
+        _text(values, QUERY, "query"),
+        _text(values, POSITIVE, "positive"),
+        _text(values, NEGATIVE, "negative"),
+        better,
+        worse,
+        _topic(values),
+        place,
+    )
+
+
+def case(values: Values, place: str) -> Case:
+    """Read one test case of the hard-distractor protocol."""
+    return Case(
+        _text(values, QUERY, "query"),
+        _text(values, ("relevant", "positive", "document"), "relevant"),
+        _text(values, NEGATIVE, "distractor"),
+        _topic(values),
+        _flag(values, "seen"),
+        place,
+    )
+
+
+def _present(values: Values, name: str) -> bool:
+    return values.get(name) not in (None, "")
+
+
+def _first(values: Values, names: tuple[str, ...], wanted: str) -> tuple[str, object]:
+    for name in names:
+        if name in values:
+            return name, values[name]
+    found = ", ".join(repr(key) for key in values) or "nothing"
+    raise InputError(f"no {wanted!r}: found {found}, expected one of {', '.join(names)}")
+
+
+def _text(values: Values, names: tuple[str, ...], wanted: str) -> str:
+    name, value = _first(values, names, wanted)
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        value = str(value)  # a CSV cell that looks like a number
+    if not isinstance(value, str):
+        raise InputError(f"{name!r} is {_shown(value)}, expected text")
+    if not value.strip():
+        raise InputError(f"{name!r} is empty")
+    if any("\ud800" <= char <= "\udfff" for char in value):
+        raise InputError(f"{name!r} holds a lone surrogate, which is not valid text")
+    return value.strip()
+
+
+def _score(values: Values, names: tuple[str, ...], wanted: str) -> float:
+    name, value = _first(values, names, wanted)
+    try:
+        score = float(value)  # type: ignore[arg-type]  # anything else is refused just below
+    except (TypeError, ValueError):
+        raise InputError(f"{name!r} is {_shown(value)}, expected a number") from None
+    if not isfinite(score):
+        raise InputError(f"{name!r} is {score}, expected a finite number")
+    return score
+
+
+def _optional_score(values: Values, name: str) -> float | None:
+    return _score(values, (name,), name) if _present(values, name) else None
+
+
+_FLAGS = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
+
+
+def _flag(values: Values, name: str) -> bool | None:
+    if not _present(values, name):
+        return None
+    value = str(values[name]).strip().lower()
+    if value not in _FLAGS:
+        raise InputError(f"{name!r} is {_shown(values[name])}, expected true or false")
+    return _FLAGS[value]
+
+
+def _topic(values: Values) -> str:
+    value = values.get("topic")
+    return value.strip() if isinstance(value, str) else ""
+
+
+def _shown(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 40 else f"{text[:37]}…"

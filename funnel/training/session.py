@@ -1,0 +1,88 @@
+"""What every training command does around its run: checks before, a report and a card after."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from funnel.training.checkpoints import data_fingerprint, open_run
+from funnel.training.devices import Hardware, resolve_hardware
+from funnel.training.loop import Outcome
+from funnel.training.output import check_output
+from funnel.training.report import TrainReport
+from funnel.training.settings import TrainSettings
+
+_NEEDED_BYTES = 400_000_000  # weights, optimizer state and one more checkpoint of a small model
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunOptions:
+    """Where the result goes, and whether to go on with an earlier run or to replace it."""
+
+    output: Path
+    resume: bool = False
+    overwrite: bool = False
+    keep_checkpoints: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """A run that may start: the device it uses and the checkpoint it goes on from, if any."""
+
+    title: str
+    base: str
+    settings: TrainSettings
+    options: RunOptions
+    hardware: Hardware
+    resume_from: Path | None
+    rows: Mapping[str, int]
+
+
+def open_session(
+    title: str,
+    base: str,
+    settings: TrainSettings,
+    options: RunOptions,
+    *,
+    parts: Mapping[str, Sequence[object]],
+    choices: Mapping[str, object],
+) -> Session:
+    """Refuse what cannot work before any model is loaded.
+
+    ``parts`` are the rows by name (train, dev); ``choices`` is what besides settings and data
+    decides the result (loss, scale, …).
+
+    Raises:
+        ConfigError: no CUDA where it was asked for, an output that exists, an unfinished run, or
+            nothing to resume.
+        ModelError: too little space on the disk.
+    """
+    hardware = resolve_hardware(settings.device, settings.precision)
+    check_output(options.output, overwrite=options.overwrite, needed_bytes=_NEEDED_BYTES)
+    data = {f"rows of {name}": data_fingerprint(rows)[:16] for name, rows in parts.items()}
+    identity = {**settings.identity(), **choices, **data, "task": title, "base": base}
+    resume_from = open_run(
+        options.output, identity, resume=options.resume, overwrite=options.overwrite
+    )
+    rows = {name: len(part) for name, part in parts.items()}
+    return Session(title, base, settings, options, hardware, resume_from, rows)
+
+
+def report(session: Session, outcome: Outcome, *, form: str, notes: Sequence[str]) -> TrainReport:
+    """Join what was asked for and what came out."""
+    return TrainReport(
+        output=session.options.output,
+        task=session.title,
+        base=session.base,
+        form=form,
+        rows=session.rows,
+        steps=outcome.steps,
+        kept_step=outcome.kept_step,
+        seconds=round(outcome.seconds, 2),
+        hardware=session.hardware.label,
+        before=outcome.before,
+        after=outcome.after,
+        losses=outcome.losses,
+        evaluations=outcome.evaluations,
+        settings=session.settings.identity(),
+        notes=tuple(notes),
+    )

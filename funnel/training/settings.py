@@ -1,0 +1,66 @@
+"""Settings of one training run, checked when they are made."""
+
+from dataclasses import asdict, dataclass
+from typing import Literal
+
+from funnel.errors import ConfigError
+from funnel.training.checks import MIN_ROWS
+
+Device = Literal["auto", "cpu", "cuda"]
+Precision = Literal["auto", "fp32", "bf16"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainSettings:
+    """How to train; what is trained and on what is the business of each command.
+
+    ``dev_share`` of the examples is held out (by query) for evaluation during training, which
+    happens ``evaluations`` times; checkpoints are written as often. ``lora_rank`` switches from
+    full fine-tuning to low-rank adapters of that rank. ``warmup`` is a share of all steps.
+    ``max_steps`` stops early on purpose (the run can be resumed); None trains to the end.
+    """
+
+    epochs: float = 3.0
+    batch_size: int = 16
+    learning_rate: float = 5e-5
+    warmup: float = 0.1
+    weight_decay: float = 0.01
+    max_tokens: int = 256
+    seed: int = 13
+    device: Device = "auto"
+    precision: Precision = "auto"
+    dev_share: float = 0.1
+    evaluations: int = 4
+    lora_rank: int | None = None
+    keep_best: bool = True
+    min_rows: int = MIN_ROWS
+    max_steps: int | None = None
+
+    def __post_init__(self) -> None:
+        _positive("epochs", self.epochs)
+        _positive("batch_size", self.batch_size)
+        _positive("learning_rate", self.learning_rate)
+        _positive("evaluations", self.evaluations)
+        _share("warmup", self.warmup)
+        _share("dev_share", self.dev_share)
+        if self.max_tokens < 8:
+            raise ConfigError(f"max_tokens is {self.max_tokens}, expected at least 8")
+        if self.lora_rank is not None:
+            _positive("lora_rank", self.lora_rank)
+
+    def identity(self) -> dict[str, object]:
+        """The settings that decide the result: a resumed run must have the same ones."""
+        return {name: value for name, value in asdict(self).items() if name not in _HARMLESS}
+
+
+_HARMLESS = frozenset({"max_steps", "min_rows"})
+
+
+def _positive(name: str, value: float) -> None:
+    if value <= 0:
+        raise ConfigError(f"{name} is {value}, expected more than 0")
+
+
+def _share(name: str, value: float) -> None:
+    if not 0.0 <= value < 1.0:
+        raise ConfigError(f"{name} is {value}, expected a share from 0 up to but not 1")
