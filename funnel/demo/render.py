@@ -1,0 +1,129 @@
+"""The demo's report as tables for a terminal."""
+
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from funnel.demo.grading import HEAD
+
+if TYPE_CHECKING:
+    from funnel.demo.grading import StageGrades
+    from funnel.demo.playback import Playback, Played
+    from funnel.demo.runner import DemoReport
+
+
+def render(report: "DemoReport", console: Console) -> None:
+    """Print the whole report."""
+    from funnel.cli.query import show
+
+    console.print(_index_line(report))
+    console.print()
+    console.print(stage_table(report.stages))
+    if report.degraded:
+        console.print(Text(f"degraded: {', '.join(report.degraded)}", style="yellow"))
+    console.print()
+    console.print(_shown_line(report))
+    show(report.shown.result, console)
+    console.print()
+    console.print(stream_table(report.cache))
+    console.print(summary(report.cache))
+
+
+def stage_table(stages: "tuple[StageGrades, ...]") -> Table:
+    """One row per stage: what it kept, how it was graded, how long it took."""
+    queries = stages[0].queries if stages else 0
+    table = Table(
+        title=f"what each stage keeps, summed over {queries} graded queries", title_justify="left"
+    )
+    table.add_column("stage")
+    for heading in (
+        "k",
+        "relevant",
+        "partial",
+        "noise",
+        "not noise",
+        f"not noise in top {HEAD}",
+        "answer kept",
+        "answer first",
+        "ms (p50)",
+    ):
+        table.add_column(heading, justify="right")
+    for stage in stages:
+        table.add_row(*_stage_cells(stage))
+    return table
+
+
+def stream_table(cache: "Playback") -> Table:
+    """One row per question: what the cache said, of which earlier question, how surely."""
+    table = Table(title="questions through the cache", title_justify="left")
+    for heading in ("question", "cache", "matched or reason"):
+        table.add_column(heading, overflow="fold")
+    table.add_column("score", justify="right")
+    table.add_column("ms", justify="right")
+    for played in cache.questions:
+        table.add_row(
+            Text(played.query),
+            _verdict(played),
+            Text(played.cache.matched_query or played.cache.reason or ""),
+            "" if played.cache.score is None else f"{played.cache.score:.3f}",
+            f"{played.ms:.1f}",
+        )
+    return table
+
+
+def summary(cache: "Playback") -> Text:
+    """Hits of those possible, wrong ones, and what was saved."""
+    lines = [
+        f"{cache.hits} of {len(cache.questions)} questions answered from the cache "
+        f"({cache.saved_share:.0%} of the rankings saved); {cache.expected_hits} were asked before",
+        f"wrong hits: {cache.wrong_hits} · not recognised: {cache.missed}",
+    ]
+    if cache.hit_ms is not None and cache.miss_ms is not None:
+        lines.append(
+            f"a hit takes {cache.hit_ms:.1f} ms, a miss {cache.miss_ms:.1f} ms (medians); "
+            f"saved {cache.saved_ms / 1000:.2f} s in all"
+        )
+    return Text("\n".join(lines))
+
+
+def _index_line(report: "DemoReport") -> Text:
+    index = report.index
+    if not index.written:
+        return Text(f"{index.documents} articles, already indexed in {index.collection}")
+    return Text(
+        f"indexed {index.written} articles into {index.collection} in {index.seconds:.1f} s "
+        f"({index.documents_per_s:.0f}/s)"
+    )
+
+
+def _shown_line(report: "DemoReport") -> Text:
+    shown = report.shown
+    moved = f"; its best answer climbed {shown.climbed} ranks" if shown.climbed > 0 else ""
+    return Text(f"one query in full ({shown.id}{moved})", style="bold")
+
+
+def _stage_cells(stage: "StageGrades") -> tuple[str, ...]:
+    return (
+        stage.name,
+        str(stage.k),
+        str(stage.kept.relevant),
+        str(stage.kept.partial),
+        str(stage.kept.noise),
+        f"{stage.kept.share_not_noise:.0%}",
+        f"{stage.head.share_not_noise:.0%}",
+        f"{stage.found}/{stage.queries}",
+        f"{stage.first}/{stage.queries}",
+        f"{stage.p50_ms:.1f}",
+    )
+
+
+def _verdict(played: "Played") -> Text:
+    if played.is_wrong:
+        return Text("wrong hit", style="bold red")
+    if played.is_hit:
+        return Text(f"hit ({played.cache.tier})", style="green")
+    if played.is_missed:
+        return Text(f"{played.cache.status}, was asked before", style="yellow")
+    return Text(played.cache.status, style="dim")

@@ -1,0 +1,56 @@
+"""The demo's tables."""
+
+import io
+
+from rich.console import Console, RenderableType
+
+from funnel.demo.grading import grade_stages
+from funnel.demo.loader import StreamQuestion
+from funnel.demo.playback import play
+from funnel.demo.render import stage_table, stream_table, summary
+from tests.demo.traces import hit, miss, trace
+
+GRADES = {"q": {"answer": 3, "near": 1}}
+
+
+def _text(renderable: RenderableType) -> str:
+    console = Console(file=io.StringIO(), width=160, color_system=None)
+    console.print(renderable)
+    return str(console.file.getvalue())  # type: ignore[attr-defined]
+
+
+def test_stage_table_shows_grades_and_times() -> None:
+    """A stage that kept an answer, a neighbour and two others is half noise."""
+    rows = grade_stages({"q": [trace("find", "x", "answer", "near", "y", ms=12.34)]}, GRADES)
+    text = _text(stage_table(rows))
+    line = next(line for line in text.splitlines() if "find" in line)
+    cells = [cell.strip() for cell in line.strip("│").split("│")]
+    assert cells == ["find", "4", "1", "1", "2", "50%", "50%", "1/1", "0/1", "12.3"]
+
+
+def test_stream_table_names_the_matched_question_and_marks_wrong_hits() -> None:
+    """Right hits, wrong hits and missed repeats can be told apart."""
+    stream = [StreamQuestion(q, g) for q, g in (("a?", "a"), ("a!", "a"), ("b?", "b"), ("b!", "b"))]
+    answers = iter([miss("a?"), hit("a!", "a?"), hit("b?", "a?"), miss("b!")])
+    lines = _text(stream_table(play(stream, lambda _: next(answers)))).splitlines()
+    rows = [line for line in lines if "?" in line or "!" in line]
+    assert "nothing near" in rows[0]
+    assert "hit (semantic)" in rows[1] and "a?" in rows[1] and "0.980" in rows[1]
+    assert "wrong hit" in rows[2]
+    assert "asked before" in rows[3]
+
+
+def test_questions_are_printed_as_they_are() -> None:
+    """Square brackets in a question are text, not markup."""
+    question = StreamQuestion("what is [bold]?", "a")
+    assert "[bold]" in _text(stream_table(play([question], miss)))
+
+
+def test_summary_counts_what_was_saved() -> None:
+    """Hits, share, wrong hits, medians and the seconds saved are all there."""
+    stream = [StreamQuestion("a?", "a"), StreamQuestion("a!", "a")]
+    answers = iter([miss("a?", 500), hit("a!", "a?", 10)])
+    text = _text(summary(play(stream, lambda _: next(answers))))
+    assert "1 of 2 questions" in text and "50%" in text
+    assert "wrong hits: 0" in text
+    assert "0.49 s" in text
