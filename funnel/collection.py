@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from funnel.errors import ConfigError
 from funnel.models.base import Encoder
-from funnel.qdrant import QdrantSettings
+from funnel.qdrant import BM25, DENSE, TOKENS, QdrantSettings
 from funnel.spool import MAX_FIELDS, Prepared, Spool
 from funnel.terms import Bm25Settings, SparseTerms
 from funnel.types import Document
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 
     FloatArray = NDArray[np.float32]
 
-DENSE, BM25, TOKENS = "dense", "bm25", "tokens"
 DOCUMENT_KEYS = ["id", "title", "text", "metadata"]
 IDENTITY_KEYS = ["hash", "text_hash", "length"]
 FORMAT = 1

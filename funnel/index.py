@@ -9,10 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from funnel.collection import (
-    BM25,
-    DENSE,
     DOCUMENT_KEYS,
-    TOKENS,
     CollectionState,
     check_identity,
     collection_schema,
@@ -30,14 +27,13 @@ from funnel.ingest import Tally, Writer
 from funnel.log import get_logger
 from funnel.models.base import Encoder
 from funnel.progress import bar
-from funnel.qdrant import QdrantSettings, connect
+from funnel.qdrant import BM25, DENSE, TOKENS, PointQuery, QdrantSettings, connect
 from funnel.spool import Spool
 from funnel.terms import Analyzer, Bm25Settings, count_terms, query_weights
 from funnel.types import Document, Filters
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-    from qdrant_client import models
 
     FloatArray = NDArray[np.float32]
 
@@ -146,6 +142,11 @@ class DocumentIndex:
         await self._backend.open()
         await self._refresh()
 
+    async def warm_up(self) -> None:
+        """Do now what the first BM25 search would otherwise wait for."""
+        if self._state is not None:
+            await self._backend.warm_up(self.collection)
+
     async def aclose(self) -> None:
         """Release connections and locks. Idempotent."""
         await self._backend.aclose()
@@ -183,16 +184,20 @@ class DocumentIndex:
             return SearchResult()
         if conditions:
             await self._check_fields(conditions, state)
-        restriction = qdrant_filter(conditions)
         counts = count_terms(self._analyzer.terms(terms)) if terms is not None else None
-        asked: dict[str, Any] = {}
-        if vector is not None:
-            asked[DENSE] = self._checked(vector)
-        if counts is not None and counts.ids:
-            asked[BM25] = query_weights(counts)
-        lists = await self._query(asked, k, restriction, deadline) if asked else {}
+        query = PointQuery(
+            collection=self.collection,
+            dense=None if vector is None else self._checked(vector),
+            sparse=query_weights(counts) if counts is not None and counts.ids else None,
+            restriction=qdrant_filter(conditions),
+            limit=k + _TIE_MARGIN,
+            payload=DOCUMENT_KEYS,
+        )
+        found = await self._backend.search(query, deadline)
         return SearchResult(
-            lists.get(DENSE, ()), lists.get(BM25, ()), 0 if counts is None else counts.length
+            _ranked(found.get(DENSE, ()), k),
+            _ranked(found.get(BM25, ()), k),
+            0 if counts is None else counts.length,
         )
 
     async def token_vectors(
@@ -315,35 +320,6 @@ class DocumentIndex:
             newer = await self._refresh()  # another process may have brought the field
             if newer is not None and newer.documents:
                 check_fields(conditions, newer.fields)
-
-    async def _query(
-        self,
-        asked: Mapping[str, Any],
-        k: int,
-        restriction: "models.Filter | None",
-        deadline: Deadline | None,
-    ) -> dict[str, tuple[Found, ...]]:
-        from qdrant_client import models
-
-        requests = [
-            models.QueryRequest(
-                query=_spoken(query),
-                using=source,
-                filter=restriction,
-                limit=k + _TIE_MARGIN,
-                with_payload=DOCUMENT_KEYS,
-            )
-            for source, query in asked.items()
-        ]
-        answers = await self._backend.call(
-            "query_batch_points",
-            deadline=deadline,
-            collection_name=self.collection,
-            requests=requests,
-        )
-        return {
-            source: _ranked(answer.points, k) for source, answer in zip(asked, answers, strict=True)
-        }
 
     async def _retrieve(
         self,
@@ -510,14 +486,6 @@ class DocumentIndex:
             documents=self._state.documents if self._state else 0,
             seconds=time.perf_counter() - began,
         )
-
-
-def _spoken(query: Any) -> Any:
-    from qdrant_client import models
-
-    if isinstance(query, list):
-        return query
-    return models.SparseVector(indices=query.ids, values=query.values)
 
 
 def _ranked(points: Sequence[Any], k: int) -> tuple[Found, ...]:

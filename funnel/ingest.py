@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from funnel.collection import (
-    BM25,
     IDENTITY_KEYS,
     CollectionState,
     payload,
@@ -23,7 +22,7 @@ from funnel.errors import ModelError
 from funnel.log import get_logger
 from funnel.models.base import Encoder
 from funnel.progress import bar
-from funnel.qdrant import Backend
+from funnel.qdrant import BM25, Backend
 from funnel.spool import Prepared, Spool, full_text
 from funnel.terms import Bm25Settings, SparseTerms, counts_of, document_weights
 

@@ -1,19 +1,15 @@
 """The seam to Qdrant: where it is, how it is called, and what its failures are called here.
 
-Local mode (a path, or ``:memory:``) is synchronous and not thread-safe, so all its calls run in
-one worker thread of their own. A server is called with the client's own coroutines.
+A server is called with the client's own coroutines; local mode is in :mod:`funnel.local`.
 """
 
 import asyncio
 import math
 import time
-import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Callable
-from concurrent.futures import ThreadPoolExecutor
-from functools import partial
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from collections.abc import Awaitable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
@@ -29,14 +25,16 @@ from funnel.errors import (
     StageError,
     StageTimeout,
 )
-from funnel.terms import Bm25Settings
+from funnel.terms import Bm25Settings, SparseTerms
 
 if TYPE_CHECKING:
-    from qdrant_client import AsyncQdrantClient, QdrantClient
+    from qdrant_client import AsyncQdrantClient, models
 
-__all__ = ["Backend", "Bm25Settings", "LocalBackend", "QdrantSettings", "ServerBackend", "connect"]
+__all__ = ["Backend", "Bm25Settings", "QdrantSettings", "ServerBackend", "connect", "translated"]
 
+T = TypeVar("T")
 MEMORY = ":memory:"
+DENSE, BM25, TOKENS = "dense", "bm25", "tokens"  # names of the vectors
 _OLDEST_SERVER = (1, 16)  # collection metadata
 _WRITE_PAUSES_S = (0.5, 1.0, 2.0)
 
@@ -87,6 +85,41 @@ class QdrantSettings(BaseModel):
         return f"{parts.scheme}://{parts.hostname}" + (f":{parts.port}" if parts.port else "")
 
 
+@dataclass(frozen=True, slots=True)
+class PointQuery:
+    """What both sources are asked, in one round trip.
+
+    ``dense`` and ``sparse`` are each asked if given; ``payload`` names the keys to bring back.
+    """
+
+    collection: str
+    dense: Sequence[float] | None
+    sparse: SparseTerms | None
+    restriction: "models.Filter | None"
+    limit: int
+    payload: Sequence[str]
+
+    def requests(self) -> "dict[str, models.QueryRequest]":
+        """The same in Qdrant's terms, by the name of the vector."""
+        from qdrant_client import models
+
+        asked: dict[str, Any] = {}
+        if self.dense is not None:
+            asked[DENSE] = list(self.dense)
+        if self.sparse is not None:
+            asked[BM25] = models.SparseVector(indices=self.sparse.ids, values=self.sparse.values)
+        return {
+            source: models.QueryRequest(
+                query=query,
+                using=source,
+                filter=self.restriction,
+                limit=self.limit,
+                with_payload=list(self.payload),
+            )
+            for source, query in asked.items()
+        }
+
+
 class Backend(ABC):
     """Calls the client's methods by name; raises only this library's errors."""
 
@@ -105,64 +138,24 @@ class Backend(ABC):
         """Write something idempotent; tried again while the server is away."""
 
     @abstractmethod
+    async def search(self, query: "PointQuery", deadline: Deadline | None) -> dict[str, list[Any]]:
+        """Scored points with their payloads for each source asked, best first."""
+
+    async def warm_up(self, collection: str) -> None:  # noqa: B027
+        """Prepare what the first search would otherwise wait for."""
+
+    @abstractmethod
     async def aclose(self) -> None:
         """Release connections, threads and locks."""
 
 
 def connect(settings: QdrantSettings) -> Backend:
     """The backend for the settings; connects in ``open``."""
-    return LocalBackend(settings) if settings.url is None else ServerBackend(settings)
+    if settings.url is not None:
+        return ServerBackend(settings)
+    from funnel.local import LocalBackend
 
-
-class LocalBackend(Backend):
-    """The client's local mode behind one worker thread."""
-
-    is_local = True
-
-    def __init__(self, settings: QdrantSettings) -> None:
-        self._place = settings.place
-        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="funnel-qdrant")
-        self._client: QdrantClient | None = None
-
-    async def open(self) -> None:
-        """Load the collections and take the directory's lock.
-
-        Raises:
-            BackendUnavailable: another process holds the directory, or it cannot be read.
-        """
-        if self._client is None:
-            self._client = await self._in_thread(self._connect, None)
-
-    async def call(self, method: str, *, deadline: Deadline | None = None, **arguments: Any) -> Any:
-        """Run in the worker thread; past the deadline the caller stops waiting."""
-        if self._client is None:
-            raise Closed("the index is closed or was not started; call start() first")
-        return await self._in_thread(partial(getattr(self._client, method), **arguments), deadline)
-
-    async def write(self, method: str, **arguments: Any) -> Any:
-        """As ``call``: what failed locally once will fail again."""
-        return await self.call(method, **arguments)
-
-    async def aclose(self) -> None:
-        """Close the files after the calls in flight."""
-        client, self._client = self._client, None
-        if client is not None:
-            await self._in_thread(client.close, None)
-        self._thread.shutdown(wait=False)
-
-    def _connect(self) -> "QdrantClient":
-        from qdrant_client import QdrantClient
-
-        # The index logs this once itself, with the mend; see DocumentIndex.
-        warnings.filterwarnings("ignore", message="Local mode is not recommended")
-        if self._place == MEMORY:
-            return QdrantClient(MEMORY)
-        Path(self._place).mkdir(parents=True, exist_ok=True)
-        return QdrantClient(path=self._place)
-
-    async def _in_thread(self, work: Callable[[], Any], deadline: Deadline | None) -> Any:
-        future = asyncio.get_running_loop().run_in_executor(self._thread, work)
-        return await _translated(future, self._place, deadline, None)
+    return LocalBackend(settings.place)
 
 
 class ServerBackend(Backend):
@@ -211,6 +204,19 @@ class ServerBackend(Backend):
                 await asyncio.sleep(pause)
         return await self._once(method, None, arguments)
 
+    async def search(self, query: PointQuery, deadline: Deadline | None) -> dict[str, list[Any]]:
+        """One batch request."""
+        requests = query.requests()
+        if not requests:
+            return {}
+        answers = await self.call(
+            "query_batch_points",
+            deadline=deadline,
+            collection_name=query.collection,
+            requests=list(requests.values()),
+        )
+        return {s: answer.points for s, answer in zip(requests, answers, strict=True)}
+
     async def aclose(self) -> None:
         """Close the connections."""
         client, self._client = self._client, None
@@ -234,7 +240,7 @@ class ServerBackend(Backend):
         if self._client is None:
             raise Closed("the index is closed or was not started; call start() first")
         call = getattr(self._client, method)(**arguments)
-        return await _translated(call, self._settings.place, deadline, self._timeout_s)
+        return await translated(call, self._settings.place, deadline, self._timeout_s)
 
     def _check_version(self, version: str) -> None:
         numbers = tuple(int(part) for part in version.split("-")[0].split(".")[:2])
@@ -245,9 +251,9 @@ class ServerBackend(Backend):
             )
 
 
-async def _translated(
-    call: Awaitable[Any], place: str, deadline: Deadline | None, limit_s: float | None
-) -> Any:
+async def translated(
+    call: Awaitable[T], place: str, deadline: Deadline | None, limit_s: float | None
+) -> T:
     """Await a client's call within a time; its own exceptions end here."""
     end = (deadline or Deadline()).within(limit_s)
     began = time.monotonic()

@@ -45,7 +45,7 @@ class Bm25Settings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    k1: float = Field(default=1.2, gt=0, le=10, allow_inf_nan=False)
+    k1: float = Field(default=1.5, gt=0, le=10, allow_inf_nan=False)
     b: float = Field(default=0.75, ge=0, le=1, allow_inf_nan=False)
     language: Annotated[str, AfterValidator(_known_language)] = "english"
     stop_words: tuple[str, ...] | None = None

@@ -38,6 +38,10 @@ class Bm25Stage(Stage):
         """Lucene's BM25, 0 upwards."""
         return "bm25"
 
+    async def start(self) -> None:
+        """Let the index prepare its terms."""
+        await self._index.warm_up()
+
     async def run(
         self,
         request: StageRequest,

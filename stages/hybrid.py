@@ -23,9 +23,11 @@ _LEAST_PREFETCH = 100
 
 
 class HybridSettings(StageSettings):
-    """``rrf_k`` flattens the ranks' influence; ``weights`` (1 each) scale the sources, 0 leaves one out.
+    """How the two sources are weighed.
 
-    ``prefetch`` is how many documents each source contributes; by default k, but at least 100.
+    ``rrf_k`` flattens the ranks' influence. ``weights`` scale the sources (1 each by default), 0
+    leaves one out. ``prefetch`` is how many documents each source contributes; by default k, but
+    at least 100.
     """
 
     kind: str = "hybrid"
@@ -64,6 +66,10 @@ class HybridStage(Stage):
     def score_kind(self) -> ScoreKind:
         """The sum of weighted reciprocal ranks."""
         return "rrf"
+
+    async def start(self) -> None:
+        """Let the index prepare its terms."""
+        await self._index.warm_up()
 
     async def run(
         self,

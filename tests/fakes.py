@@ -3,6 +3,7 @@
 import hashlib
 import re
 from collections.abc import Sequence
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -47,6 +48,7 @@ def _words(text: str) -> list[str]:
     return re.findall(r"\w+", text.lower()) or ["<empty>"]
 
 
+@lru_cache(maxsize=1 << 16)
 def _vector(word: str, dim: int) -> FloatArray:
     seed = int.from_bytes(hashlib.blake2b(word.encode(), digest_size=8).digest(), "big")
     vector = np.random.default_rng(seed).standard_normal(dim).astype(np.float32)

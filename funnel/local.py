@@ -1,0 +1,175 @@
+"""Qdrant's local mode: a directory or memory, one process at a time.
+
+The client is synchronous there and not thread-safe, so all its calls run in one worker thread.
+Points are stored as pickles by the client itself: a directory must be trusted like code.
+"""
+
+import asyncio
+import warnings
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from funnel.deadline import Deadline
+from funnel.errors import Closed
+from funnel.postings import Postings
+from funnel.qdrant import BM25, DENSE, MEMORY, Backend, PointQuery, translated
+from funnel.terms import SparseTerms
+
+if TYPE_CHECKING:
+    from qdrant_client import QdrantClient, models
+
+T = TypeVar("T")
+_PAGE = 2_000
+
+
+class LocalBackend(Backend):
+    """The client's local mode behind one worker thread."""
+
+    is_local = True
+
+    def __init__(self, place: str) -> None:
+        self._place = place
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="funnel-qdrant")
+        self._client: QdrantClient | None = None
+        self._postings: dict[str, Postings] = {}  # by physical collection; worker thread only
+
+    async def open(self) -> None:
+        """Load the collections and take the directory's lock.
+
+        Raises:
+            BackendUnavailable: another process holds the directory, or it cannot be read.
+        """
+        if self._client is None:
+            self._client = await self._in_thread(self._connect, None)
+
+    async def call(self, method: str, *, deadline: Deadline | None = None, **arguments: Any) -> Any:
+        """Run in the worker thread; past the deadline the caller stops waiting."""
+        work = partial(getattr(self._opened(), method), **arguments)
+        return await self._in_thread(work, deadline)
+
+    async def write(self, method: str, **arguments: Any) -> Any:
+        """As ``call``, for what failed locally once will fail again; postings follow."""
+        client = self._opened()
+
+        def work() -> Any:
+            answer = getattr(client, method)(**arguments)
+            self._follow(method, arguments)
+            return answer
+
+        return await self._in_thread(work, None)
+
+    async def search(self, query: PointQuery, deadline: Deadline | None) -> dict[str, list[Any]]:
+        """Dense by the client, BM25 by postings with the same scores."""
+        return await self._in_thread(partial(self._search, self._opened(), query), deadline)
+
+    async def warm_up(self, collection: str) -> None:
+        """Fill the postings."""
+        await self._in_thread(partial(self._postings_of, self._opened(), collection), None)
+
+    async def aclose(self) -> None:
+        """Close the files after the calls in flight."""
+        client, self._client = self._client, None
+        if client is not None:
+            await self._in_thread(client.close, None)
+        self._thread.shutdown(wait=False)
+
+    def _opened(self) -> "QdrantClient":
+        if self._client is None:
+            raise Closed("the index is closed or was not started; call start() first")
+        return self._client
+
+    def _connect(self) -> "QdrantClient":
+        from qdrant_client import QdrantClient
+
+        # The index logs this once itself, with the mend; see DocumentIndex.
+        warnings.filterwarnings("ignore", message="Local mode is not recommended")
+        if self._place == MEMORY:
+            return QdrantClient(MEMORY)
+        Path(self._place).mkdir(parents=True, exist_ok=True)
+        return QdrantClient(path=self._place)
+
+    async def _in_thread(self, work: Callable[[], T], deadline: Deadline | None) -> T:
+        future = asyncio.get_running_loop().run_in_executor(self._thread, work)
+        return await translated(future, self._place, deadline, None)
+
+    # -- in the worker thread
+
+    def _search(self, client: "QdrantClient", query: PointQuery) -> dict[str, list[Any]]:
+        requests = query.requests()
+        found: dict[str, list[Any]] = {}
+        if DENSE in requests:
+            answers = client.query_batch_points(query.collection, [requests[DENSE]])
+            found[DENSE] = answers[0].points
+        if query.sparse is not None:
+            found[BM25] = self._search_terms(client, query, query.sparse)
+        return found
+
+    def _search_terms(
+        self, client: "QdrantClient", query: PointQuery, sparse: SparseTerms
+    ) -> "list[models.ScoredPoint]":
+        from qdrant_client import models
+
+        allowed = None
+        if query.restriction is not None:
+            allowed = _matching(client, query.collection, query.restriction)
+        postings = self._postings_of(client, query.collection)
+        best = postings.search(sparse.ids, sparse.values, query.limit, allowed)
+        records = client.retrieve(
+            query.collection, [point_id for point_id, _ in best], list(query.payload)
+        )
+        payloads = {str(record.id): record.payload for record in records}
+        return [
+            models.ScoredPoint(id=point_id, score=score, version=0, payload=payloads[point_id])
+            for point_id, score in best
+        ]
+
+    def _postings_of(self, client: "QdrantClient", collection: str) -> Postings:
+        target = _physical(client, collection)
+        if target not in self._postings:
+            self._postings[target] = _filled(client, target)
+        return self._postings[target]
+
+    def _follow(self, method: str, arguments: Mapping[str, Any]) -> None:
+        collection = arguments.get("collection_name", "")
+        postings = self._postings.get(collection)
+        if postings is None:
+            return
+        if method == "delete_collection":
+            del self._postings[collection]
+        elif method == "delete":
+            for point_id in arguments["points_selector"]:
+                postings.remove(str(point_id))
+        elif method in ("upsert", "update_vectors"):
+            for point in arguments["points"]:
+                vector = point.vector[BM25]
+                postings.put(str(point.id), vector.indices, vector.values)
+
+
+def _physical(client: "QdrantClient", collection: str) -> str:
+    aliases = client.get_aliases().aliases
+    return next((a.collection_name for a in aliases if a.alias_name == collection), collection)
+
+
+def _filled(client: "QdrantClient", target: str) -> Postings:
+    postings = Postings()
+    offset = None
+    while True:
+        records, offset = client.scroll(
+            target, limit=_PAGE, offset=offset, with_payload=False, with_vectors=[BM25]
+        )
+        for record in records:
+            vector: Any = record.vector
+            postings.put(str(record.id), vector[BM25].indices, vector[BM25].values)
+        if offset is None:
+            return postings
+
+
+def _matching(client: "QdrantClient", collection: str, restriction: "models.Filter") -> set[str]:
+    size = max(1, client.count(collection).count)
+    records, _ = client.scroll(
+        collection, restriction, limit=size, with_payload=False, with_vectors=False
+    )
+    return {str(record.id) for record in records}
