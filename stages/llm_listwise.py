@@ -182,9 +182,9 @@ class LlmListwiseStage(Stage):
         """Rank the candidates window by window.
 
         An answer without any id is asked for once more; if that names none either, the window
-        keeps its prior order, the output is degraded, and later windows get one try. An error after money was spent or a window was
-        ranked ends the pass early and is the ``degraded`` reason, so that neither is lost; with
-        ``on_error: raise`` it is raised.
+        keeps its prior order, the output is degraded, and later windows get one try. An error
+        after money was spent or a window was ranked ends the pass early and becomes the
+        ``degraded`` reason, so that neither is lost; with ``on_error: raise`` it is raised.
 
         Raises:
             StageError: nothing could be ranked.

@@ -89,6 +89,7 @@ class OpenRouterServer:
         self._lock = threading.Lock()
         self.script: list[Script] = [reverse]
         self.asked: list[Asked] = []
+        self.arrived = threading.Event()
         self.client_left = threading.Event()
 
     @property
@@ -99,6 +100,7 @@ class OpenRouterServer:
         with self._lock:
             step = self.script[min(len(self.asked), len(self.script) - 1)]
             self.asked.append(asked)
+        self.arrived.set()
         return step(asked) if callable(step) else step
 
 
