@@ -1,0 +1,229 @@
+"""Texts to vectors of unit length."""
+
+import asyncio
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from threading import Lock
+from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias, cast
+
+import numpy as np
+
+from funnel.errors import InputError, ModelError
+from funnel.models.source import ModelSource, locate
+from funnel.models.tokens import Tokens
+from funnel.models.worker import JobResult, Lane, ModelWorker, model_worker
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future
+
+    from numpy.typing import NDArray
+
+    FloatArray = NDArray[np.float32]
+
+Precision: TypeAlias = Literal["fp32", "bf16"]
+
+TOKEN_BUDGET = 1024
+"""Padded tokens of a batch: measured best on one AVX512 core (see benchmarks/README.md)."""
+WINDOW = 2048
+"""Texts sorted by length together; more gains nothing and holds more memory."""
+_BACKGROUND_FROM = 256
+
+
+class EncoderNetwork(Protocol):
+    """What turns one batch of tokenised texts into token vectors and pooled vectors."""
+
+    dim: int
+    max_tokens: int
+
+    def tokenize(self, texts: Sequence[str]) -> list[Tokens]:
+        """Tokens of each text, cut to the window."""
+
+    def count(self, texts: Sequence[str]) -> list[int]:
+        """Tokens of each text, uncut."""
+
+    def pooled(self, batch: Sequence[Tokens]) -> "FloatArray":
+        """Unit vectors (n, dim)."""
+
+    def tokens(self, batch: Sequence[Tokens]) -> "list[FloatArray]":
+        """Unit vectors of each text's tokens, (tokens, dim)."""
+
+
+class Embedder:
+    """An encoder by name: ``embedded:all-MiniLM-L6-v2``, a path, or a hub id.
+
+    Loads at first use or with :meth:`load`. Safe to share between threads and tasks; all work runs
+    on the process's model worker.
+
+    Args:
+        name: as in the YAML.
+        worker: where batches run; the process's own by default.
+        precision: ``fp32``, or ``bf16`` (twice as fast where the CPU computes it natively; vectors
+            then differ by up to 1% and near-ties may change places).
+
+    Raises:
+        ModelError: from the first use: the model is missing, damaged or not to be had.
+    """
+
+    def __init__(
+        self, name: str, *, worker: ModelWorker | None = None, precision: Precision = "fp32"
+    ) -> None:
+        self._name = name
+        self._worker = worker or model_worker()
+        self._precision = precision
+        self._lock = Lock()
+        self._loaded: tuple[ModelSource, EncoderNetwork] | None = None
+        self._pooled: Lane[Tokens, FloatArray] = Lane(name, self._run_pooled, budget=TOKEN_BUDGET)
+        self._tokens: Lane[Tokens, FloatArray] = Lane(name, self._run_tokens, budget=TOKEN_BUDGET)
+
+    def load(self) -> None:
+        """Load the model now rather than at first use."""
+        self._model()
+
+    @property
+    def name(self) -> str:
+        """As the YAML names it."""
+        return self._name
+
+    @property
+    def revision(self) -> str:
+        """A hash of the weights, or the hub's commit."""
+        return self._model()[0].revision
+
+    @property
+    def dim(self) -> int:
+        """Length of a vector."""
+        return self._model()[1].dim
+
+    @property
+    def max_tokens(self) -> int:
+        """The window in tokens, special ones included; longer texts are cut."""
+        return self._model()[1].max_tokens
+
+    def count_tokens(self, texts: Sequence[str]) -> list[int]:
+        """Tokens of each text, special tokens included, uncut."""
+        return self._model()[1].count(_checked(texts))
+
+    def encode(self, texts: Sequence[str], *, progress: bool = False) -> "FloatArray":
+        """Vectors of shape (n, dim), float32, unit length.
+
+        Args:
+            texts: any number of texts; an empty text is allowed.
+            progress: show a progress bar on a terminal.
+
+        Raises:
+            InputError: something is not a string.
+            ModelError: the model fails, or gives numbers that are not finite.
+        """
+        return self._gather(self._pooled, texts, progress=progress)
+
+    async def aencode(self, texts: Sequence[str]) -> "FloatArray":
+        """The same from a coroutine, without blocking the event loop."""
+        rows = await self._asubmit(self._pooled, texts)
+        return _stack(self._name, rows, self.dim)
+
+    def token_vectors(self, texts: Sequence[str]) -> "list[FloatArray]":
+        """For each text its token vectors, float32 (tokens, dim), each of unit length.
+
+        The special tokens at both ends are included, first and last.
+        """
+        rows = self._submit(self._tokens, texts).result().rows
+        return [_finite(self._name, cast("FloatArray", row)) for row in rows]
+
+    async def atoken_vectors(self, texts: Sequence[str]) -> "list[FloatArray]":
+        """The same from a coroutine."""
+        rows = await self._asubmit(self._tokens, texts)
+        return [_finite(self._name, row) for row in rows]
+
+    def _gather(
+        self, lane: "Lane[Tokens, FloatArray]", texts: Sequence[str], *, progress: bool
+    ) -> "FloatArray":
+        texts = _checked(texts)
+        vectors = np.empty((len(texts), self.dim), np.float32)
+        with _bar(len(texts), shown=progress) as advance:
+            for start in range(0, len(texts), WINDOW):
+                window = texts[start : start + WINDOW]
+                rows = self._submit(lane, window).result().rows
+                part = _stack(self._name, cast("list[FloatArray]", rows), self.dim)
+                vectors[start : start + len(window)] = part
+                advance(len(window))
+        return vectors
+
+    def _submit(
+        self, lane: "Lane[Tokens, FloatArray]", texts: Sequence[str]
+    ) -> "Future[JobResult[FloatArray]]":
+        tokens = self._model()[1].tokenize(_checked(texts))
+        return self._worker.submit(
+            lane,
+            tokens,
+            [len(each) for each in tokens],
+            background=len(tokens) >= _BACKGROUND_FROM,
+        )
+
+    async def _asubmit(
+        self, lane: "Lane[Tokens, FloatArray]", texts: Sequence[str]
+    ) -> "list[FloatArray]":
+        # Loading and long tokenising would hold the event loop; one query's tokens would not.
+        short = self._loaded is not None and sum(map(len, _checked(texts))) < 2_000
+        if short:
+            future = self._submit(lane, texts)
+        else:
+            future = await asyncio.to_thread(self._submit, lane, texts)
+        return cast("list[FloatArray]", (await asyncio.wrap_future(future)).rows)
+
+    def _model(self) -> tuple[ModelSource, EncoderNetwork]:
+        if self._loaded is None:
+            with self._lock:
+                if self._loaded is None:
+                    self._loaded = _load(self._name, self._precision)
+        return self._loaded
+
+    def _run_pooled(self, batch: Sequence[Tokens]) -> "Sequence[FloatArray]":
+        return list(self._model()[1].pooled(batch))
+
+    def _run_tokens(self, batch: Sequence[Tokens]) -> "Sequence[FloatArray]":
+        return self._model()[1].tokens(batch)
+
+
+def _load(name: str, precision: Precision) -> tuple[ModelSource, EncoderNetwork]:
+    from funnel.models.encoder_networks import open_network
+
+    source = locate(name)
+    return source, open_network(source, precision)
+
+
+def _checked(texts: Sequence[str]) -> Sequence[str]:
+    if isinstance(texts, str):
+        raise InputError("texts: got one string, expected a list of strings")
+    for position, text in enumerate(texts):
+        if not isinstance(text, str):
+            raise InputError(f"texts[{position}]: got {type(text).__name__}, expected a string")
+    return texts
+
+
+@contextmanager
+def _bar(total: int, *, shown: bool) -> "Iterator[Callable[[int], None]]":
+    if not (shown and sys.stderr.isatty()):
+        yield lambda _: None
+        return
+    from rich.console import Console
+    from rich.progress import Progress
+
+    with Progress(console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task("embedding", total=total)
+        yield lambda done: progress.advance(task, done)
+
+
+def _stack(name: str, rows: "Sequence[FloatArray]", dim: int) -> "FloatArray":
+    if not rows:
+        return np.empty((0, dim), np.float32)
+    return _finite(name, np.stack(rows))
+
+
+def _finite(name: str, vectors: "FloatArray") -> "FloatArray":
+    if not np.isfinite(vectors).all():
+        raise ModelError(
+            f"model {name!r}: got vectors with NaN or infinity, expected finite numbers; "
+            "its weights are damaged, or its precision is too low (try precision: fp32)"
+        )
+    return vectors

@@ -1,0 +1,168 @@
+"""The two ways to run an encoder: our own forward pass, or SentenceTransformer's.
+
+Imports torch: import lazily.
+"""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch.nn import functional as F  # noqa: N812  # torch's own spelling
+
+from funnel.errors import ModelError
+from funnel.models.bert import Bert, bert_shape, collate, read_config, read_weights
+from funnel.models.source import ModelSource
+from funnel.models.tokens import TextTokenizer, Tokens
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from funnel.models.encoder import EncoderNetwork, Precision
+
+    FloatArray = NDArray[np.float32]
+
+_PLAIN_MODULES = ("Transformer", "Pooling", "Normalize")
+
+
+def open_network(source: ModelSource, precision: "Precision") -> "EncoderNetwork":
+    """Load a model's weights and tokenizer.
+
+    Models that are BERT with mean pooling run through our own forward pass, all others through
+    SentenceTransformer.
+    """
+    if _is_plain(source.folder):
+        return PlainEncoder(source, precision)
+    return LibraryEncoder(source)
+
+
+def _is_plain(folder: Path) -> bool:
+    modules = _json(folder / "modules.json")
+    if not isinstance(modules, list):
+        return False
+    kinds = [str(module.get("type", "")).rsplit(".", 1)[-1] for module in modules]
+    pooling = _json(folder / "1_Pooling" / "config.json") or {}
+    modes = {key for key, on in pooling.items() if key.startswith("pooling_mode") and on is True}
+    settings = _json(folder / "config_sentence_transformers.json") or {}
+    return (
+        tuple(kinds) in (_PLAIN_MODULES, _PLAIN_MODULES[:2])
+        and all(not module.get("path") or module["path"] != "0" for module in modules[:1])
+        and modes == {"pooling_mode_mean_tokens"}
+        and not (_json(folder / "sentence_bert_config.json") or {}).get("do_lower_case")
+        and not settings.get("default_prompt_name")
+        and (folder / "tokenizer.json").is_file()
+        and bert_shape(read_config(folder)) is not None
+    )
+
+
+def _json(file: Path) -> Any:
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+
+
+class PlainEncoder:
+    """BERT, mean pooling, unit length."""
+
+    def __init__(self, source: ModelSource, precision: "Precision") -> None:
+        shape = bert_shape(read_config(source.folder))
+        if shape is None:
+            raise ModelError(f"model {source.name!r}: config.json names no plain BERT")
+        window = (_json(source.folder / "sentence_bert_config.json") or {}).get("max_seq_length")
+        self.dim = shape.hidden
+        self.max_tokens = min(int(window or shape.max_positions), shape.max_positions)
+        self._tokenizer = TextTokenizer(source.folder, self.max_tokens)
+        self._dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+        try:
+            network = Bert(read_weights(source.folder), shape)
+        except (KeyError, RuntimeError) as error:
+            raise ModelError(f"model {source.name!r}: a tensor is missing: {error}") from error
+        self._network = network.eval().to(self._dtype)
+
+    def tokenize(self, texts: Sequence[str]) -> list[Tokens]:
+        """Tokens of each text, cut to the window."""
+        return self._tokenizer.singles(texts)
+
+    def count(self, texts: Sequence[str]) -> list[int]:
+        """Tokens of each text, special ones included, uncut."""
+        overhead = self._tokenizer.single_overhead
+        return [len(ids) + overhead for ids in self._tokenizer.ids(texts, whole=True)]
+
+    @torch.inference_mode()
+    def pooled(self, batch: Sequence[Tokens]) -> "FloatArray":
+        """Unit vectors (n, dim)."""
+        states, lengths = self._states(batch)
+        if len(batch) == 1:
+            mean = states.mean(1)
+        else:
+            inside = torch.arange(states.shape[1]) < lengths.unsqueeze(1)
+            mean = (states * inside.unsqueeze(-1)).sum(1)
+        return _numpy(F.normalize(mean, dim=-1))
+
+    @torch.inference_mode()
+    def tokens(self, batch: Sequence[Tokens]) -> "list[FloatArray]":
+        """Unit vectors of each text's tokens."""
+        states, _ = self._states(batch)
+        vectors = _numpy(F.normalize(states, dim=-1))
+        return [row[: len(each)] for row, each in zip(vectors, batch, strict=True)]
+
+    def _states(self, batch: Sequence[Tokens]) -> tuple[torch.Tensor, torch.Tensor]:
+        inputs = collate([each.ids for each in batch], [0] * len(batch))
+        mask = inputs.mask(self._dtype)
+        states = self._network(inputs.ids, inputs.second, mask, first_only=False)
+        return states.float(), inputs.lengths
+
+
+class LibraryEncoder:
+    """Any other model, through SentenceTransformer itself."""
+
+    def __init__(self, source: ModelSource) -> None:
+        from sentence_transformers import SentenceTransformer
+
+        try:
+            self._model = SentenceTransformer(
+                str(source.folder),
+                trust_remote_code=False,
+                local_files_only=True,
+                model_kwargs={"use_safetensors": True},
+            ).eval()
+        except (OSError, ValueError, KeyError, RuntimeError) as error:
+            raise ModelError(f"model {source.name!r} cannot be loaded: {error}") from error
+        self.dim = int(self._model.get_embedding_dimension() or 0)
+        self.max_tokens = int(self._model.max_seq_length or 512)
+        self._tokenizer = TextTokenizer(source.folder, self.max_tokens)
+
+    def tokenize(self, texts: Sequence[str]) -> list[Tokens]:
+        """Tokens, for their number only: the library tokenises the text again by itself."""
+        return self._tokenizer.singles(texts, keep_text=True)
+
+    def count(self, texts: Sequence[str]) -> list[int]:
+        """Tokens of each text, special ones included, uncut."""
+        overhead = self._tokenizer.single_overhead
+        return [len(ids) + overhead for ids in self._tokenizer.ids(texts, whole=True)]
+
+    def pooled(self, batch: Sequence[Tokens]) -> "FloatArray":
+        """Unit vectors (n, dim)."""
+        texts = [each.text for each in batch]
+        vectors = self._model.encode(
+            texts, batch_size=len(texts), show_progress_bar=False, normalize_embeddings=True
+        )
+        return np.asarray(vectors, np.float32)
+
+    def tokens(self, batch: Sequence[Tokens]) -> "list[FloatArray]":
+        """Unit vectors of each text's tokens."""
+        texts = [each.text for each in batch]
+        states = self._model.encode(
+            texts,
+            batch_size=len(texts),
+            show_progress_bar=False,
+            output_value="token_embeddings",
+        )
+        return [_numpy(F.normalize(state.float(), dim=-1)) for state in states]
+
+
+def _numpy(tensor: torch.Tensor) -> "FloatArray":
+    return tensor.float().cpu().numpy()

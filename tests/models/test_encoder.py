@@ -1,0 +1,101 @@
+"""The embedder: the published vectors, in any batch, from threads and tasks."""
+
+import asyncio
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+
+from funnel.errors import InputError, ModelError
+from funnel.models import Embedder
+from funnel.models.source import EMBEDDED_ENCODER, locate
+
+pytestmark = pytest.mark.slow
+TEXTS = [
+    "How do I reset my password?",
+    "",
+    "Opening hours on public holidays " * 40,
+    "naïve café: 東京",
+    "lone \ud800 surrogate\x00",
+]
+
+
+@pytest.fixture(scope="module")
+def embedder() -> Iterator[Embedder]:
+    yield Embedder(EMBEDDED_ENCODER)
+
+
+def test_vectors_equal_those_of_sentence_transformers(embedder: Embedder) -> None:
+    """The own forward pass gives the vectors of the published library."""
+    from sentence_transformers import SentenceTransformer
+
+    library = SentenceTransformer(str(locate(EMBEDDED_ENCODER).folder), device="cpu")
+    expected = library.encode(TEXTS[:4], show_progress_bar=False)
+    np.testing.assert_allclose(embedder.encode(TEXTS[:4]), expected, atol=2e-6)
+
+
+def test_vectors_are_float32_and_of_unit_length(embedder: Embedder) -> None:
+    """Shape, type and length are as promised, for odd texts too."""
+    vectors = embedder.encode(TEXTS)
+    assert vectors.shape == (len(TEXTS), embedder.dim) == (5, 384)
+    assert vectors.dtype == np.float32
+    np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
+
+
+def test_a_text_has_the_same_vector_in_any_company(embedder: Embedder) -> None:
+    """Batch composition does not change a vector beyond rounding."""
+    alone = np.concatenate([embedder.encode([text]) for text in TEXTS])
+    np.testing.assert_allclose(embedder.encode(TEXTS * 7)[10:15], alone, atol=2e-6)
+
+
+def test_no_texts_give_no_vectors(embedder: Embedder) -> None:
+    """An empty list is fine."""
+    assert embedder.encode([]).shape == (0, 384)
+    assert embedder.token_vectors([]) == []
+
+
+def test_tokens_are_counted_uncut_and_vectors_cut(embedder: Embedder) -> None:
+    """Counting shows what the window hides."""
+    texts = ["hello world", "a " * 1000]
+    assert embedder.count_tokens(texts) == [4, 1002]
+    assert [len(each) for each in embedder.token_vectors(texts)] == [4, embedder.max_tokens]
+
+
+async def test_coroutines_do_not_block_the_event_loop(embedder: Embedder) -> None:
+    """A tick keeps coming while texts are embedded."""
+    ticks = 0
+
+    async def tick() -> None:
+        nonlocal ticks
+        while True:
+            ticks += 1
+            await asyncio.sleep(0.001)
+
+    ticking = asyncio.create_task(tick())
+    vectors = await embedder.aencode(["a rather long text " * 60] * 24)
+    ticking.cancel()
+    assert ticks > 5
+    np.testing.assert_allclose(
+        vectors[0], embedder.encode(["a rather long text " * 60])[0], atol=2e-6
+    )
+
+
+@pytest.mark.parametrize("texts", ["one string", [b"bytes"], [None]])
+def test_what_is_no_text_is_refused(embedder: Embedder, texts: object) -> None:
+    """The message says which one."""
+    with pytest.raises(InputError, match="expected a"):
+        embedder.encode(texts)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("embedded:all-MiniLM-L6", "did you mean 'embedded:all-MiniLM-L6-v2'"),
+        ("./no/such/folder", "no such folder"),
+        ("not a name at all", "no such folder"),
+    ],
+)
+def test_an_unknown_model_is_a_clear_error(name: str, message: str) -> None:
+    """Names are checked before anything is fetched."""
+    with pytest.raises(ModelError, match=message):
+        Embedder(name).load()
