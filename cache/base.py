@@ -74,7 +74,7 @@ class QueryCache(ABC):
     async def documents_changed(  # noqa: B027
         self, *, upserted: Sequence[Document] = (), deleted: Sequence[str] = ()
     ) -> None:
-        """The index was written: forget what those documents may have changed."""
+        """Forget what a write to the index may have changed; all of it if neither is given."""
 
     async def purge(self, *, scope: str | None = None) -> int:  # noqa: ARG002
         """Drop all entries (of one scope). Returns how many were dropped."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from funnel.cache.base import Answer
 from funnel.deadline import Deadline
-from funnel.errors import FunnelError, StageError, StageTimeout
+from funnel.errors import FunnelError, InputError, StageError, StageTimeout
 from funnel.log import get_logger
 from funnel.pacing import Pace
 from funnel.query import Query
@@ -135,6 +135,8 @@ class Chain:
             error.stage = error.stage or step.name
             raise
         except FunnelError as error:
+            if isinstance(error, InputError) and step.stage.role == "retrieve":
+                raise  # the caller's own mistake, such as a filter on an unknown field
             raise StageError(str(error), stage=step.name, cause=error) from error
         except Exception as error:
             log.error("stage_failed", stage=step.name, exc_info=error)
@@ -272,5 +274,7 @@ def _hits(candidates: Sequence[Candidate], steps: Sequence[Step]) -> tuple[Hit, 
 
 def _last_score(candidate: Candidate) -> tuple[str, float]:
     """The last stage that scored it, with its score: mappings keep the stages' order."""
+    if not candidate.stage_scores:  # a third party's retriever that only orders
+        return "", 0.0
     stage = list(candidate.stage_scores)[-1]
     return stage, candidate.stage_scores[stage]

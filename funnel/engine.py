@@ -11,9 +11,10 @@ import numpy as np
 import structlog
 
 from funnel.cache.base import Answer, CacheRequest, QueryCache, Served
-from funnel.cache.factory import build_cache
+from funnel.cache.null import NullCache
 from funnel.call import CallOptions, Overrides, one_k, plan
 from funnel.chain import Chain, Step
+from funnel.corpus import document_from
 from funnel.deadline import Deadline
 from funnel.errors import ConfigError, InputError, ModelError
 from funnel.filters import check_filters
@@ -35,6 +36,8 @@ if TYPE_CHECKING:
 
 log = get_logger(__name__)
 PARTITION_SCHEMA = 1
+NOTED_DOCUMENTS = 256
+"""Writes up to this size tell the cache which documents changed; larger ones drop everything."""
 
 
 class Funnel:
@@ -48,6 +51,7 @@ class Funnel:
         settings: from :meth:`FunnelSettings.from_yaml`.
         functions: plain Python functions that stages of kind ``callable`` name.
         cache: in place of the one the settings describe.
+        models: in place of the pool that this process shares.
 
     Raises:
         ConfigError: the settings do not fit together or need what is not installed.
@@ -59,16 +63,17 @@ class Funnel:
         *,
         functions: Mapping[str, Callable[..., Any]] | None = None,
         cache: QueryCache | None = None,
+        models: ModelPool | None = None,
     ) -> None:
         self.settings = settings
         self.config_hash = settings.hash
-        self._models = ModelPool.shared()
+        self._models = models or ModelPool.shared()
         self._encoder = self._models.encoder(settings.models.embedder)
         self.documents = DocumentIndex(
             settings.qdrant, settings.collection, self._encoder, bm25=settings.bm25
         )
         self.stages = self._build_stages(functions or {})
-        self.cache = cache or build_cache(settings.cache, self._models, settings.models.embedder)
+        self.cache = cache or self._build_cache()
         self._chain = Chain(Pace(settings.reserve_ms / 1000))
         self._loop = LoopThread()
         self._started: asyncio.Task[None] | None = None
@@ -250,6 +255,13 @@ class Funnel:
                 )
         return stages
 
+    def _build_cache(self) -> QueryCache:
+        if self.settings.cache is None:
+            return NullCache()
+        from funnel.cache.factory import build_cache
+
+        return build_cache(self.settings.cache, self._models, self.settings.models.embedder)
+
     def _options(
         self,
         k: int | None,
@@ -381,8 +393,10 @@ class Funnel:
         progress: bool,
     ) -> IndexReport:
         await self._ensure_started()
+        noted = _noted(documents)
         report = await self.documents.upsert(documents, on_bad=on_bad, progress=progress)
-        await self.cache.documents_changed()
+        if report.written:
+            await self.cache.documents_changed(upserted=noted)
         return report
 
     async def _delete(self, ids: Sequence[str]) -> int:
@@ -412,6 +426,16 @@ class Funnel:
         for stage in self.stages:
             await stage.aclose()
         await self.documents.aclose()
+
+
+def _noted(documents: Iterable[Document | Mapping[str, Any]]) -> list[Document]:
+    """The documents of a small write, for the cache; empty when anything may have changed."""
+    if not isinstance(documents, Sequence) or len(documents) > NOTED_DOCUMENTS:
+        return []
+    try:
+        return [document_from(document) for document in documents]
+    except ValueError:  # the index itself says what is wrong, or skips it
+        return []
 
 
 async def _without_cache(compute: Callable[[], Any]) -> Served:

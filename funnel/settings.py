@@ -4,12 +4,13 @@ import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
+    SecretStr,
     SerializeAsAny,
     ValidationError,
     field_validator,
@@ -23,9 +24,6 @@ from funnel.errors import ConfigError
 from funnel.qdrant import Bm25Settings, QdrantSettings
 from funnel.registry import stage_class, suggestion
 from funnel.stages.base import StageSettings
-
-if TYPE_CHECKING:
-    from pydantic import SecretStr
 
 DEFAULT_EMBEDDER = "embedded:all-MiniLM-L6-v2"
 
@@ -43,7 +41,7 @@ class Secrets(BaseSettings):
 
     model_config = SettingsConfigDict(frozen=True, extra="ignore")
 
-    openrouter_api_key: "SecretStr | None" = None
+    openrouter_api_key: SecretStr | None = None
 
 
 class FunnelSettings(BaseModel):
