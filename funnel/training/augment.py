@@ -49,9 +49,11 @@ _TRAILING_CLAUSE = re.compile(
     r"^(?P<main>[^,?]{8,120}?),? (?P<clause>(?:if|when|while|because|although) [^,?]{6,60})\?$",
     re.IGNORECASE,
 )
-_TRAILING_PLACE = re.compile(r"^(?P<main>(?:how|what|why|where|which|who|is|are|can|do|does)\b"
-                             r"[^,?]{12,120}) (?P<clause>in [A-Z][\w'\u2019-]+(?: [A-Z][\w'\u2019-]+)?)\?$",
-                             re.IGNORECASE)  # fmt: skip
+_TRAILING_PLACE = re.compile(
+    r"^(?P<main>(?:how|what|why|where|which|who|is|are|can|do|does)\b[^,?]{12,120})"
+    r" (?P<clause>in [A-Z][\w'\u2019-]+(?: [A-Z][\w'\u2019-]+)?)\?$",
+    re.IGNORECASE,
+)
 _FUNCTION_WORDS = frozenset(
     [
         "a",
