@@ -59,9 +59,8 @@ def _loader(kind: str) -> Callable[[], object]:
     if kind in _third_party():
         return _third_party()[kind].load
     known = known_kinds()
-    raise ConfigError(
-        f"unknown stage kind {kind!r}{suggestion(kind, known)} known: {', '.join(known)}"
-    )
+    hint = suggestion(kind, known) or ";"
+    raise ConfigError(f"unknown stage kind {kind!r}{hint} known: {', '.join(known)}")
 
 
 def _import(kind: str, path: str, extra: str | None) -> object:
