@@ -1,0 +1,268 @@
+"""One way to a Redis server or cluster: short timeouts, a bounded wait for a connection, scripts.
+
+redis-py's defaults (ten retries with backoff, five-second timeouts, pools that raise when used up)
+are meant for a database. A cache in front of a query has tens of milliseconds, and then the query
+goes on without it.
+"""
+
+import asyncio
+import re
+from collections.abc import Coroutine, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias, TypeVar
+from urllib.parse import urlsplit
+
+import structlog
+
+from funnel.cache.redis_lua import SCHEMA, Script
+from funnel.errors import CacheError, ConfigError
+
+log = structlog.get_logger(__name__)
+
+Argument: TypeAlias = str | bytes | int | float
+T = TypeVar("T")
+
+_NAMESPACE = re.compile(r"[A-Za-z0-9_.:-]{1,100}")
+_SCHEMES = ("redis", "rediss", "unix")
+_CONNECTIONS = 32
+_CLUSTER_CONNECTIONS = 64
+_CONNECT_S = 1.0  # behind the callers' backs; TLS over a slow link takes longer than a lookup may
+_IDLE_CHECK_S = 15
+_POLICY_MAY_EVICT_ANYTHING = "allkeys"
+
+
+@dataclass(frozen=True, slots=True)
+class ServerFacts:
+    """What was found out about the server on the first contact."""
+
+    version: str
+    cluster: bool
+    vector_sets: bool
+    evicts_any_key: bool
+
+
+class RedisLink:
+    """Runs scripts on the node that holds a namespace. Connects on first use.
+
+    A caller waits no longer than the timeout. What it asked for goes on behind its back until it
+    is answered or fails by itself, so a reconnection that takes longer than one lookup's patience
+    still completes, and no reply is ever left on a connection for somebody else to read.
+
+    Args:
+        url: ``redis://``, ``rediss://`` or ``unix://``; any node of a cluster will do.
+        namespace: letters, digits and ``_.:-``; becomes the hash tag of all keys.
+        timeout_s: bounds every call, waiting for a free connection included.
+
+    Raises:
+        ConfigError: the URL or the namespace cannot be used.
+    """
+
+    def __init__(self, url: str, namespace: str, timeout_s: float) -> None:
+        self._url = _checked_url(url)
+        self.where = _place(url)
+        self.prefix = "{" + f"funnel{SCHEMA}:{_checked_namespace(namespace)}" + "}:"
+        self._timeout_s = timeout_s
+        self._client: Any = None
+        self._facts: ServerFacts | None = None
+        self._connecting: asyncio.Task[Any] | None = None
+        self._slots = asyncio.Semaphore(_CONNECTIONS)
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._closed = False
+
+    async def facts(self) -> ServerFacts:
+        """What is known of the server, asking it if that has not been done.
+
+        Raises:
+            CacheError: the server does not answer in time.
+        """
+        await self._answer(self._connected())
+        if self._facts is None:
+            raise CacheError(f"Redis at {self.where} went away while it was asked who it is")
+        return self._facts
+
+    async def run(self, script: Script, *arguments: Argument) -> Any:
+        """Run a script and return its reply.
+
+        Raises:
+            CacheError: the server does not answer in time, or refuses.
+        """
+        return await self._answer(self._evaluate(script, arguments))
+
+    async def command(self, *words: Argument) -> Any:
+        """Run one plain command and return its reply; raises as ``run`` does."""
+        return await self._answer(self._execute(words))
+
+    async def aclose(self) -> None:
+        """Close the connections; further calls raise CacheError."""
+        self._closed = True
+        tasks = [task for task in (*self._tasks, self._connecting) if task is not None]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await self._disconnect()
+
+    async def _evaluate(self, script: Script, arguments: Sequence[Argument]) -> Any:
+        from redis.exceptions import NoScriptError
+
+        rest = (1, f"{self.prefix}meta", self.prefix, *arguments)
+        try:
+            return await self._execute(("EVALSHA", script.sha, *rest))
+        except NoScriptError:
+            return await self._execute(("EVAL", script.source, *rest))
+
+    async def _execute(self, words: Sequence[Argument]) -> Any:
+        async with asyncio.timeout(self._timeout_s):
+            await self._slots.acquire()
+        try:
+            client = await self._connected()
+            return await client.execute_command(*words)
+        finally:
+            self._slots.release()
+
+    async def _answer(self, work: Coroutine[Any, Any, T]) -> T:
+        from redis.exceptions import MovedError, ReadOnlyError, RedisClusterException, RedisError
+
+        try:
+            return await self._wait(work)
+        except MovedError as error:
+            await self._disconnect()  # it has become a cluster: look again
+            raise CacheError(f"Redis at {self.where} refused: {error}") from error
+        except ReadOnlyError as error:
+            await self._look_up_again()
+            raise CacheError(f"Redis at {self.where} is read-only: {error}") from error
+        except (TimeoutError, OSError, RedisError, RedisClusterException) as error:
+            raise CacheError(
+                f"Redis at {self.where} gave no answer within {self._timeout_s * 1000:.0f} ms: "
+                f"{_brief(error)}"
+            ) from error
+
+    async def _wait(self, work: Coroutine[Any, Any, T]) -> T:
+        if self._closed:
+            work.close()
+            raise CacheError("the Redis store is closed; make a new one")
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._finished)
+        done, _ = await asyncio.wait((task,), timeout=self._timeout_s)
+        if not done:
+            raise TimeoutError
+        if task.cancelled():
+            raise CacheError("the Redis store was closed meanwhile; make a new one")
+        return task.result()
+
+    def _finished(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled():
+            task.exception()  # so that one nobody waits for any more is not reported as lost
+
+    async def _connected(self) -> Any:
+        if self._client is None:
+            if self._connecting is None or self._connecting.done():
+                self._connecting = asyncio.create_task(self._connect())
+            await asyncio.shield(self._connecting)
+        return self._client
+
+    async def _connect(self) -> None:
+        client = plain_client(self._url, self._timeout_s)
+        try:
+            facts = await _probe(client)
+            if facts.cluster:
+                await client.aclose()
+                client = cluster_client(self._url, self._timeout_s)
+                await client.initialize()
+        except BaseException:
+            await client.aclose()
+            raise
+        self._client, self._facts = client, facts
+        log.info("cache.redis.connected", server=self.where, version=facts.version)
+
+    async def _disconnect(self) -> None:
+        client, self._client, self._facts = self._client, None, None
+        if client is not None:
+            await client.aclose()
+
+    async def _look_up_again(self) -> None:
+        """Drop idle connections: after a failover the name leads to another server."""
+        if self._facts is not None and not self._facts.cluster:
+            await self._client.connection_pool.disconnect(inuse_connections=False)
+
+
+def plain_client(url: str, timeout_s: float, *, connections: int = _CONNECTIONS) -> Any:
+    """A client of one server: one retry on a stale connection, none on a timeout."""
+    from redis.asyncio import BlockingConnectionPool, Redis
+    from redis.asyncio.retry import Retry
+    from redis.backoff import NoBackoff
+    from redis.exceptions import ConnectionError as RedisConnectionError
+
+    pool = BlockingConnectionPool.from_url(
+        url,
+        max_connections=connections,
+        timeout=timeout_s,
+        socket_timeout=timeout_s,
+        socket_connect_timeout=max(timeout_s, _CONNECT_S),
+        retry=Retry(NoBackoff(), 1, supported_errors=(RedisConnectionError,)),
+        health_check_interval=_IDLE_CHECK_S,
+        protocol=2,
+    )
+    return Redis.from_pool(pool)
+
+
+def cluster_client(url: str, timeout_s: float) -> Any:
+    """A client of a cluster that the server at ``url`` belongs to."""
+    from redis.asyncio import RedisCluster
+    from redis.asyncio.retry import Retry
+    from redis.backoff import NoBackoff
+
+    return RedisCluster.from_url(
+        url,
+        max_connections=_CLUSTER_CONNECTIONS,  # over the limit it raises, so _slots stays below it
+        socket_timeout=timeout_s,
+        socket_connect_timeout=max(timeout_s, _CONNECT_S),
+        retry=Retry(NoBackoff(), 1),
+        health_check_interval=_IDLE_CHECK_S,
+        protocol=2,
+    )
+
+
+async def _probe(client: Any) -> ServerFacts:
+    from redis.exceptions import ResponseError
+
+    try:
+        info = await client.info()
+        known = await client.execute_command("COMMAND INFO", "VADD")
+    except ResponseError as error:  # hidden from this user, or a proxy without the command
+        log.debug("cache.redis.not_probed", reason=_brief(error))
+        info, known = {}, {}
+    return ServerFacts(
+        version=str(info.get("redis_version", "unknown")),
+        cluster=bool(info.get("cluster_enabled")),
+        vector_sets=bool(known) and known != [None],
+        evicts_any_key=str(info.get("maxmemory_policy", "")).startswith(_POLICY_MAY_EVICT_ANYTHING),
+    )
+
+
+def _checked_url(url: str) -> str:
+    scheme = urlsplit(url).scheme
+    if scheme not in _SCHEMES:
+        raise ConfigError(
+            f"cache.url: got scheme {scheme!r}, expected one of {', '.join(_SCHEMES)} "
+            "as in redis://localhost:6379/0"
+        )
+    return url
+
+
+def _checked_namespace(namespace: str) -> str:
+    if not _NAMESPACE.fullmatch(namespace):
+        raise ConfigError(
+            f"cache.namespace: got {namespace!r}, expected 1 to 100 letters, digits or _ . : -"
+        )
+    return namespace
+
+
+def _place(url: str) -> str:
+    parts = urlsplit(url)
+    return parts.path if parts.scheme == "unix" else f"{parts.hostname}:{parts.port or 6379}"
+
+
+def _brief(error: BaseException) -> str:
+    return f"{type(error).__name__} {error}".strip()

@@ -1,0 +1,134 @@
+"""Redis 8's vector sets: the server finds the nearest queries itself.
+
+One vector set per partition, elements are record keys. Elements have no expiry of their own, so
+those whose record is gone are removed when a search meets them, and by a regular spot check.
+"""
+
+import asyncio
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import structlog
+
+from funnel.cache.nearest import Neighbour
+from funnel.cache.redis_link import RedisLink
+from funnel.cache.redis_lua import READ
+from funnel.cache.redis_vectors import QueryVectors
+from funnel.cache.rows import Vector
+from funnel.errors import CacheError
+
+log = structlog.get_logger(__name__)
+
+_AT_ONCE = 32
+_SPOT_CHECK = 20
+_SPOT_CHECK_S = 1.0
+
+
+class RedisVectorSets(QueryVectors):
+    """Searches on the server with ``VSIM`` (int8, HNSW); nothing is held in this process."""
+
+    def __init__(self, link: RedisLink) -> None:
+        self._link = link
+        self._removed = 0
+        self._checker: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:  # noqa: D102
+        self._keep_checking()
+
+    async def nearest(  # noqa: D102
+        self, partition: str, vector: Vector, count: int, floor: float
+    ) -> Sequence[Neighbour]:
+        self._keep_checking()
+        reply = await self._link.command(
+            "VSIM", self._name(partition), "FP32", _raw(vector), "WITHSCORES", "COUNT", count
+        )
+        found = (
+            Neighbour(f"{partition}:{key.decode()}", 2 * float(score) - 1)
+            for key, score in _pairs(reply)
+        )
+        return [hit for hit in found if hit.score >= floor]
+
+    async def anywhere(  # noqa: D102
+        self, vector: Vector, count: int, floor: float
+    ) -> Sequence[Neighbour]:
+        found: list[Neighbour] = []
+        for partitions in _chunks(await self._partitions()):
+            searches = (self._nearest_if_fits(p, vector, count, floor) for p in partitions)
+            for hits in await asyncio.gather(*searches):
+                found.extend(hits)
+        return sorted(found, key=lambda hit: -hit.score)[:count]
+
+    async def added(self, id_: str, vector: Vector) -> None:  # noqa: D102
+        partition, _, key = id_.partition(":")
+        await self._link.command("VADD", self._name(partition), "FP32", _raw(vector), key, "Q8")
+
+    async def dropped(self, ids: Sequence[str]) -> None:  # noqa: D102
+        for some in _chunks(ids):
+            await asyncio.gather(*(self._remove(id_) for id_ in some))
+        self._removed += len(ids)
+
+    def stats(self) -> Mapping[str, Any]:  # noqa: D102
+        return {"finder": "vector_sets", "removed": self._removed}
+
+    async def aclose(self) -> None:  # noqa: D102
+        if self._checker is not None:
+            self._checker.cancel()
+            await asyncio.gather(self._checker, return_exceptions=True)
+
+    async def spot_check(self) -> None:
+        """Look at a few random elements of every set and remove those whose record is gone."""
+        for partition in await self._partitions():
+            keys = await self._link.command("VRANDMEMBER", self._name(partition), _SPOT_CHECK)
+            ids = [f"{partition}:{key.decode()}" for key in keys or ()]
+            if ids:
+                reply = await self._link.run(READ, *ids)
+                payloads = reply[2:] if reply else [None] * len(ids)
+                gone = [id_ for id_, kept in zip(ids, payloads, strict=True) if kept is None]
+                await self.dropped(gone)
+
+    def _name(self, partition: str) -> str:
+        return f"{self._link.prefix}v:{partition}"
+
+    async def _partitions(self) -> list[str]:
+        return [
+            raw.decode() for raw in await self._link.command("HKEYS", f"{self._link.prefix}parts")
+        ]
+
+    async def _nearest_if_fits(
+        self, partition: str, vector: Vector, count: int, floor: float
+    ) -> Sequence[Neighbour]:
+        try:
+            return await self.nearest(partition, vector, count, floor)
+        except CacheError:
+            return []
+
+    async def _remove(self, id_: str) -> None:
+        partition, _, key = id_.partition(":")
+        await self._link.command("VREM", self._name(partition), key)
+
+    def _keep_checking(self) -> None:
+        if self._checker is None or self._checker.done():
+            self._checker = asyncio.create_task(self._check())
+
+    async def _check(self) -> None:
+        while True:
+            await asyncio.sleep(_SPOT_CHECK_S)
+            try:
+                await self.spot_check()
+            except CacheError as error:
+                log.info("cache.redis.spot_check_failed", reason=str(error))
+
+
+def _raw(vector: Vector) -> bytes:
+    return np.asarray(vector, dtype="<f4").tobytes()
+
+
+def _pairs(reply: Any) -> Iterable[tuple[bytes, Any]]:
+    if isinstance(reply, Mapping):
+        return reply.items()
+    return zip(reply[::2], reply[1::2], strict=True)
+
+
+def _chunks(items: Sequence[str]) -> Iterable[Sequence[str]]:
+    return (items[i : i + _AT_ONCE] for i in range(0, len(items), _AT_ONCE))

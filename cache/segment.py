@@ -1,0 +1,101 @@
+"""The vectors of one partition: the newest exactly, the settled rest in a graph."""
+
+import threading
+
+from funnel.cache.graph import VectorGraph
+from funnel.cache.rows import Matrix, Vector, VectorRows
+
+_BATCH = 8
+"""Vectors moved per turn of the lock: about 2 ms, which is what a search may have to wait."""
+_BATCH_BACK = 512  # copying is far cheaper than linking
+
+
+class Segment:
+    """Searches rows and graph together and merges; safe between threads.
+
+    Adding always goes to the rows. ``settle`` moves the surplus into the graph, a few vectors per
+    call, from a background thread; once the graph is mostly empty it moves them back and drops it.
+    """
+
+    def __init__(self, dimensions: int) -> None:
+        self.dimensions = dimensions
+        self._rows = VectorRows(dimensions)
+        self._graph: VectorGraph | None = None
+        self._leaving = False
+        self._lock = threading.Lock()
+
+    def __len__(self) -> int:
+        with self._lock:
+            return len(self._rows) + self._in_graph()
+
+    @property
+    def rows(self) -> int:
+        """How many vectors are searched exactly."""
+        return len(self._rows)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of vectors and graph."""
+        with self._lock:
+            return self._rows.nbytes + (self._graph.nbytes if self._graph is not None else 0)
+
+    def put_all(self, ids: list[str], vectors: Matrix) -> None:
+        """Add or replace; ``vectors`` are unit rows of shape (len(ids), dimensions)."""
+        with self._lock:
+            if self._graph is not None:
+                for id_ in ids:
+                    self._graph.remove(id_)
+            self._rows.put_all(ids, vectors)
+
+    def remove(self, id_: str) -> bool:
+        """Forget a vector. Returns whether it was there."""
+        with self._lock:
+            return self._rows.remove(id_) or self._remove_from_graph(id_)
+
+    def search(self, vector: Vector, count: int) -> list[tuple[str, float]]:
+        """The ``count`` nearest ids and their cosines, best first."""
+        with self._lock:
+            found = self._rows.search(vector, count)
+            if self._graph is not None:
+                found += self._graph.search(vector, count)
+        return sorted(found, key=lambda pair: -pair[1])[:count]
+
+    def wants_to_settle(self, exact_limit: int) -> bool:
+        """Whether ``settle`` would have something to do."""
+        with self._lock:
+            return self._should_leave() or len(self._rows) > exact_limit
+
+    def settle(self, exact_limit: int) -> bool:
+        """Move a few vectors to where they belong. Returns whether there is more to do."""
+        with self._lock:
+            if self._should_leave():
+                self._move_back()
+                return True
+            if len(self._rows) <= exact_limit:
+                return False
+            self._move_over(min(_BATCH, len(self._rows) - exact_limit))
+            return len(self._rows) > exact_limit
+
+    def _move_over(self, count: int) -> None:
+        if self._graph is None:
+            self._graph = VectorGraph(self.dimensions)
+        ids, vectors = self._rows.first(count)
+        self._graph.add(ids, vectors)
+        for id_ in ids:
+            self._rows.remove(id_)
+
+    def _move_back(self) -> None:
+        self._leaving = True
+        if self._graph:
+            self._rows.put_all(*self._graph.take(_BATCH_BACK))
+        if not self._graph:
+            self._graph, self._leaving = None, False
+
+    def _should_leave(self) -> bool:
+        return self._graph is not None and (self._leaving or self._graph.hollow)
+
+    def _remove_from_graph(self, id_: str) -> bool:
+        return self._graph is not None and self._graph.remove(id_)
+
+    def _in_graph(self) -> int:
+        return len(self._graph) if self._graph is not None else 0

@@ -1,0 +1,355 @@
+"""Entries in Redis or Valkey, on one server or a cluster, shared by all processes."""
+
+import asyncio
+import hashlib
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import structlog
+
+from funnel.cache import redis_lua as lua
+from funnel.cache.nearest import Neighbour
+from funnel.cache.redis_link import RedisLink
+from funnel.cache.redis_mirror import RedisMirror
+from funnel.cache.redis_vectors import QueryVectors, to_wire
+from funnel.cache.redis_vset import RedisVectorSets
+from funnel.cache.store import (
+    MISSING,
+    Epoch,
+    Lease,
+    Missing,
+    Neighbours,
+    Reading,
+    Record,
+    Store,
+    Stored,
+    StoreLimits,
+    StoreStats,
+)
+from funnel.errors import CacheError
+
+if TYPE_CHECKING:
+    from funnel.cache.store import Vector
+
+log = structlog.get_logger(__name__)
+
+_CHUNK = 200
+_NAMES_AT_ONCE = 500
+_TEND_S = 1.0
+_USED_AT_MOST = 1000
+_BACKGROUND_TIMEOUT_S = 3.0
+_SPARE = 2  # neighbours read per neighbour wanted, as some may have expired
+
+
+class RedisStore(Store):
+    """Records with their own expiry, a change log, and a way to find the nearest.
+
+    Neighbours come from a mirror in this process, or from the server's vector sets where it has
+    them (``vector_sets=None`` finds out). The highest epoch ever seen is remembered: a server that
+    comes back with a lower one (flushed, restored, failed over) has its records invalidated.
+
+    Args:
+        url: ``redis://``, ``rediss://`` or ``unix://``; any node of a cluster will do.
+        limits: namespace, timeout and caps.
+        vector_sets: whether to use them; None for wherever the server has them.
+        exact_limit: vectors per partition that the mirror searches exactly.
+
+    Raises:
+        ConfigError: the URL or the namespace cannot be used.
+    """
+
+    shared = True
+
+    def __init__(
+        self,
+        url: str,
+        limits: StoreLimits | None = None,
+        *,
+        vector_sets: bool | None = None,
+        exact_limit: int = 20_000,
+    ) -> None:
+        self._url = url
+        self._limits = limits or StoreLimits()
+        self._link = RedisLink(url, self._limits.namespace, self._limits.timeout_ms / 1000)
+        self._want_vector_sets = vector_sets
+        self._exact_limit = exact_limit
+        self._vectors: QueryVectors | None = None
+        self._seen = 0
+        self._used: dict[str, None] = {}
+        self._tender: asyncio.Task[None] | None = None
+        self._chores: set[asyncio.Task[None]] = set()
+
+    async def get(self, partition: str, key: str) -> Reading:  # noqa: D102
+        reply = await self._link.run(lua.GET, partition, key)
+        epoch, valid = await self._epoch_in(reply)
+        if not valid or len(reply) < 3:
+            return Reading(MISSING, epoch)
+        payload, target, note = reply[2], key, None
+        if len(reply) > 3:
+            target, note = reply[3].decode(), reply[4]
+        self._touch(f"{partition}:{target}")
+        return Reading(Stored(partition, target, payload, alias=note), epoch)
+
+    async def get_many(  # noqa: D102
+        self, partition: str, keys: Sequence[str]
+    ) -> Sequence[Stored | Missing]:
+        _, payloads = await self._read([f"{partition}:{key}" for key in keys])
+        return [
+            MISSING if payload is None else Stored(partition, key, payload)
+            for key, payload in zip(keys, payloads, strict=True)
+        ]
+
+    async def nearest(  # noqa: D102
+        self, partition: str, vector: "Vector", *, limit: int, floor: float
+    ) -> Neighbours:
+        vectors = await self._finder()
+        hits = await vectors.nearest(partition, vector, _SPARE * limit, floor)
+        found, epoch = await self._confirm(vectors, hits, limit)
+        return Neighbours(found, epoch)
+
+    async def nearest_anywhere(  # noqa: D102
+        self, vector: "Vector", *, limit: int, floor: float
+    ) -> Sequence[Stored]:
+        vectors = await self._finder()
+        hits = await vectors.anywhere(vector, _SPARE * limit, floor)
+        found, _ = await self._confirm(vectors, hits, limit)
+        return found
+
+    async def put(self, record: Record) -> bool:  # noqa: D102
+        id_ = f"{record.partition}:{record.key}"
+        kept, *gone = await self._link.run(
+            lua.PUT,
+            id_,
+            record.scope,
+            record.partition,
+            record.payload,
+            to_wire(record.vector),
+            _ms(record.retain_s),
+            record.epoch,
+            record.token,
+            self._limits.max_entries,
+            self._limits.max_bytes,
+            *{_hash(document) for document in record.documents},
+        )
+        vectors = await self._finder()
+        await vectors.dropped([raw.decode() for raw in gone])
+        if kept and record.vector is not None:
+            await vectors.added(id_, record.vector)
+        return bool(kept)
+
+    async def alias(  # noqa: D102
+        self, partition: str, key: str, target: str, *, note: bytes, retain_s: float
+    ) -> None:
+        id_ = f"{partition}:{key}"
+        await self._link.run(lua.ALIAS, id_, target, note, _ms(retain_s), self._limits.max_entries)
+
+    async def delete(self, partition: str, key: str) -> bool:  # noqa: D102
+        id_ = f"{partition}:{key}"
+        lived = await self._link.run(lua.DELETE, id_)
+        await (await self._finder()).dropped([id_])
+        return bool(lived)
+
+    async def delete_documents(self, ids: Sequence[str]) -> int:  # noqa: D102
+        if (await self._link.facts()).evicts_any_key:
+            return await self._invalidate()
+        return await self._drop_sets([f"d:{_hash(document)}" for document in ids])
+
+    async def epoch(self) -> Epoch:  # noqa: D102
+        epoch, _ = await self._epoch_in(await self._link.run(lua.EPOCH))
+        return epoch
+
+    async def bump(self, *, invalidate: bool) -> Epoch:  # noqa: D102
+        epoch, _ = await self._epoch_in(await self._link.run(lua.BUMP, int(invalidate)))
+        if invalidate:
+            self._in_background(self._drop_stale())
+        return epoch
+
+    async def purge(self, *, scope: str | None = None) -> int:  # noqa: D102
+        await self._epoch_in(await self._link.run(lua.BUMP, int(scope is None)))
+        if scope is None:
+            dropped = await self._drop_stale()
+        else:
+            dropped = await self._drop_sets([f"s:{scope}"])
+        await self._drop_dangling()
+        return dropped
+
+    async def acquire(self, name: str, *, ttl_s: float) -> Lease | None:  # noqa: D102
+        token = await self._link.run(lua.ACQUIRE, name, max(1, _ms(ttl_s)))
+        return None if token is None else Lease(name, int(token))
+
+    async def release(self, lease: Lease) -> None:  # noqa: D102
+        await self._link.run(lua.RELEASE, lease.name, lease.token)
+
+    async def stats(self) -> StoreStats:  # noqa: D102
+        reply = [int(value) for value in await self._link.run(lua.STATS)]
+        entries, aliases, size, evictions, current, floor = reply
+        facts = await self._link.facts()
+        server = {"server": self._link.where, "version": facts.version, "cluster": facts.cluster}
+        return StoreStats(
+            kind="redis",
+            entries=entries,
+            aliases=aliases,
+            bytes=size,
+            evictions=evictions,
+            epoch=Epoch(current, floor),
+            extra={**server, "nearest": (await self._finder()).stats()},
+        )
+
+    async def ping(self) -> None:  # noqa: D102
+        await self._link.run(lua.EPOCH)
+
+    async def start(self) -> None:  # noqa: D102
+        await self.epoch()
+        await (await self._finder()).start()
+
+    async def aclose(self) -> None:  # noqa: D102
+        tasks = [task for task in (self._tender, *self._chores) if task is not None]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        if self._vectors is not None:
+            await self._vectors.aclose()
+        await self._link.aclose()
+
+    async def _finder(self) -> QueryVectors:
+        if self._vectors is None:
+            facts = await self._link.facts()
+            if self._vectors is None:
+                self._vectors = self._build_finder(vector_sets=self._choose(facts.vector_sets))
+                if facts.evicts_any_key:
+                    log.warning(
+                        "cache.redis.evicts_any_key",
+                        server=self._link.where,
+                        effect="every changed document invalidates the whole cache",
+                        mend="set maxmemory-policy to volatile-ttl or noeviction",
+                    )
+        return self._vectors
+
+    def _choose(self, available: bool) -> bool:
+        if self._want_vector_sets and not available:
+            raise CacheError(
+                f"Redis at {self._link.where} has no vector sets; use Redis 8 or vector_sets=None"
+            )
+        return available if self._want_vector_sets is None else self._want_vector_sets
+
+    def _build_finder(self, *, vector_sets: bool) -> QueryVectors:
+        if vector_sets:
+            return RedisVectorSets(self._link)
+        link = RedisLink(self._url, self._limits.namespace, _BACKGROUND_TIMEOUT_S)
+        return RedisMirror(
+            link, max_vectors=self._limits.max_entries, exact_limit=self._exact_limit
+        )
+
+    async def _epoch_in(self, reply: Any) -> tuple[Epoch, bool]:
+        """The epoch a reply begins with, and whether what follows it may be believed."""
+        self._keep_tending()
+        epoch = _epoch(reply)
+        valid = epoch is not None and epoch.current >= self._seen
+        if epoch is None or not valid:
+            epoch = _epoch(await self._link.run(lua.REBIRTH, self._seen)) or Epoch()
+            log.info("cache.redis.born_anew", server=self._link.where, after=self._seen)
+        self._seen = max(self._seen, epoch.current)
+        return epoch, valid
+
+    async def _read(self, ids: Sequence[str]) -> tuple[Epoch, Sequence[bytes | None]]:
+        reply = await self._link.run(lua.READ, *ids)
+        epoch, valid = await self._epoch_in(reply)
+        payloads: list[bytes | None] = list(reply[2:]) if valid else [None] * len(ids)
+        for id_, payload in zip(ids, payloads, strict=True):
+            if payload is not None:
+                self._touch(id_)
+        return epoch, payloads
+
+    async def _confirm(
+        self, vectors: QueryVectors, hits: Sequence[Neighbour], limit: int
+    ) -> tuple[list[Stored], Epoch]:
+        epoch, payloads = await self._read([hit.id for hit in hits])
+        gone = [h.id for h, payload in zip(hits, payloads, strict=True) if payload is None]
+        if gone:
+            await vectors.dropped(gone)
+        found = [
+            _neighbour(hit, payload)
+            for hit, payload in zip(hits, payloads, strict=True)
+            if payload is not None
+        ]
+        return found[:limit], epoch
+
+    async def _drop_sets(self, names: Sequence[str]) -> int:
+        lived = 0
+        vectors = await self._finder()
+        for start in range(0, len(names), _NAMES_AT_ONCE):
+            left = names[start : start + _NAMES_AT_ONCE]
+            while left:
+                go_on, some, *ids = await self._link.run(lua.DROP_SETS, _CHUNK, *left)
+                await vectors.dropped([raw.decode() for raw in ids])
+                lived += some
+                left = left[go_on:] if go_on >= 0 else []
+        return lived
+
+    async def _drop_stale(self) -> int:
+        lived = 0
+        vectors = await self._finder()
+        cursor: bytes | None = b"0"
+        while cursor is not None:
+            cursor, some, *ids = await self._link.run(lua.DROP_STALE, cursor, _CHUNK)
+            await vectors.dropped([raw.decode() for raw in ids])
+            lived += some
+            cursor = None if cursor == b"0" else cursor
+        return lived
+
+    async def _drop_dangling(self) -> None:
+        cursor = b"0"
+        while (cursor := await self._link.run(lua.DROP_DANGLING, cursor, _CHUNK)) != b"0":
+            pass
+
+    async def _invalidate(self) -> int:
+        entries = (await self.stats()).entries
+        await self.bump(invalidate=True)
+        return entries
+
+    def _touch(self, id_: str) -> None:
+        if len(self._used) < _USED_AT_MOST:
+            self._used[id_] = None
+
+    def _keep_tending(self) -> None:
+        if self._tender is None or self._tender.done():
+            self._tender = asyncio.create_task(self._tend())
+
+    async def _tend(self) -> None:
+        """Once a second, tell the server what was used and tidy up what expired."""
+        while True:
+            await asyncio.sleep(_TEND_S)
+            used, self._used = self._used, {}
+            try:
+                ids = await self._link.run(lua.TEND, *used)
+                await (await self._finder()).dropped([raw.decode() for raw in ids])
+            except CacheError as error:
+                log.debug("cache.redis.not_tended", reason=str(error))
+
+    def _in_background(self, chore: Any) -> None:
+        async def quietly() -> None:
+            try:
+                await chore
+            except CacheError as error:
+                log.info("cache.redis.chore_failed", reason=str(error))
+
+        task = asyncio.create_task(quietly())
+        self._chores.add(task)
+        task.add_done_callback(self._chores.discard)
+
+
+def _neighbour(hit: Neighbour, payload: bytes) -> Stored:
+    partition, _, key = hit.id.partition(":")
+    return Stored(partition, key, payload, cosine=hit.score)
+
+
+def _epoch(reply: Any) -> Epoch | None:
+    return Epoch(int(reply[0]), int(reply[1])) if reply else None
+
+
+def _ms(seconds: float) -> int:
+    return int(seconds * 1000)
+
+
+def _hash(document: str) -> str:
+    return hashlib.blake2b(document.encode(), digest_size=12).hexdigest()
