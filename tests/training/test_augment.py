@@ -159,7 +159,7 @@ def test_word_order_leaves_conjuncts_and_neighbours(word_order: WordOrder) -> No
     assert word_order.best_swaps("good bad") == []
 
 
-@given(TEXTS)
+@given(st.text(alphabet="abcd ?,", max_size=40))
 def test_word_order_keeps_the_words(text: str) -> None:
     """A swap is a permutation of the same words."""
     order = WordOrder([text, "a b c"], min_count=1)
