@@ -5,11 +5,13 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from threading import Lock
-from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias, cast
+from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias, TypeVar, cast
 
 import numpy as np
 
 from funnel.errors import InputError, ModelError
+from funnel.models.hardware import cpu_has_fast_bf16
+from funnel.models.representations import Representation
 from funnel.models.source import ModelSource, locate
 from funnel.models.tokens import Tokens
 from funnel.models.worker import JobResult, Lane, ModelWorker, model_worker
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
 
     FloatArray = NDArray[np.float32]
 
+Row = TypeVar("Row")
 Precision: TypeAlias = Literal["fp32", "bf16"]
 
 TOKEN_BUDGET = 1024
@@ -31,8 +34,9 @@ _BACKGROUND_FROM = 256
 
 
 class EncoderNetwork(Protocol):
-    """What turns one batch of tokenised texts into token vectors and pooled vectors."""
+    """What turns batches of tokenised texts into vectors; ``key`` tells weights and precision."""
 
+    key: str
     dim: int
     max_tokens: int
 
@@ -45,8 +49,8 @@ class EncoderNetwork(Protocol):
     def pooled(self, batch: Sequence[Tokens]) -> "FloatArray":
         """Unit vectors (n, dim)."""
 
-    def tokens(self, batch: Sequence[Tokens]) -> "list[FloatArray]":
-        """Unit vectors of each text's tokens, (tokens, dim)."""
+    def representations(self, batch: Sequence[Tokens]) -> list[Representation]:
+        """Each text's vector and its tokens' vectors."""
 
 
 class Embedder:
@@ -74,7 +78,9 @@ class Embedder:
         self._lock = Lock()
         self._loaded: tuple[ModelSource, EncoderNetwork] | None = None
         self._pooled: Lane[Tokens, FloatArray] = Lane(name, self._run_pooled, budget=TOKEN_BUDGET)
-        self._tokens: Lane[Tokens, FloatArray] = Lane(name, self._run_tokens, budget=TOKEN_BUDGET)
+        self._tokens: Lane[Tokens, Representation] = Lane(
+            name, self._run_tokens, budget=TOKEN_BUDGET
+        )
 
     def load(self) -> None:
         """Load the model now rather than at first use."""
@@ -127,13 +133,17 @@ class Embedder:
 
         The special tokens at both ends are included, first and last.
         """
-        rows = self._submit(self._tokens, texts).result().rows
-        return [_finite(self._name, cast("FloatArray", row)) for row in rows]
+        return [each.tokens for each in self.represent(texts)]
 
     async def atoken_vectors(self, texts: Sequence[str]) -> "list[FloatArray]":
         """The same from a coroutine."""
         rows = await self._asubmit(self._tokens, texts)
-        return [_finite(self._name, row) for row in rows]
+        return [_finite_row(self._name, row).tokens for row in rows]
+
+    def represent(self, texts: Sequence[str]) -> list[Representation]:
+        """For each text its vector and its token vectors, from one pass."""
+        rows = self._submit(self._tokens, texts).result().rows
+        return [_finite_row(self._name, cast("Representation", row)) for row in rows]
 
     def _gather(
         self, lane: "Lane[Tokens, FloatArray]", texts: Sequence[str], *, progress: bool
@@ -149,9 +159,7 @@ class Embedder:
                 advance(len(window))
         return vectors
 
-    def _submit(
-        self, lane: "Lane[Tokens, FloatArray]", texts: Sequence[str]
-    ) -> "Future[JobResult[FloatArray]]":
+    def _submit(self, lane: Lane[Tokens, Row], texts: Sequence[str]) -> "Future[JobResult[Row]]":
         tokens = self._model()[1].tokenize(_checked(texts))
         return self._worker.submit(
             lane,
@@ -160,16 +168,14 @@ class Embedder:
             background=len(tokens) >= _BACKGROUND_FROM,
         )
 
-    async def _asubmit(
-        self, lane: "Lane[Tokens, FloatArray]", texts: Sequence[str]
-    ) -> "list[FloatArray]":
+    async def _asubmit(self, lane: Lane[Tokens, Row], texts: Sequence[str]) -> list[Row]:
         # Loading and long tokenising would hold the event loop; one query's tokens would not.
         short = self._loaded is not None and sum(map(len, _checked(texts))) < 2_000
         if short:
             future = self._submit(lane, texts)
         else:
             future = await asyncio.to_thread(self._submit, lane, texts)
-        return cast("list[FloatArray]", (await asyncio.wrap_future(future)).rows)
+        return cast("list[Row]", (await asyncio.wrap_future(future)).rows)
 
     def _model(self) -> tuple[ModelSource, EncoderNetwork]:
         if self._loaded is None:
@@ -181,8 +187,12 @@ class Embedder:
     def _run_pooled(self, batch: Sequence[Tokens]) -> "Sequence[FloatArray]":
         return list(self._model()[1].pooled(batch))
 
-    def _run_tokens(self, batch: Sequence[Tokens]) -> "Sequence[FloatArray]":
-        return self._model()[1].tokens(batch)
+    def _run_tokens(self, batch: Sequence[Tokens]) -> list[Representation]:
+        # Near-ties of a sum over many tokens survive bfloat16; those of single vectors need not.
+        from funnel.models.encoder_networks import open_network
+
+        precision: Precision = "bf16" if cpu_has_fast_bf16() else "fp32"
+        return open_network(self._model()[0], precision).representations(batch)
 
 
 def _load(name: str, precision: Precision) -> tuple[ModelSource, EncoderNetwork]:
@@ -227,3 +237,8 @@ def _finite(name: str, vectors: "FloatArray") -> "FloatArray":
             "its weights are damaged, or its precision is too low (try precision: fp32)"
         )
     return vectors
+
+
+def _finite_row(name: str, row: Representation) -> Representation:
+    _finite(name, row.tokens)
+    return row

@@ -5,6 +5,7 @@ Imports torch: import lazily.
 
 import json
 from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ from torch.nn import functional as F  # noqa: N812  # torch's own spelling
 
 from funnel.errors import ModelError
 from funnel.models.bert import Bert, bert_shape, collate, read_config, read_weights
+from funnel.models.representations import Representation
 from funnel.models.source import ModelSource
 from funnel.models.tokens import TextTokenizer, Tokens
 
@@ -28,14 +30,12 @@ _PLAIN_MODULES = ("Transformer", "Pooling", "Normalize")
 
 
 def open_network(source: ModelSource, precision: "Precision") -> "EncoderNetwork":
-    """Load a model's weights and tokenizer.
+    """Load a model's weights and tokenizer, once per process and precision.
 
     Models that are BERT with mean pooling run through our own forward pass, all others through
     SentenceTransformer.
     """
-    if _is_plain(source.folder):
-        return PlainEncoder(source, precision)
-    return LibraryEncoder(source)
+    return _opened(source, precision)
 
 
 def _is_plain(folder: Path) -> bool:
@@ -73,6 +73,7 @@ class PlainEncoder:
             raise ModelError(f"model {source.name!r}: config.json names no plain BERT")
         window = (_json(source.folder / "sentence_bert_config.json") or {}).get("max_seq_length")
         self.dim = shape.hidden
+        self.key = f"{source.revision}:{precision}"
         self.max_tokens = min(int(window or shape.max_positions), shape.max_positions)
         self._tokenizer = TextTokenizer(source.folder, self.max_tokens)
         self._dtype = torch.bfloat16 if precision == "bf16" else torch.float32
@@ -94,20 +95,15 @@ class PlainEncoder:
     @torch.inference_mode()
     def pooled(self, batch: Sequence[Tokens]) -> "FloatArray":
         """Unit vectors (n, dim)."""
-        states, lengths = self._states(batch)
-        if len(batch) == 1:
-            mean = states.mean(1)
-        else:
-            inside = torch.arange(states.shape[1]) < lengths.unsqueeze(1)
-            mean = (states * inside.unsqueeze(-1)).sum(1)
-        return _numpy(F.normalize(mean, dim=-1))
+        return _numpy(_mean(*self._states(batch)))
 
     @torch.inference_mode()
-    def tokens(self, batch: Sequence[Tokens]) -> "list[FloatArray]":
-        """Unit vectors of each text's tokens."""
-        states, _ = self._states(batch)
-        vectors = _numpy(F.normalize(states, dim=-1))
-        return [row[: len(each)] for row, each in zip(vectors, batch, strict=True)]
+    def representations(self, batch: Sequence[Tokens]) -> list[Representation]:
+        """Each text's vector and its tokens' vectors."""
+        states, lengths = self._states(batch)
+        pooled, tokens = _numpy(_mean(states, lengths)), _numpy(F.normalize(states, dim=-1))
+        rows = zip(pooled, tokens, batch, strict=True)
+        return [Representation(one, many[: len(each)].copy()) for one, many, each in rows]
 
     def _states(self, batch: Sequence[Tokens]) -> tuple[torch.Tensor, torch.Tensor]:
         inputs = collate([each.ids for each in batch], [0] * len(batch))
@@ -131,6 +127,7 @@ class LibraryEncoder:
             ).eval()
         except (OSError, ValueError, KeyError, RuntimeError) as error:
             raise ModelError(f"model {source.name!r} cannot be loaded: {error}") from error
+        self.key = f"{source.revision}:library"
         self.dim = int(self._model.get_embedding_dimension() or 0)
         self.max_tokens = int(self._model.max_seq_length or 512)
         self._tokenizer = TextTokenizer(source.folder, self.max_tokens)
@@ -152,8 +149,8 @@ class LibraryEncoder:
         )
         return np.asarray(vectors, np.float32)
 
-    def tokens(self, batch: Sequence[Tokens]) -> "list[FloatArray]":
-        """Unit vectors of each text's tokens."""
+    def representations(self, batch: Sequence[Tokens]) -> list[Representation]:
+        """Each text's vector and its tokens' vectors."""
         texts = [each.text for each in batch]
         states = self._model.encode(
             texts,
@@ -161,7 +158,19 @@ class LibraryEncoder:
             show_progress_bar=False,
             output_value="token_embeddings",
         )
-        return [_numpy(F.normalize(state.float(), dim=-1)) for state in states]
+        tokens = [_numpy(F.normalize(state.float(), dim=-1)) for state in states]
+        return [Representation(*row) for row in zip(self.pooled(batch), tokens, strict=True)]
+
+
+@lru_cache(maxsize=8)
+def _opened(source: ModelSource, precision: "Precision") -> "EncoderNetwork":
+    return PlainEncoder(source, precision) if _is_plain(source.folder) else LibraryEncoder(source)
+
+
+def _mean(states: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+    """Unit means over each row's own tokens."""
+    inside = torch.arange(states.shape[1]) < lengths.unsqueeze(1)
+    return F.normalize((states * inside.unsqueeze(-1)).sum(1), dim=-1)
 
 
 def _numpy(tensor: torch.Tensor) -> "FloatArray":

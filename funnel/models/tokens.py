@@ -1,8 +1,8 @@
 """Tokenising once: texts to ids, and pairs of ids to what the model reads."""
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -48,13 +48,15 @@ class TextTokenizer:
     Args:
         folder: a folder with ``tokenizer.json`` (or what transformers can make one from).
         max_tokens: the model's window, special tokens included.
+        typed: whether the model is told which of a pair's texts a token belongs to.
     """
 
-    def __init__(self, folder: Path, max_tokens: int) -> None:
+    def __init__(self, folder: Path, max_tokens: int, *, typed: bool = True) -> None:
         self._tokenizer = _load(folder)
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
         self.max_tokens = max_tokens
+        self._typed = typed
         self._template = _read_template(self._tokenizer)
         # Past this many characters no token can reach the window any more; texts are cut there
         # before tokenising, so that a megabyte costs no more than a page.
@@ -89,7 +91,8 @@ class TextTokenizer:
         a, b = pair_lengths(len(first), len(second), self.max_tokens - overhead)
         head = [*template.start, *first[:a], *template.middle]
         ids = [*head, *second[:b], *template.pair_end]
-        return Tokens(ids, len(head), a < len(first) or b < len(second))
+        split = len(head) if self._typed else 0
+        return Tokens(ids, split, a < len(first) or b < len(second))
 
     @property
     def single_overhead(self) -> int:
@@ -149,7 +152,20 @@ def _around(special: Sequence[int]) -> tuple[int, int]:
     return inner[0], inner[-1] + 1
 
 
-@lru_cache(maxsize=8)
-def shared_tokenizer(folder: Path, max_tokens: int) -> TextTokenizer:
-    """One tokenizer for all models of a folder."""
-    return TextTokenizer(folder, max_tokens)
+def reads_types(folder: Path) -> bool:
+    """Whether a model's own tokenizer tells it which text of a pair a token belongs to."""
+    try:
+        config = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        config = {}
+    if names := config.get("model_input_names"):
+        return "token_type_ids" in names
+    if str(config.get("tokenizer_class", "")).startswith("Bert"):
+        return True
+    from transformers import AutoTokenizer
+
+    try:
+        known = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        raise ModelError(f"model {str(folder)!r}: its tokenizer cannot be loaded") from error
+    return "token_type_ids" in known.model_input_names

@@ -11,7 +11,8 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, InvalidStateError
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any, Generic, TypeVar
@@ -39,7 +40,6 @@ class Lane(Generic[Item, Row]):
         name: for messages.
         run: items of one batch to their rows, in their order.
         budget: most padded tokens of a batch.
-        start: called once in each worker thread before its first batch of this lane.
     """
 
     def __init__(
@@ -89,13 +89,12 @@ class _Job:
         return min(self.key, self.deadline.end - need)
 
     def finish(self) -> None:
-        if self.future.done():
-            return
         done = next((i for i, row in enumerate(self.rows) if row is None), len(self.rows))
-        self.future.set_result(JobResult(self.rows, done))
+        with suppress(InvalidStateError):  # the caller gave up meanwhile
+            self.future.set_result(JobResult(self.rows, done))
 
     def fail(self, error: BaseException) -> None:
-        if not self.future.done():
+        with suppress(InvalidStateError):
             self.future.set_exception(error)
 
 

@@ -1,0 +1,248 @@
+"""What a scorer loads: a plain cross-encoder, or an adapter that also weighs in its base's vectors.
+
+Imports torch: import lazily.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+
+from funnel.errors import ModelError
+from funnel.models.adapters import Adapter, Combination, check_base, is_adapter, read_adapter
+from funnel.models.backends import open_cross_network
+from funnel.models.batching import token_batches
+from funnel.models.bert import bert_shape, read_config, read_weights
+from funnel.models.cross_networks import cross_bert, pair_tokenizer, read_cross_bert
+from funnel.models.encoder_networks import open_network
+from funnel.models.hardware import cpu_has_fast_bf16
+from funnel.models.low_rank import merged_state_dict
+from funnel.models.maxsim import maxsim
+from funnel.models.representations import Representation, shared_representations
+from funnel.models.source import EMBEDDED, EMBEDDED_ENCODER, ModelSource, locate, sha256
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from funnel.models.base import TextPair
+    from funnel.models.cross_networks import CrossNetwork
+    from funnel.models.encoder import EncoderNetwork
+    from funnel.models.tokens import TextTokenizer, Tokens
+
+    FloatArray = NDArray[np.float32]
+
+SHIPPED = Path(__file__).parent / "shipped"
+_BUDGET = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class PairItem:
+    """A tokenised pair. ``readings`` are what the network reads: one order, both, or none.
+
+    ``cost`` is in tokens.
+    """
+
+    pair: "TextPair"
+    readings: "tuple[Tokens, ...]"
+    cost: int
+    truncated: bool
+
+
+class PairModel(Protocol):
+    """Pairs to tokenised items to logits."""
+
+    revision: str
+    backend: str
+
+    def prepare(self, pairs: "Sequence[TextPair]") -> list[PairItem]:
+        """Tokenise, each distinct text once."""
+
+    def run(self, items: Sequence[PairItem]) -> "Sequence[np.float32]":
+        """One logit for each item."""
+
+
+def open_pair_model(name: str, backend: str, max_tokens: int | None) -> PairModel:
+    """Load a scorer's model by name: ``embedded:…``, a path or a hub id.
+
+    Raises:
+        ModelError: it is missing, damaged, untrained, or no ranker.
+    """
+    folder = adapter_folder(name)
+    if folder is not None:
+        return _open_adapter(name, folder, backend, max_tokens)
+    source = locate(name)
+    tokenizer = pair_tokenizer(source.folder, max_tokens)
+    model = read_cross_bert(source)
+    network, chosen = open_cross_network(source, model, backend, tokenizer)
+    return PlainPairs(source.revision, tokenizer, network, chosen)
+
+
+def adapter_folder(name: str) -> Path | None:
+    """The folder of an adapter by its name; None if the name stands for another kind of model.
+
+    Raises:
+        ModelError: no embedded cross-encoder has that name.
+    """
+    if name.startswith(EMBEDDED):
+        folder = SHIPPED / name.removeprefix(EMBEDDED)
+        if is_adapter(folder):
+            return folder
+        known = sorted(EMBEDDED + each.name for each in SHIPPED.glob("*") if is_adapter(each))
+        raise ModelError(f"unknown embedded cross-encoder {name!r}; known: {', '.join(known)}")
+    folder = Path(name).expanduser()
+    return folder if is_adapter(folder) else None
+
+
+def _open_adapter(name: str, folder: Path, backend: str, max_tokens: int | None) -> PairModel:
+    adapter = read_adapter(folder)
+    base = adapter_base(adapter)
+    shape = bert_shape(read_config(base.folder))
+    if shape is None:
+        raise ModelError(f"model {name!r}: its base {base.name!r} is no plain BERT")
+    tokenizer = pair_tokenizer(base.folder, max_tokens or adapter.max_tokens)
+    network, chosen = None, "none"
+    if adapter.combine.orders:
+        weights = merged_state_dict(adapter, read_weights(base.folder))
+        source = ModelSource(name, base.folder, adapter.sha256[:16])
+        model = cross_bert(name, weights, shape)
+        network, chosen = open_cross_network(source, model, backend, tokenizer)
+    return CombinedPairs(adapter, base, tokenizer, network, chosen)
+
+
+def adapter_base(adapter: Adapter) -> ModelSource:
+    """The model an adapter is a difference from, its weights verified.
+
+    Raises:
+        ModelError: it is missing, or not the one the adapter was made for.
+    """
+    embedded = EMBEDDED_ENCODER.removeprefix(EMBEDDED)
+    is_embedded = adapter.base.name in (embedded, EMBEDDED_ENCODER)
+    source = locate(EMBEDDED_ENCODER if is_embedded else adapter.base.name)
+    weights = source.folder / "model.safetensors"
+    check_base(adapter, source.name, sha256(weights) if weights.is_file() else "")
+    return source
+
+
+class PlainPairs:
+    """A cross-encoder and nothing else."""
+
+    def __init__(
+        self, revision: str, tokenizer: "TextTokenizer", network: "CrossNetwork", backend: str
+    ) -> None:
+        self.revision = revision
+        self.backend = backend
+        self._tokenizer = tokenizer
+        self._network = network
+
+    def prepare(self, pairs: "Sequence[TextPair]") -> list[PairItem]:
+        """Tokenise, each distinct text once."""
+        ids = _distinct_ids(self._tokenizer, pairs)
+        readings = [self._tokenizer.pair(ids[a], ids[b]) for a, b in pairs]
+        return [
+            PairItem(pair, (reading,), len(reading), reading.truncated)
+            for pair, reading in zip(pairs, readings, strict=True)
+        ]
+
+    def run(self, items: Sequence[PairItem]) -> "Sequence[np.float32]":
+        """One logit for each item."""
+        return list(self._network.logits([item.readings[0] for item in items]))
+
+
+class CombinedPairs:
+    """An adapter's cross-encoder (in one or both orders) with its base's cosine and MaxSim."""
+
+    def __init__(
+        self,
+        adapter: Adapter,
+        base: ModelSource,
+        tokenizer: "TextTokenizer",
+        network: "CrossNetwork | None",
+        backend: str,
+    ) -> None:
+        self.revision = adapter.sha256[:16]
+        self.backend = backend
+        self._combine: Combination = adapter.combine
+        self._tokenizer = tokenizer
+        self._network = network
+        self._base: EncoderNetwork | None = None
+        self._base_key = f"{base.revision}:{adapter.base.name}"
+        if adapter.combine.cosine or adapter.combine.maxsim:
+            self._base = open_network(base, "bf16" if cpu_has_fast_bf16() else "fp32")
+            self._base_key = self._base.key
+
+    def prepare(self, pairs: "Sequence[TextPair]") -> list[PairItem]:
+        """Tokenise, each distinct text once; what the base has to read counts as cost too."""
+        ids = _distinct_ids(self._tokenizer, pairs)
+        fresh = self._fresh([document for _, document in pairs])
+        items = []
+        for pair, extra in zip(pairs, fresh, strict=True):
+            first, second = ids[pair[0]], ids[pair[1]]
+            orders = ((first, second), (second, first))[: self._combine.orders]
+            readings = tuple(self._tokenizer.pair(*order) for order in orders)
+            window = self._tokenizer.max_tokens
+            cost = sum(map(len, readings)) + (min(len(second) + 2, window) if extra else 0)
+            truncated = any(reading.truncated for reading in readings)
+            items.append(PairItem(pair, readings, max(1, cost), truncated))
+        return items
+
+    def run(self, items: Sequence[PairItem]) -> "Sequence[np.float32]":
+        """One logit for each item."""
+        cross = self._cross(items)
+        cosine, similarity = self._similarities([item.pair for item in items])
+        return list(self._combine.logits(cross, cosine=cosine, maxsim=similarity))
+
+    def _fresh(self, texts: Sequence[str]) -> list[bool]:
+        if self._base is None:
+            return [False] * len(texts)
+        return [not known for known in shared_representations().known(self._base_key, texts)]
+
+    def _cross(self, items: Sequence[PairItem]) -> "FloatArray | None":
+        if self._network is None:
+            return None
+        orders = self._combine.orders
+        readings = [item.readings[order] for order in range(orders) for item in items]
+        logits = np.empty(len(readings), np.float32)
+        for batch in token_batches([len(reading) for reading in readings], _BUDGET):
+            logits[batch] = self._network.logits([readings[i] for i in batch])
+        return logits if orders == 1 else logits.reshape(orders, len(items))
+
+    def _similarities(
+        self, pairs: "Sequence[TextPair]"
+    ) -> "tuple[FloatArray | None, FloatArray | None]":
+        if self._base is None:
+            return None, None
+        texts = [text for pair in pairs for text in pair]
+        rows = shared_representations().fetch(self._base_key, texts, self._represent)
+        of = dict(zip(texts, rows, strict=True))
+        cosine = np.array([of[a].pooled @ of[b].pooled for a, b in pairs], np.float32)
+        if not self._combine.maxsim:
+            return cosine, None
+        return cosine, _maxsims(pairs, of)
+
+    def _represent(self, texts: list[str]) -> list[Representation]:
+        if self._base is None:
+            return []
+        tokens = self._base.tokenize(texts)
+        rows: dict[int, Representation] = {}
+        for batch in token_batches([len(each) for each in tokens], _BUDGET):
+            made = self._base.representations([tokens[i] for i in batch])
+            rows |= dict(zip(batch, made, strict=True))
+        return [rows[i] for i in range(len(texts))]
+
+
+def _maxsims(pairs: "Sequence[TextPair]", of: "dict[str, Representation]") -> "FloatArray":
+    values = np.empty(len(pairs), np.float32)
+    by_first: dict[str, list[int]] = {}
+    for position, (first, _) in enumerate(pairs):
+        by_first.setdefault(first, []).append(position)
+    for first, positions in by_first.items():
+        documents = [of[pairs[i][1]].tokens for i in positions]
+        values[positions] = maxsim(of[first].tokens, documents)
+    return values
+
+
+def _distinct_ids(tokenizer: "TextTokenizer", pairs: "Sequence[TextPair]") -> dict[str, list[int]]:
+    texts = list(dict.fromkeys(text for pair in pairs for text in pair))
+    return dict(zip(texts, tokenizer.ids(texts), strict=True))

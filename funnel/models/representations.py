@@ -1,0 +1,100 @@
+"""What an encoder says of a text, kept for a while: the same documents come back query by query."""
+
+import hashlib
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from threading import Lock
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    FloatArray = NDArray[np.float32]
+
+KEPT_BYTES = 256 * 2**20
+"""About 3,000 passages of 100 tokens in 384 dimensions, as float16."""
+
+
+@dataclass(frozen=True, slots=True)
+class Representation:
+    """A text's unit vector (dim,) and the unit vectors of its tokens (tokens, dim)."""
+
+    pooled: "FloatArray"
+    tokens: "FloatArray"
+
+
+class RepresentationCache:
+    """Least recently used texts go first once the bound is passed. Safe to share.
+
+    Token vectors are kept as float16: their cosines move by less than 0.001.
+    """
+
+    def __init__(self, max_bytes: int = KEPT_BYTES) -> None:
+        self._max_bytes = max_bytes
+        self._bytes = 0
+        self._kept: OrderedDict[bytes, tuple[FloatArray, NDArray[np.float16]]] = OrderedDict()
+        self._lock = Lock()
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all vectors kept."""
+        return self._bytes
+
+    def known(self, model: str, texts: Sequence[str]) -> list[bool]:
+        """Which texts of a model are kept."""
+        with self._lock:
+            return [_key(model, text) in self._kept for text in texts]
+
+    def fetch(
+        self,
+        model: str,
+        texts: Sequence[str],
+        compute: Callable[[list[str]], Sequence[Representation]],
+    ) -> list[Representation]:
+        """Representations of texts; those not kept are computed, each distinct text once."""
+        found = {text: self._get(model, text) for text in dict.fromkeys(texts)}
+        missing = [text for text, kept in found.items() if kept is None]
+        if missing:
+            for text, made in zip(missing, compute(missing), strict=True):
+                found[text] = self._put(model, text, made)
+        return [kept for text in texts if (kept := found[text]) is not None]
+
+    def _get(self, model: str, text: str) -> Representation | None:
+        key = _key(model, text)
+        with self._lock:
+            kept = self._kept.get(key)
+            if kept is None:
+                return None
+            self._kept.move_to_end(key)
+        return Representation(kept[0], kept[1].astype(np.float32))
+
+    def _put(self, model: str, text: str, made: Representation) -> Representation:
+        key, row = _key(model, text), (made.pooled, made.tokens.astype(np.float16))
+        with self._lock:
+            self._drop(key)
+            self._kept[key] = row
+            self._bytes += row[0].nbytes + row[1].nbytes
+            while self._bytes > self._max_bytes:
+                self._drop(next(iter(self._kept)))
+        # Rounded as a kept one would be: a text's score does not depend on what was asked before.
+        return Representation(row[0], row[1].astype(np.float32))
+
+    def _drop(self, key: bytes) -> None:
+        row = self._kept.pop(key, None)
+        if row is not None:
+            self._bytes -= row[0].nbytes + row[1].nbytes
+
+
+def _key(model: str, text: str) -> bytes:
+    data = f"{model}\0{text}".encode("utf-8", "surrogatepass")
+    return hashlib.blake2b(data, digest_size=16).digest()
+
+
+@cache
+def shared_representations() -> RepresentationCache:
+    """The process's one cache, shared by the late-interaction stage and the scorers."""
+    return RepresentationCache()

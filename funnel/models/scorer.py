@@ -1,0 +1,183 @@
+"""Pairs of texts to raw logits."""
+
+import asyncio
+from collections.abc import Sequence
+from threading import Lock
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from funnel.deadline import Deadline
+from funnel.errors import InputError, ModelError
+from funnel.models.base import ScoredPairs, TextPair
+from funnel.models.worker import Lane, ModelWorker, model_worker
+from funnel.types import ScoreKind
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future
+
+    from numpy.typing import NDArray
+
+    from funnel.models.pair_models import PairItem, PairModel
+    from funnel.models.worker import JobResult
+
+    FloatArray = NDArray[np.float32]
+    Job = tuple[list["PairItem"], "Future[JobResult[np.float32]]"]
+
+TOKEN_BUDGET = 1024
+"""Padded tokens of a batch: measured best on one AVX512 core (see benchmarks/README.md)."""
+_WINDOW = 4096
+_TOKENS_PER_CHAR = 0.25
+
+
+class CrossEncoderScorer:
+    """A cross-encoder by name: ``embedded:relevance``, ``embedded:duplicate``, a path, a hub id.
+
+    Loads at first use or with :meth:`load`. Safe to share between threads and tasks; all work runs
+    on the process's model worker, where pairs of several callers share batches. A pair's score
+    depends on its batch by rounding only: below 1e-5 in float32, below 0.05 in bfloat16.
+
+    Args:
+        name: as in the YAML.
+        backend: ``auto``, or one of ``funnel.models.backends``.
+        max_tokens: the window; the model's own by default.
+        token_budget: most padded tokens of a batch.
+        worker: where batches run; the process's own by default.
+
+    Raises:
+        ModelError: from the first use: the model is missing, damaged, untrained or no ranker.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        backend: str = "auto",
+        max_tokens: int | None = None,
+        token_budget: int | None = None,
+        worker: ModelWorker | None = None,
+    ) -> None:
+        self._name = name
+        self._backend = backend
+        self._max_tokens = max_tokens
+        self._worker = worker or model_worker()
+        self._lock = Lock()
+        self._model: PairModel | None = None
+        self._lane: Lane[PairItem, np.float32] = Lane(
+            name, self._run, budget=token_budget or TOKEN_BUDGET
+        )
+
+    def load(self) -> None:
+        """Load the model now rather than at first use."""
+        self._loaded()
+
+    @property
+    def name(self) -> str:
+        """As the YAML names it."""
+        return self._name
+
+    @property
+    def revision(self) -> str:
+        """A hash of the weights, or the hub's commit."""
+        return self._loaded().revision
+
+    @property
+    def backend(self) -> str:
+        """What runs the network; never ``auto``."""
+        return self._loaded().backend
+
+    @property
+    def score_kind(self) -> ScoreKind:
+        """Raw logits: no sigmoid, no scaling, whatever the model's own settings say."""
+        return "logit"
+
+    def score(self, pairs: Sequence[TextPair]) -> "FloatArray":
+        """Raw logits of shape (n,), float32, in the pairs' order.
+
+        Raises:
+            InputError: a pair is not two strings.
+            Overloaded: too much is waiting already.
+            ModelError: the model fails, or gives numbers that are not finite.
+        """
+        checked = _checked(pairs)
+        parts = [
+            self._collect(*self._submit(checked[start : start + _WINDOW], Deadline())).values
+            for start in range(0, len(checked), _WINDOW)
+        ]
+        return np.concatenate(parts) if parts else np.empty(0, np.float32)
+
+    async def ascore(self, pairs: Sequence[TextPair], *, deadline: Deadline) -> ScoredPairs:
+        """Score from a coroutine.
+
+        When the deadline passes between batches, what was scored until then comes back: always a
+        beginning of the list. A cancelled caller's waiting pairs are dropped.
+        """
+        checked = _checked(pairs)
+        if not checked:
+            return ScoredPairs(np.empty(0, np.float32), 0, 0)
+        items, future = await asyncio.to_thread(self._submit, checked, deadline)
+        try:
+            await asyncio.wait({asyncio.wrap_future(future)})
+        except asyncio.CancelledError:
+            future.cancel()
+            raise
+        return self._collect(items, future)
+
+    def expected_s(self, pairs: Sequence[TextPair]) -> float:
+        """A guess, from what was measured so far, of the seconds until these would be scored.
+
+        Cheap (by characters, without tokenising), and includes what is waiting already.
+        """
+        window = 4 * (self._max_tokens or 512)
+        chars = sum(min(window, len(first) + len(second)) for first, second in pairs)
+        tokens = int(chars * _TOKENS_PER_CHAR) + 3 * len(pairs)
+        return self._worker.queue_s() + self._worker.expected_s(self._lane, tokens)
+
+    def _loaded(self) -> "PairModel":
+        if self._model is None:
+            with self._lock:
+                if self._model is None:
+                    from funnel.models.pair_models import open_pair_model
+
+                    self._model = open_pair_model(self._name, self._backend, self._max_tokens)
+        return self._model
+
+    def _run(self, items: "Sequence[PairItem]") -> "Sequence[np.float32]":
+        return self._loaded().run(items)
+
+    def _submit(self, pairs: Sequence[TextPair], deadline: Deadline) -> "Job":
+        items = self._loaded().prepare(pairs)
+        costs = [item.cost for item in items]
+        return items, self._worker.submit(self._lane, items, costs, deadline=deadline)
+
+    def _collect(self, items: "list[PairItem]", future: "Future[Any]") -> ScoredPairs:
+        result = future.result()
+        values = np.full(len(items), np.nan, np.float32)
+        values[: result.done] = result.rows[: result.done]
+        if not np.isfinite(values[: result.done]).all():
+            raise ModelError(
+                f"model {self._name!r}: got a score that is NaN or infinite, expected a number; "
+                "its weights are damaged, or its precision is too low (try backend: torch-fp32)"
+            )
+        truncated = sum(item.truncated for item in items[: result.done])
+        return ScoredPairs(values, truncated, result.done)
+
+
+def _checked(pairs: Sequence[TextPair]) -> list[TextPair]:
+    if isinstance(pairs, str):
+        raise InputError("pairs: got one string, expected a list of pairs of strings")
+    return [_checked_pair(position, pair) for position, pair in enumerate(pairs)]
+
+
+def _checked_pair(position: int, pair: object) -> TextPair:
+    if isinstance(pair, (tuple, list)) and len(pair) == 2:
+        first, second = pair
+        if isinstance(first, str) and isinstance(second, str):
+            return first, second
+    raise InputError(f"pairs[{position}]: got {_shown(pair)}, expected two strings")
+
+
+def _shown(pair: object) -> str:
+    if isinstance(pair, (tuple, list)):
+        return f"({', '.join(type(each).__name__ for each in pair[:4])})"
+    return type(pair).__name__
