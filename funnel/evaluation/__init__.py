@@ -1,0 +1,1 @@
+"""Measuring a funnel: BEIR folders, metrics, significance, TREC runs, evaluation, tuning."""

@@ -1,0 +1,264 @@
+"""A funnel over judged queries: how good the ranking is after each stage, and how long each takes.
+
+Everything is end to end: a stage is judged by what it hands on, so a relevant document that an
+earlier stage missed stays missed. Queries run one at a time, so times are those of a single user;
+the cache is out of the way.
+"""
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, cast
+
+import numpy as np
+
+from funnel.corpus import Corpus, Row
+from funnel.evaluation.beir import Dataset
+from funnel.evaluation.metrics import PerQuery, mean, per_query
+from funnel.log import get_logger
+from funnel.progress import bar
+
+if TYPE_CHECKING:
+    from funnel.engine import Funnel
+    from funnel.index import IndexReport
+    from funnel.result import FunnelResult
+    from funnel.settings import FunnelSettings
+    from funnel.types import StageTrace
+
+log = get_logger(__name__)
+
+METRICS = ("ndcg@10", "mrr@10", "recall@100")
+"""The metrics that every report holds."""
+
+Rankings = Mapping[str, Sequence[str]]
+
+
+@dataclass(frozen=True, slots=True)
+class StageEvaluation:
+    """What one stage hands on, judged, and its times over the queries for which it ran.
+
+    ``rankings`` are document ids by query id. ``skipped`` and ``degraded`` count queries by reason.
+    """
+
+    name: str
+    kind: str
+    k: int
+    rankings: Rankings
+    per_query: Mapping[str, PerQuery]
+    times_ms: tuple[float, ...]
+    cost_usd: float
+    skipped: Mapping[str, int]
+    degraded: Mapping[str, int]
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """Each metric's mean over the queries."""
+        return {name: mean(values) for name, values in self.per_query.items()}
+
+    @property
+    def p50_ms(self) -> float:
+        """The median of its times; 0 if it never ran."""
+        return percentile(self.times_ms, 50)
+
+    @property
+    def p95_ms(self) -> float:
+        """The 95th percentile of its times; 0 if it never ran."""
+        return percentile(self.times_ms, 95)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Name, size, quality and speed, JSON-ready."""
+        return {
+            "name": self.name,
+            "kind": self.kind,
+            "k": self.k,
+            "metrics": self.metrics,
+            "p50_ms": self.p50_ms,
+            "p95_ms": self.p95_ms,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """A funnel's results on a dataset. The last stage's are the funnel's own."""
+
+    dataset: str
+    config_hash: str
+    queries: int
+    stages: tuple[StageEvaluation, ...]
+    totals_ms: tuple[float, ...]
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """What a user of the funnel gets."""
+        return self.stages[-1].metrics
+
+    @property
+    def cost_usd(self) -> float:
+        """What remote models took, for all queries."""
+        return sum(stage.cost_usd for stage in self.stages)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The report, JSON-ready."""
+        return {
+            "dataset": self.dataset,
+            "config_hash": self.config_hash,
+            "queries": self.queries,
+            "metrics": self.metrics,
+            "stages": [stage.to_dict() for stage in self.stages],
+        }
+
+
+def evaluation_settings(
+    base: "FunnelSettings", dataset: Dataset, *, deadline_ms: float | None = None
+) -> "FunnelSettings":
+    """Settings for measuring: the operator's stages over a collection of the dataset's own.
+
+    The collection's name holds the dataset's name and a hash of its corpus, the embedder and the
+    index settings, so that nothing of the operator's is overwritten and another corpus or encoder
+    gets another collection. There is no cache, and no deadline unless one is given.
+    """
+    return base.model_copy(
+        update={
+            "collection": _collection(base, dataset),
+            "cache": None,
+            "deadline_ms": deadline_ms,
+            "scope_field": None,
+        }
+    )
+
+
+def index_dataset(
+    funnel: "Funnel",
+    dataset: Dataset,
+    *,
+    on_bad: Literal["skip", "fail"] = "fail",
+    progress: bool = False,
+) -> "IndexReport":
+    """Write the dataset's corpus into the funnel's collection; what is there costs little.
+
+    Documents with neither title nor text, which published collections do hold, are left out with
+    a warning: nothing could find them, so where they are judged relevant they stay missed.
+
+    Raises:
+        CorpusError: other lines of the corpus are bad, and ``on_bad`` is ``fail``.
+    """
+    corpus = dataset.corpus()
+    empty: list[str] = []
+    rows = Corpus(corpus.source, _with_words(corpus.rows, empty))
+    report = funnel.index(cast("Any", rows), on_bad=on_bad, progress=progress)
+    if empty or report.problems:
+        log.warning(
+            "documents_left_out",
+            corpus=corpus.source,
+            empty=len(empty),
+            bad=len(report.problems),
+            first=[*empty, *report.problems][:5],
+        )
+    return report
+
+
+def _with_words(rows: Iterable[Row], empty: list[str]) -> Iterator[Row]:
+    """The rows without those of wordless documents, whose places are put into ``empty``."""
+    for row in rows:
+        content = row.content
+        words = isinstance(content, Mapping) and [content.get("title"), content.get("text")]
+        if words and all(isinstance(text, str) and not text.strip() for text in words):
+            empty.append(row.place)
+        else:
+            yield row
+
+
+def evaluate(
+    funnel: "Funnel",
+    dataset: Dataset,
+    *,
+    config_hash: str | None = None,
+    level: int = 1,
+    metrics: Sequence[str] = METRICS,
+    progress: bool = False,
+) -> Evaluation:
+    """Run every judged query through a funnel whose collection holds the dataset.
+
+    Args:
+        funnel: made from :func:`evaluation_settings` and indexed by :func:`index_dataset`.
+        dataset: the judged queries.
+        config_hash: of the operator's own settings; the funnel's if not given.
+        level: the grade from which on a document is relevant (nDCG uses the grades themselves).
+        metrics: what is measured after each stage.
+        progress: draw a bar on a terminal.
+
+    Raises:
+        StageError: retrieval failed, or a stage whose ``on_error`` is ``raise``.
+    """
+    results = answer_all(funnel, dataset.queries, progress=progress)
+    names = [stage.settings.name for stage in funnel.stages]
+    return Evaluation(
+        dataset=dataset.name,
+        config_hash=config_hash or funnel.config_hash,
+        queries=len(dataset.queries),
+        stages=tuple(
+            _judged(
+                {query_id: result.trace[place] for query_id, result in results.items()},
+                dataset,
+                metrics,
+                level,
+            )
+            for place in range(len(names))
+        ),
+        totals_ms=tuple(result.elapsed_ms for result in results.values()),
+    )
+
+
+def answer_all(
+    funnel: "Funnel", queries: Mapping[str, str], *, progress: bool = False
+) -> dict[str, "FunnelResult"]:
+    """Answer queries one after another, after one that warms up models and connections."""
+    first = next(iter(queries.values()))
+    funnel.run(first, cache=False)
+    results = {}
+    with bar("queries", len(queries), enabled=progress) as advance:
+        for query_id, text in queries.items():
+            results[query_id] = funnel.run(text, cache=False)
+            advance(1)
+    return results
+
+
+def percentile(values: Sequence[float], percent: float) -> float:
+    """The percentile with linear interpolation, 0 of nothing."""
+    return float(np.percentile(values, percent)) if values else 0.0
+
+
+def _judged(
+    traces: Mapping[str, "StageTrace"], dataset: Dataset, metrics: Sequence[str], level: int
+) -> StageEvaluation:
+    one = next(iter(traces.values()))
+    rankings = {query_id: trace.kept for query_id, trace in traces.items()}
+    return StageEvaluation(
+        name=one.name,
+        kind=one.kind,
+        k=one.k,
+        rankings=rankings,
+        per_query={name: per_query(name, rankings, dataset.qrels, level=level) for name in metrics},
+        times_ms=tuple(trace.ms for trace in traces.values() if trace.skipped is None),
+        cost_usd=sum(trace.cost_usd for trace in traces.values()),
+        skipped=_reasons(trace.skipped for trace in traces.values()),
+        degraded=_reasons(trace.degraded for trace in traces.values()),
+    )
+
+
+def _reasons(reasons: Any) -> dict[str, int]:
+    return dict(Counter(reason for reason in reasons if reason is not None))
+
+
+def _collection(base: "FunnelSettings", dataset: Dataset) -> str:
+    made_by = {
+        "embedder": base.models.embedder,
+        "bm25": base.bm25.model_dump(mode="json"),
+        "token_vectors": base.qdrant.token_vectors,
+        "corpus": dataset.fingerprint,
+    }
+    digest = hashlib.blake2b(json.dumps(made_by, sort_keys=True).encode(), digest_size=6)
+    safe = "".join(char if char.isascii() and char.isalnum() else "-" for char in dataset.name)
+    return f"eval-{safe[:80]}-{digest.hexdigest()}"

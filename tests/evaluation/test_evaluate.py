@@ -1,0 +1,169 @@
+"""A funnel measured on a small BEIR folder, from the API and from the command line."""
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytrec_eval
+import structlog
+import typer
+from structlog.testing import capture_logs
+from typer.testing import CliRunner
+
+from funnel.cli.app import configure_logging
+from funnel.cli.eval import eval_
+from funnel.errors import CorpusError, StageError
+from funnel.evaluation.beir import Dataset, load_beir
+from funnel.evaluation.evaluate import Evaluation, evaluate, evaluation_settings, index_dataset
+from funnel.evaluation.report import write_files
+from funnel.models.pool import ModelPool
+from funnel.types import Candidate
+from tests.evaluation.folders import CORPUS, FakeModels, beir_folder, funnel_over, settings
+
+
+@pytest.fixture
+def dataset(tmp_path: Path) -> Dataset:
+    return load_beir(beir_folder(tmp_path / "tiny"))
+
+
+def evaluated(dataset: Dataset, **functions: Any) -> Evaluation:
+    base = settings()
+    with funnel_over(dataset, base, **functions) as funnel:
+        index_dataset(funnel, dataset)
+        return evaluate(funnel, dataset, config_hash=base.hash)
+
+
+def test_each_stage_is_judged_by_what_it_hands_on(dataset: Dataset) -> None:
+    """Retrieval, then the reranker's cut; the last stage is the funnel's own result."""
+    evaluation = evaluated(dataset)
+    first, last = evaluation.stages
+    assert (first.name, first.k, last.name, last.k) == ("hybrid", 4, "words", 2)
+    assert all(len(ranking) <= 2 for ranking in last.rankings.values())
+    assert evaluation.metrics == last.metrics
+    assert evaluation.queries == 3
+    assert len(last.times_ms) == len(evaluation.totals_ms) == 3
+    assert 0 < first.p50_ms <= first.p95_ms
+
+
+def test_what_retrieval_missed_stays_missed(dataset: Dataset) -> None:
+    """A judged document that is not in the corpus lowers recall at every stage."""
+    evaluation = evaluated(dataset)
+    assert evaluation.stages[0].per_query["recall@100"]["q3"] == 0.5
+    assert evaluation.stages[1].per_query["recall@100"]["q3"] <= 0.5
+
+
+def test_the_json_is_the_documented_object(dataset: Dataset) -> None:
+    """Keys and nesting are a contract with machines."""
+    report = evaluated(dataset).to_dict()
+    assert set(report) == {"dataset", "config_hash", "queries", "metrics", "stages"}
+    assert set(report["metrics"]) == {"ndcg@10", "mrr@10", "recall@100"}
+    assert report["config_hash"] == settings().hash
+    for stage in report["stages"]:
+        assert set(stage) == {"name", "kind", "k", "metrics", "p50_ms", "p95_ms"}
+        assert set(stage["metrics"]) == set(report["metrics"])
+    json.dumps(report, allow_nan=False)
+
+
+def test_written_runs_give_trec_eval_the_same_figures(dataset: Dataset, tmp_path: Path) -> None:
+    """Each stage's run, judged by pytrec_eval, has the figures of the report."""
+    evaluation = evaluated(dataset)
+    paths = write_files(evaluation, tmp_path / "out")
+    assert [path.name for path in paths] == ["1-hybrid.run", "2-words.run", "evaluation.json"]
+    evaluator = pytrec_eval.RelevanceEvaluator(
+        {query: dict(judged) for query, judged in dataset.qrels.items()},
+        {"ndcg_cut.10", "recip_rank", "recall.100"},
+    )
+    for path, stage in zip(paths, evaluation.stages, strict=False):
+        with path.open() as stream:
+            theirs = evaluator.evaluate(pytrec_eval.parse_run(stream))
+        pairs = (("ndcg@10", "ndcg_cut_10"), ("mrr@10", "recip_rank"), ("recall@100", "recall_100"))
+        for ours, name in pairs:
+            expected = sum(values[name] for values in theirs.values()) / len(theirs)
+            assert stage.metrics[ours] == pytest.approx(expected, abs=1e-9)
+    details = json.loads(paths[-1].read_text())
+    assert details["stages"][1]["per_query"]["q1"]["mrr@10"] == 1.0
+    low, high = details["stages"][0]["interval95"]["ndcg@10"]
+    assert low <= details["stages"][0]["metrics"]["ndcg@10"] <= high
+
+
+def test_a_failing_reranker_is_counted(dataset: Dataset) -> None:
+    """Skipped queries keep the order so far, are counted by reason, and give no times."""
+
+    def broken(query: str, candidates: Sequence[Candidate]) -> list[float]:
+        raise StageError("no")
+
+    last = evaluated(dataset, words=broken).stages[1]
+    assert (last.skipped, last.times_ms, last.p95_ms) == ({"error": 3}, (), 0.0)
+
+
+def test_settings_for_measuring_leave_the_operators_things_alone(dataset: Dataset) -> None:
+    """Own collection, no cache, no deadline; another corpus or embedder is another collection."""
+    base = settings(collection="mine", deadline_ms=50, scope_field="tenant")
+    measuring = evaluation_settings(base, dataset)
+    assert measuring.collection.startswith("eval-tiny-")
+    assert (measuring.cache, measuring.deadline_ms) == (None, None)
+    other = settings(models={"embedder": "other/model"})
+    assert evaluation_settings(other, dataset).collection != measuring.collection
+    assert evaluation_settings(base, dataset, deadline_ms=9).deadline_ms == 9
+
+
+def test_wordless_documents_are_left_out_with_a_warning(tmp_path: Path) -> None:
+    """Published collections hold empty documents; they cannot be found, and that is said."""
+    corpus = [*CORPUS, {"_id": "empty", "title": "", "text": " "}]
+    dataset = load_beir(beir_folder(tmp_path / "tiny", corpus))
+    with funnel_over(dataset, settings()) as funnel, capture_logs() as logs:
+        report = index_dataset(funnel, dataset)
+    assert report.documents == 5
+    (entry,) = [entry for entry in logs if entry["event"] == "documents_left_out"]
+    assert (entry["empty"], entry["first"]) == (1, ["line 6"])
+
+
+def test_a_broken_corpus_is_refused_with_its_lines(tmp_path: Path) -> None:
+    """Unless bad lines shall be skipped."""
+    folder = beir_folder(tmp_path / "tiny")
+    with (folder / "corpus.jsonl").open("a") as stream:
+        stream.write("{broken\n")
+    dataset = load_beir(folder)
+    with funnel_over(dataset, settings()) as funnel:
+        with pytest.raises(CorpusError, match="line 6"):
+            index_dataset(funnel, dataset)
+        assert index_dataset(funnel, dataset, on_bad="skip").documents == 5
+
+
+# -- command line
+
+CONFIG = "stages:\n  - {kind: bm25, k: 3}\nqdrant: ':memory:'\n"
+
+
+@pytest.fixture
+def command(monkeypatch: pytest.MonkeyPatch) -> Iterator[typer.Typer]:
+    monkeypatch.setattr(ModelPool, "shared", staticmethod(FakeModels))
+    configure_logging("warning")
+    app = typer.Typer()
+    app.command()(eval_)
+    yield app
+    structlog.reset_defaults()
+
+
+def test_the_command_prints_one_object(command: typer.Typer, tmp_path: Path) -> None:
+    """With --json standard output is the report and nothing else."""
+    folder = beir_folder(tmp_path / "tiny")
+    (tmp_path / "c.yaml").write_text(CONFIG)
+    arguments = [str(folder), "--config", str(tmp_path / "c.yaml"), "--json", "--limit", "2"]
+    result = CliRunner().invoke(command, arguments, catch_exceptions=False)
+    report = json.loads(result.stdout)
+    assert (report["dataset"], report["queries"]) == ("tiny", 2)
+    assert report["metrics"]["mrr@10"] == 1.0
+
+
+def test_the_command_shows_a_table_and_writes_runs(command: typer.Typer, tmp_path: Path) -> None:
+    """Without --json people get a table, and --run-out its files."""
+    folder = beir_folder(tmp_path / "tiny")
+    (tmp_path / "c.yaml").write_text(CONFIG)
+    arguments = [str(folder), "-c", str(tmp_path / "c.yaml"), "--run-out", str(tmp_path / "out")]
+    result = CliRunner().invoke(command, arguments, catch_exceptions=False)
+    assert "bm25" in result.stdout
+    assert "whole query" in result.stdout
+    assert (tmp_path / "out" / "1-bm25.run").read_text().startswith("q1 Q0 d1 1 ")
