@@ -52,8 +52,7 @@ class Entry(msgspec.Struct, frozen=True, array_like=True):
 
     ``created`` is wall-clock seconds, ``fresh_s`` how long it counts as fresh from then (jitter
     included), ``epoch`` the corpus epoch it was computed under, ``elapsed_ms`` what computing it
-    took. ``bar`` is the lowest cosine between the query and one of its documents where a stage
-    said so, else None: a new document above it might belong into the answer.
+    took.
     """
 
     query: str
@@ -62,14 +61,14 @@ class Entry(msgspec.Struct, frozen=True, array_like=True):
     fresh_s: float
     epoch: int
     elapsed_ms: float
-    bar: float | None = None
 
 
 class AliasNote(msgspec.Struct, frozen=True, array_like=True):
-    """What is kept with an alias: its target and how sure the verifier was."""
+    """What is kept with an alias: its target, the verifier's score, the guards' margin on it."""
 
     target: str
     score: float
+    margin: float = 0.0
 
 
 T = TypeVar("T", Entry, AliasNote)

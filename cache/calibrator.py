@@ -1,0 +1,115 @@
+"""The calibrator file: which score of which verifier means "the same question", and the evidence.
+
+JSON, written by ``funnel cache calibrate`` and named by ``cache.calibrator`` in the YAML. It holds
+for one revision of one verifier: scores of another one mean something else, so a mismatch leaves
+the cache with its exact tiers only.
+"""
+
+import hashlib
+import json
+import tempfile
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from funnel.cache.guards import Margins
+from funnel.errors import ConfigError
+
+SHIPPED = "calibrator-duplicate.json"
+
+
+class CertifiedPoint(BaseModel):
+    """One certified threshold; see :class:`funnel.cache.calibration.Certificate`."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    target: float = Field(gt=0, lt=1)
+    threshold: float = Field(allow_inf_nan=False)
+    accepted: int = Field(ge=1)
+    wrong: int = Field(ge=0)
+    precision_low: float
+    recall: float
+
+
+class Calibrator(BaseModel):
+    """What ``funnel cache calibrate`` found.
+
+    ``points`` are certified independently of each other, each at ``confidence``. ``floor`` is the
+    cosine below which no candidate is verified, ``scripts`` the Unicode scripts that the pairs
+    were written in, ``prevalence`` the share of duplicates it was weighted to (None: the pairs'
+    own). ``source`` says where the pairs come from.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    format: int = Field(default=1, ge=1, le=1)
+    verifier: str
+    revision: str
+    embedder: str
+    floor: float = Field(ge=-1, le=1)
+    margins: Margins = Margins()
+    scripts: tuple[str, ...] = ()
+    confidence: float = Field(gt=0, lt=1)
+    prevalence: float | None = None
+    pairs: int
+    duplicates: int
+    source: str
+    made: str
+    points: tuple[CertifiedPoint, ...]
+
+    @classmethod
+    def load(cls, path: Path) -> "Calibrator":
+        """Read a calibrator file.
+
+        Raises:
+            ConfigError: missing, not JSON, or not a calibrator.
+        """
+        try:
+            return cls._parse(path.read_text("utf-8"), str(path))
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError(
+                f"cache.calibrator: {path} cannot be read ({error}); "
+                "make it with: funnel cache calibrate PAIRS --out FILE"
+            ) from error
+
+    @classmethod
+    def shipped(cls) -> "Calibrator":
+        """The calibrator of the verifier that comes with this package."""
+        return cls._parse(files("funnel.cache").joinpath(SHIPPED).read_text("utf-8"), SHIPPED)
+
+    @classmethod
+    def _parse(cls, text: str, name: str) -> "Calibrator":
+        try:
+            return cls.model_validate_json(text)
+        except ValidationError as error:
+            first = error.errors(include_url=False)[0]
+            place = ".".join(str(part) for part in first["loc"]) or "the file"
+            raise ConfigError(
+                f"{name}: {place}: {first['msg']}; make a calibrator with: funnel cache calibrate"
+            ) from error
+
+    def save(self, path: Path) -> None:
+        """Write the file in one step, so that no reader sees half of it."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        text = json.dumps(self.model_dump(mode="json"), indent=2) + "\n"
+        with tempfile.NamedTemporaryFile(
+            "w", encoding="utf-8", dir=path.parent, delete=False
+        ) as draft:
+            draft.write(text)
+        Path(draft.name).chmod(0o644)
+        Path(draft.name).replace(path)
+
+    def point(self, target: float) -> CertifiedPoint | None:
+        """The loosest threshold certified for at least ``target``, or None."""
+        fit = [point for point in self.points if point.target >= target - 1e-9]
+        return min(fit, key=lambda point: point.threshold, default=None)
+
+    @property
+    def digest(self) -> str:
+        """Changes with anything in the file: part of every entry's partition."""
+        plain: dict[str, Any] = self.model_dump(mode="json")
+        return hashlib.blake2b(
+            json.dumps(plain, sort_keys=True).encode(), digest_size=8
+        ).hexdigest()

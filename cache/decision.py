@@ -1,0 +1,147 @@
+"""The decision whether a cached question is the asked one; one code for serving and for replay.
+
+Three pure steps: ``screen`` the nearest candidates with floor and guards, score what is left in
+both orders (``pairs_of``, in one batch, by whoever calls), and ``decide`` at the threshold.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from funnel.cache.guards import Finding, Margins, inspect
+from funnel.cache.settings import GuardSettings
+from funnel.cache.words import take_apart
+from funnel.models.base import TextPair
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A cached question near the asked one."""
+
+    key: str
+    query: str
+    cosine: float
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """What it takes to be a hit. ``scripts`` empty: any; ``threshold`` infinite: never."""
+
+    threshold: float
+    floor: float
+    limit: int = 5
+    guards: GuardSettings = field(default_factory=GuardSettings)
+    margins: Margins = field(default_factory=Margins)
+    scripts: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What became of one candidate.
+
+    ``score`` is the verifier's lower one of both orders, None when it was not asked; ``needed`` is
+    the threshold with the guards' margins. ``reason`` is empty when accepted.
+    """
+
+    candidate: Candidate
+    findings: tuple[Finding, ...] = ()
+    score: float | None = None
+    needed: float = math.inf
+    reason: str = ""
+
+    @property
+    def accepted(self) -> bool:
+        """Whether it is the same question."""
+        return not self.reason
+
+    @property
+    def margin(self) -> float:
+        """What the guards add to the threshold."""
+        return sum(finding.margin or 0.0 for finding in self.findings)
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """The outcome over all candidates: the best accepted one, or why there is none."""
+
+    chosen: Verdict | None
+    verdicts: tuple[Verdict, ...]
+    reason: str
+
+
+def readable(query: str, policy: Policy) -> bool:
+    """Whether the verifier was calibrated on text of such letters."""
+    return not policy.scripts or take_apart(query).scripts <= policy.scripts
+
+
+def screen(query: str, candidates: Sequence[Candidate], policy: Policy) -> tuple[Verdict, ...]:
+    """Floor and guards over the nearest candidates.
+
+    What may still be a hit comes back with the reason ``"unscored"``.
+    """
+    best = sorted(candidates, key=lambda c: (-c.cosine, c.key))[: policy.limit]
+    return tuple(_screened(query, candidate, policy) for candidate in best)
+
+
+def _screened(query: str, candidate: Candidate, policy: Policy) -> Verdict:
+    if candidate.cosine < policy.floor:
+        return Verdict(candidate, reason="below_floor")
+    findings = tuple(inspect(query, candidate.query, policy.guards, policy.margins))
+    veto = next((finding for finding in findings if finding.veto), None)
+    if veto is not None:
+        return Verdict(candidate, findings, reason=f"guard_{veto.kind}")
+    return Verdict(candidate, findings, reason="unscored")
+
+
+def to_score(verdicts: Sequence[Verdict]) -> list[Verdict]:
+    """Those that the verifier has to look at, in their order."""
+    return [verdict for verdict in verdicts if verdict.reason == "unscored"]
+
+
+def pairs_of(query: str, verdicts: Sequence[Verdict]) -> list[TextPair]:
+    """Both orders of each pair, side by side: 2n pairs for n verdicts."""
+    return [
+        pair
+        for verdict in verdicts
+        for pair in ((query, verdict.candidate.query), (verdict.candidate.query, query))
+    ]
+
+
+def lower_of_orders(values: Sequence[float]) -> list[float]:
+    """One score per pair from the scores of ``pairs_of``; NaN when either is NaN."""
+    halves = zip(values[::2], values[1::2], strict=True)
+    return [math.nan if math.isnan(a) or math.isnan(b) else min(a, b) for a, b in halves]
+
+
+def decide(verdicts: Sequence[Verdict], scores: Sequence[float], policy: Policy) -> Decision:
+    """Judge the screened candidates by the scores of ``to_score(verdicts)``, in that order."""
+    waiting = iter(scores)
+    judged = tuple(
+        _judged(verdict, next(waiting), policy) if verdict.reason == "unscored" else verdict
+        for verdict in verdicts
+    )
+    accepted = [verdict for verdict in judged if verdict.accepted]
+    if accepted:
+        best = max(accepted, key=lambda v: (v.score or 0.0) - v.margin)
+        return Decision(best, judged, "")
+    return Decision(None, judged, _reason(judged))
+
+
+def _judged(verdict: Verdict, score: float, policy: Policy) -> Verdict:
+    needed = policy.threshold + verdict.margin
+    scored = math.isfinite(score)
+    reason = "" if scored and score >= needed else "below_threshold" if scored else "not_scored"
+    return Verdict(
+        verdict.candidate, verdict.findings, float(score) if scored else None, needed, reason
+    )
+
+
+def _reason(judged: Sequence[Verdict]) -> str:
+    """Why nothing was accepted: what became of the candidate that came furthest."""
+    order = ("not_scored", "below_threshold", "guard", "below_floor")
+    reasons = [verdict.reason for verdict in judged]
+    for prefix in order:
+        for reason in reasons:
+            if reason.startswith(prefix):
+                return reason
+    return "no_candidates"

@@ -1,0 +1,100 @@
+"""A store behind a time budget and a circuit breaker: it answers in time or not at all."""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+from funnel.cache.breaker import CircuitBreaker
+from funnel.cache.store import Store
+from funnel.errors import CacheError
+from funnel.log import get_logger
+
+log = get_logger(__name__)
+T = TypeVar("T")
+
+
+class StoreFault(CacheError):
+    """The store did not do what it was asked. ``reason`` is one of a few words."""
+
+    def __init__(self, reason: str) -> None:
+        self.reason = reason
+        super().__init__(f"cache store: {reason}")
+
+
+class Budget:
+    """What one query may spend on waiting for the store, over all its calls together.
+
+    After a fault nothing is left: a query meets a broken store once.
+    """
+
+    __slots__ = ("_left_s",)
+
+    def __init__(self, seconds: float) -> None:
+        self._left_s = seconds
+
+    @property
+    def left_s(self) -> float:
+        """Seconds left."""
+        return self._left_s
+
+    def spend(self, seconds: float) -> None:
+        """Take away what a call took."""
+        self._left_s = max(0.0, self._left_s - seconds)
+
+    def exhaust(self) -> None:
+        """No further call in this query."""
+        self._left_s = 0.0
+
+
+class GuardedStore:
+    """Makes every call to a store bounded, counted and survivable."""
+
+    def __init__(self, store: Store, breaker: CircuitBreaker, timeout_s: float) -> None:
+        self.store = store
+        self.breaker = breaker
+        self.timeout_s = timeout_s
+        self.faults: dict[str, int] = {}
+
+    def budget(self) -> Budget:
+        """A fresh budget for one query."""
+        return Budget(self.timeout_s)
+
+    async def call(self, work: Callable[[Store], Awaitable[T]], budget: Budget | None = None) -> T:
+        """Run one store call.
+
+        Raises:
+            StoreFault: the breaker is open, the time is over, or the store failed.
+        """
+        budget = budget or self.budget()
+        if budget.left_s <= 0:
+            raise StoreFault("store_timeout")
+        if not self.breaker.allows():
+            budget.exhaust()
+            raise self._fault("breaker_open")
+        began = time.monotonic()
+        try:
+            async with asyncio.timeout(budget.left_s):
+                result = await work(self.store)
+        except TimeoutError as error:
+            self._failed(budget)
+            raise self._fault("store_timeout") from error
+        except CacheError as error:
+            self._failed(budget)
+            log.warning("cache.store_failed", error=str(error))
+            raise self._fault("store_unavailable") from error
+        except Exception as error:
+            self._failed(budget)
+            log.error("cache.store_broken", error=type(error).__name__)
+            raise self._fault("store_error") from error
+        self.breaker.succeeded()
+        budget.spend(time.monotonic() - began)
+        return result
+
+    def _failed(self, budget: Budget) -> None:
+        self.breaker.failed()
+        budget.exhaust()
+
+    def _fault(self, reason: str) -> StoreFault:
+        self.faults[reason] = self.faults.get(reason, 0) + 1
+        return StoreFault(reason)

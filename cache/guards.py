@@ -1,0 +1,214 @@
+"""Guards: differences that turn one question into another and that a model easily overlooks.
+
+A *veto* ends it: these are two questions. A *raise* demands a higher score of the verifier, by a
+margin in logits. Guards only ever make a hit harder; equal texts have no findings.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cache
+from typing import TYPE_CHECKING, Literal
+
+from funnel.cache.lexicon import (
+    KINDS,
+    NEGATING_PREFIXES,
+    NOT_NEGATED,
+    OPPOSITES,
+    QUESTION_WORDS,
+    STOPWORDS,
+)
+from funnel.cache.order import swap
+from funnel.cache.words import Question, stem, take_apart
+
+if TYPE_CHECKING:
+    from funnel.cache.settings import GuardSettings
+
+FindingKind = Literal[
+    "number", "unit", "symbol", "script", "opposite", "negation", "entity", "role", "order"
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One difference. ``margin`` is None for a veto, else what is added to the threshold."""
+
+    kind: FindingKind
+    detail: str
+    margin: float | None = None
+
+    @property
+    def veto(self) -> bool:
+        """Whether it ends the comparison."""
+        return self.margin is None
+
+
+@dataclass(frozen=True, slots=True)
+class Margins:
+    """What the raising guards add to the threshold, in logits of the verifier."""
+
+    one_sided_number: float = 1.0
+    negation: float = 3.0
+    one_sided_name: float = 0.5
+    order: float = 1.5
+
+
+def inspect(first: str, second: str, settings: "GuardSettings", margins: Margins) -> list[Finding]:
+    """All findings between two questions, vetoes first; symmetric in its arguments."""
+    if first == second:
+        return []
+    a, b = take_apart(first), take_apart(second)
+    found = [*_scripts(a, b)]
+    for wanted, guard in _guards(settings):
+        if wanted:
+            found.extend(guard(a, b, margins))
+    return sorted(found, key=lambda finding: not finding.veto)
+
+
+_Guard = Callable[[Question, Question, Margins], Iterator[Finding]]
+
+
+def _guards(settings: "GuardSettings") -> tuple[tuple[bool, _Guard], ...]:
+    return (
+        (settings.numbers, _numbers),
+        (settings.opposites, _opposites),
+        (settings.negation, _negation),
+        (settings.entities, _entities),
+        (settings.order, _order),
+    )
+
+
+def _scripts(a: Question, b: Question) -> Iterator[Finding]:
+    if a.mixed or b.mixed:
+        yield Finding("script", "a word mixes scripts that look alike")
+    if a.scripts != b.scripts:
+        yield Finding("script", f"letters of {_list(a.scripts)} against {_list(b.scripts)}")
+    if a.symbols != b.symbols:
+        yield Finding("symbol", f"{_list(a.symbols)} against {_list(b.symbols)}")
+
+
+def _numbers(a: Question, b: Question, margins: Margins) -> Iterator[Finding]:
+    ours, theirs = ({q.value for q in x.quantities} for x in (a, b))
+    only_a, only_b = ours - theirs, theirs - ours
+    if only_a and only_b:
+        yield Finding("number", f"{_list(only_a)} against {_list(only_b)}")
+    elif only_a or only_b:
+        yield Finding("number", f"{_list(only_a | only_b)} on one side", margins.one_sided_number)
+    for value in ours & theirs:
+        units = [{q.unit for q in x.quantities if q.value == value and q.unit} for x in (a, b)]
+        if units[0] and units[1] and not units[0] & units[1]:
+            yield Finding("unit", f"{value} {_list(units[0])} against {_list(units[1])}")
+
+
+def _opposites(a: Question, b: Question, margins: Margins) -> Iterator[Finding]:  # noqa: ARG001
+    ours, theirs = _sides_of(a), _sides_of(b)
+    for group in ours.keys() & theirs.keys():
+        only_a = ours[group].keys() - theirs[group].keys()
+        only_b = theirs[group].keys() - ours[group].keys()
+        if only_a and only_b:
+            words = (ours[group][min(only_a)], theirs[group][min(only_b)])
+            yield Finding("opposite", f"{words[0]} against {words[1]}")
+    folded_a, folded_b = ({w.folded for w in x.words} for x in (a, b))
+    for plain, negated in (*_prefixed(folded_a, folded_b), *_prefixed(folded_b, folded_a)):
+        yield Finding("opposite", f"{plain} against {negated}")
+
+
+def _prefixed(plain: set[str], negated: set[str]) -> Iterator[tuple[str, str]]:
+    for word in negated - plain:
+        for prefix in NEGATING_PREFIXES:
+            rest = word.removeprefix(prefix)
+            if rest != word and len(rest) > 3 and _same_word(rest, plain - negated):
+                yield rest, word
+
+
+def _same_word(rest: str, words: set[str]) -> bool:
+    return rest not in NOT_NEGATED and stem(rest) in {stem(word) for word in words}
+
+
+def _sides_of(question: Question) -> dict[int, dict[int, str]]:
+    """Group of the lexicon -> side -> the word of the question that stands on it."""
+    found: dict[int, dict[int, str]] = {}
+    for word in question.words:
+        for group, side in _places().get(word.stem, ()):
+            found.setdefault(group, {})[side] = word.folded
+    return found
+
+
+@cache
+def _places() -> dict[str, list[tuple[int, int]]]:
+    """Stem -> the (group, side) places where the lexicon has it."""
+    places: dict[str, list[tuple[int, int]]] = {}
+    for number, group in enumerate((*OPPOSITES, *KINDS, *QUESTION_WORDS)):
+        for side, words in enumerate(group):
+            for word in words:
+                places.setdefault(stem(word), []).append((number, side))
+    return places
+
+
+def _negation(a: Question, b: Question, margins: Margins) -> Iterator[Finding]:
+    if a.negations % 2 != b.negations % 2:
+        yield Finding("negation", "only one side is negated", margins.negation)
+
+
+def _entities(a: Question, b: Question, margins: Margins) -> Iterator[Finding]:
+    only_a, only_b = _unmatched(a, b), _unmatched(b, a)
+    if only_a and only_b:
+        yield Finding("entity", f"{_list(only_a)} against {_list(only_b)}")
+    elif only_a or only_b:
+        yield Finding("entity", f"{_list(only_a | only_b)} on one side", margins.one_sided_name)
+
+
+def _unmatched(a: Question, b: Question) -> set[str]:
+    """Names of ``a`` that ``b`` does not mention in any form."""
+    others = {word.folded for word in b.words}
+    initials = "".join(w.folded[0] for w in b.words if w.folded not in STOPWORDS)
+    return {
+        name
+        for name in a.names
+        if not any(_alike(name, other) for other in others)
+        and not (len(name) > 1 and name in initials)
+        and not _abbreviates(a, b, name)
+        and not any(q.value == name for q in a.quantities)
+    }
+
+
+def _alike(name: str, other: str) -> bool:
+    """The same name, an inflection of it, or one typing slip away from it."""
+    if name == other or stem(name) == stem(other):
+        return True
+    if min(len(name), len(other)) < 5:
+        return False
+    return name[:5] == other[:5] or _one_slip(name, other)
+
+
+def _one_slip(a: str, b: str) -> bool:
+    if abs(len(a) - len(b)) > 1 or a[0] != b[0]:
+        return False
+    counts, others = Counter(a), Counter(b)
+    return (counts - others).total() <= 1 and (others - counts).total() <= 1
+
+
+def _abbreviates(a: Question, b: Question, name: str) -> bool:
+    """Whether ``name`` is a word of a phrase that stands in ``b`` as its initials."""
+    content = [w.folded for w in a.words if w.folded not in STOPWORDS]
+    return any(
+        name in content[i : i + len(word.folded)]
+        and "".join(w[0] for w in content[i : i + len(word.folded)]) == word.folded
+        for word in b.words
+        if 2 <= len(word.folded) <= 5
+        for i in range(len(content) - len(word.folded) + 1)
+    )
+
+
+def _order(a: Question, b: Question, margins: Margins) -> Iterator[Finding]:
+    found = swap(a, b)
+    if found is not None:
+        yield Finding(
+            "role" if found.directed else "order",
+            found.detail,
+            None if found.directed else margins.order,
+        )
+
+
+def _list(items: "set[str] | frozenset[str]") -> str:
+    return ", ".join(sorted(items)) or "nothing"

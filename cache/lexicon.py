@@ -1,0 +1,35 @@
+"""The guards' word lists, read from ``lexicon.toml`` beside this file, which explains them."""
+
+import tomllib
+from importlib.resources import files
+from typing import Any, Final, TypeAlias
+
+Group: TypeAlias = tuple[frozenset[str], ...]
+"""Sides that exclude one another; the words of one side mean the same."""
+
+_DATA: dict[str, Any] = tomllib.loads(
+    files("funnel.cache").joinpath("lexicon.toml").read_text("utf-8")
+)
+
+
+def _words(name: str) -> frozenset[str]:
+    return frozenset(_DATA[name].split())
+
+
+def _groups(name: str) -> tuple[Group, ...]:
+    lines = _DATA[name].replace("\n  ", " ").strip().splitlines()
+    return tuple(tuple(frozenset(side.split()) for side in line.split("|")) for line in lines)
+
+
+OPPOSITES: Final = _groups("opposites")
+KINDS: Final = _groups("kinds")
+QUESTION_WORDS: Final = _groups("question_words")
+NEGATING_PREFIXES: Final = tuple(_DATA["negating_prefixes"].split())
+NOT_NEGATED: Final = _words("not_negated")
+NEGATIONS: Final = _words("negations")
+STOPWORDS: Final = _words("stopwords")
+DIRECTED: Final = _words("directed")
+JOINING: Final = _words("joining")
+EVEN_HANDED: Final = _words("even_handed")
+CONVERSE: Final[dict[str, str]] = _DATA["converse"]
+ALIASES: Final[dict[str, str]] = _DATA["aliases"]

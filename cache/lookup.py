@@ -1,0 +1,230 @@
+"""The read path of one query: local, store, alias, then the nearest cached questions."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from funnel.cache.base import CacheRequest
+from funnel.cache.codec import AliasNote, Codec, Entry, Sealed
+from funnel.cache.counters import Counters
+from funnel.cache.decision import Candidate, Verdict
+from funnel.cache.freshness import age_s, freshness
+from funnel.cache.guarded_store import Budget, GuardedStore, StoreFault
+from funnel.cache.local import Kept, LocalTier
+from funnel.cache.matcher import Matcher
+from funnel.cache.place import Place
+from funnel.cache.settings import CacheSettings
+from funnel.cache.store import Missing, Stored
+from funnel.types import CacheInfo
+
+if TYPE_CHECKING:
+    from funnel.cache.store import Vector
+
+_SERVABLE = ("fresh", "revalidate")
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """An entry to serve. ``key`` is the entry's own; ``score`` is None for the exact tier."""
+
+    entry: Entry
+    key: str
+    tier: str
+    age_s: float
+    stale: bool
+    score: float | None = None
+    threshold: float | None = None
+    margin: float = 0.0
+
+    def info(self) -> CacheInfo:
+        """What the result says of it."""
+        return CacheInfo(
+            status="hit",
+            tier=self.tier,
+            matched_query=self.entry.query,
+            score=self.score,
+            threshold=self.threshold,
+            age_s=self.age_s,
+            stale=self.stale,
+            reason="stale" if self.stale else None,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Near:
+    """A servable entry near the query."""
+
+    key: str
+    entry: Entry
+    cosine: float
+
+    @property
+    def candidate(self) -> Candidate:
+        """As the decision wants it."""
+        return Candidate(self.key, self.entry.query, self.cosine)
+
+
+@dataclass(slots=True)
+class Looking:
+    """The state of one lookup as it goes through the tiers.
+
+    ``epoch`` is that of the first reading, None if the store did not answer. ``fault`` is what
+    failed, ``late`` an entry that may only be served if the stages fail, ``refused`` the candidate
+    that came nearest to being a hit.
+    """
+
+    request: CacheRequest
+    place: Place
+    budget: Budget
+    began: float = field(default_factory=time.perf_counter)
+    epoch: int | None = None
+    fault: str | None = None
+    reason: str = "no_candidates"
+    late: Found | None = None
+    refused: Verdict | None = None
+
+    @property
+    def ms(self) -> float:
+        """Milliseconds since it began."""
+        return (time.perf_counter() - self.began) * 1000
+
+
+class Lookup:
+    """The tiers, in order of their cost. Raises nothing but cancellation."""
+
+    def __init__(
+        self,
+        settings: CacheSettings,
+        store: GuardedStore,
+        codec: Codec,
+        local: LocalTier,
+        matcher: Matcher,
+        counters: Counters,
+        clock: Callable[[], float],
+    ) -> None:
+        self._settings = settings
+        self._store = store
+        self._codec = codec
+        self._local = local
+        self._matcher = matcher
+        self._counters = counters
+        self._clock = clock
+
+    async def exact(self, looking: Looking) -> Found | None:
+        """This very text, here or in the store, or a verified paraphrase of a kept one."""
+        kept = self._local.get(looking.place)
+        found = None if kept is None else self._servable(kept, looking)
+        return found or await self._from_store(looking)
+
+    async def _from_store(self, looking: Looking) -> Found | None:
+        place = looking.place
+        try:
+            reading = await self._store.call(
+                lambda store: store.get(place.partition, place.key), looking.budget
+            )
+        except StoreFault as fault:
+            looking.fault = fault.reason
+            return None
+        self._local.saw(reading.epoch)
+        looking.epoch = reading.epoch.current
+        if isinstance(reading.found, Missing):
+            return None
+        kept = self._open(reading.found, looking)
+        if kept is None:
+            return None
+        self._local.put(place, kept, reading.epoch.current)
+        return self._servable(kept, looking)
+
+    def _open(self, stored: Stored, looking: Looking) -> Kept | None:
+        """The entry behind what was read by this query's key, if it really belongs there."""
+        place = looking.place
+        try:
+            entry = self._codec.open(stored.payload, Entry, place.partition, stored.key)
+            if stored.alias is None:
+                return self._of_this_text(Kept(entry, stored.key), looking)
+            note = self._codec.open(stored.alias, AliasNote, place.partition, place.key)
+        except Sealed as sealed:
+            looking.reason = self._corrupt(sealed)
+            return None
+        return Kept(entry, stored.key, note) if note.target == stored.key else None
+
+    def _of_this_text(self, kept: Kept, looking: Looking) -> Kept | None:
+        if kept.entry.query == looking.request.query.text:
+            return kept
+        looking.reason = "wrong_entry"
+        return None
+
+    def _corrupt(self, sealed: Sealed) -> str:
+        reason = f"corrupt_{sealed.reason}"
+        self._counters.event(reason)
+        return reason
+
+    def _servable(self, kept: Kept, looking: Looking) -> Found | None:
+        note, now = kept.note, self._clock()
+        needed = None if note is None else self._matcher.policy.threshold + note.margin
+        if note is not None and needed is not None and note.score < needed:
+            return None  # the threshold was raised since
+        state = freshness(kept.entry, now, self._settings)
+        found = Found(
+            entry=kept.entry,
+            key=kept.key,
+            tier="exact" if note is None else "alias",
+            age_s=age_s(kept.entry, now),
+            stale=state != "fresh",
+            score=None if note is None else note.score,
+            threshold=needed,
+        )
+        if state in _SERVABLE:
+            return found
+        looking.reason = "expired"
+        if state == "on_error":
+            looking.late = found
+        return None
+
+    async def nearest(
+        self, looking: Looking, vector: "Vector", *, floor: float | None = None
+    ) -> list[Near]:
+        """Servable entries near the vector, best first; none when the store does not answer."""
+        place, policy = looking.place, self._matcher.policy
+        if looking.fault is not None:
+            return []
+        try:
+            near = await self._store.call(
+                lambda store: store.nearest(
+                    place.partition,
+                    vector,
+                    limit=policy.limit,
+                    floor=policy.floor if floor is None else floor,
+                ),
+                looking.budget,
+            )
+        except StoreFault as fault:
+            looking.fault = fault.reason
+            return []
+        self._local.saw(near.epoch)
+        return [found for stored in near.found if (found := self._near(stored, looking))]
+
+    def _near(self, stored: Stored, looking: Looking) -> Near | None:
+        try:
+            entry = self._codec.open(stored.payload, Entry, looking.place.partition, stored.key)
+        except Sealed as sealed:
+            self._corrupt(sealed)
+            return None
+        if freshness(entry, self._clock(), self._settings) not in _SERVABLE:
+            return None
+        return Near(stored.key, entry, stored.cosine or 0.0)
+
+    def found_by(self, chosen: Verdict, near: Near) -> Found:
+        """The entry that a decision chose."""
+        now = self._clock()
+        return Found(
+            entry=near.entry,
+            key=near.key,
+            tier="semantic",
+            age_s=age_s(near.entry, now),
+            stale=freshness(near.entry, now, self._settings) != "fresh",
+            score=chosen.score,
+            threshold=chosen.needed,
+            margin=chosen.margin,
+        )

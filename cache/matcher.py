@@ -1,0 +1,184 @@
+"""Whether a cached question is the asked one: screen, verify, decide, under a calibrated policy."""
+
+import asyncio
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from funnel.cache.calibrator import Calibrator
+from funnel.cache.decision import (
+    Candidate,
+    Decision,
+    Policy,
+    Verdict,
+    decide,
+    lower_of_orders,
+    pairs_of,
+    readable,
+    screen,
+    to_score,
+)
+from funnel.cache.guards import Margins
+from funnel.cache.settings import CacheSettings
+from funnel.cache.verifier import Verifier, VerifierFault
+from funnel.deadline import Deadline
+from funnel.errors import FunnelError
+from funnel.log import get_logger
+from funnel.models.base import Encoder
+
+log = get_logger(__name__)
+DEFAULT_FLOOR = 0.7
+SHIPPED_VERIFIER = "embedded:duplicate"
+
+
+@dataclass(frozen=True, slots=True)
+class Threshold:
+    """The policy in force and where it comes from; ``problem`` says why there is none."""
+
+    policy: Policy
+    problem: str = ""
+
+
+def threshold_for(
+    settings: CacheSettings, calibrator: Calibrator | None, revision: str
+) -> Threshold:
+    """The policy that settings and calibrator give a verifier of this revision.
+
+    Without a certificate for the target nothing is ever accepted: exact tiers only.
+    """
+    policy = Policy(
+        threshold=math.inf,
+        floor=_floor(settings, calibrator),
+        limit=settings.candidates,
+        guards=settings.guards,
+        margins=calibrator.margins if calibrator else Margins(),
+        scripts=frozenset(calibrator.scripts) if calibrator else frozenset(),
+    )
+    if not settings.semantic:
+        return Threshold(policy, "semantic_off")
+    if settings.threshold is not None:
+        return Threshold(replace(policy, threshold=settings.threshold))
+    return _certified(settings, calibrator, revision, policy)
+
+
+def _certified(
+    settings: CacheSettings, calibrator: Calibrator | None, revision: str, policy: Policy
+) -> Threshold:
+    if calibrator is None:
+        return Threshold(policy, "uncalibrated")
+    if (calibrator.verifier, calibrator.revision) != (settings.verifier.model, revision):
+        return Threshold(policy, "calibrated_for_another_verifier")
+    point = calibrator.point(settings.target_precision)
+    if point is None:
+        return Threshold(policy, "target_not_certified")
+    return Threshold(replace(policy, threshold=point.threshold))
+
+
+def calibrator_for(settings: CacheSettings) -> Calibrator | None:
+    """The calibrator that the settings name, or the shipped one for the shipped verifier.
+
+    Raises:
+        ConfigError: the calibrator file is missing or damaged.
+    """
+    if settings.calibrator is not None:
+        return Calibrator.load(settings.calibrator)
+    return Calibrator.shipped() if settings.verifier.model == SHIPPED_VERIFIER else None
+
+
+def _floor(settings: CacheSettings, calibrator: Calibrator | None) -> float:
+    if settings.floor is not None:
+        return settings.floor
+    return calibrator.floor if calibrator else DEFAULT_FLOOR
+
+
+class Matcher:
+    """The semantic tier's judgement, without any store.
+
+    Until ``prepare`` has loaded the models there is no semantic tier.
+
+    Raises:
+        ConfigError: the calibrator file is missing or damaged.
+    """
+
+    def __init__(self, settings: CacheSettings, encoder: Encoder, verifier: Verifier) -> None:
+        self.verifier = verifier
+        self._settings = settings
+        self._encoder = encoder
+        self._calibrator = calibrator_for(settings)
+        self._threshold = Threshold(
+            threshold_for(settings, self._calibrator, "").policy, "verifier_not_loaded"
+        )
+        self.policy = self._threshold.policy
+        self.identity: dict[str, object] = {}
+
+    async def prepare(self) -> None:
+        """Load the models; a verifier that cannot be loaded leaves the exact tiers."""
+        scorer = self.verifier.scorer
+        try:
+            embedder = await asyncio.to_thread(lambda: self._encoder.revision)
+            revision = "" if not self._settings.semantic else await self._load_verifier()
+        except FunnelError as error:
+            log.warning("cache.model_not_loaded", error=str(error))
+            self._threshold = Threshold(self.policy, "verifier_error")
+            return
+        self._threshold = threshold_for(self._settings, self._calibrator, revision)
+        self.policy = self._threshold.policy
+        self.identity = {
+            "embedder": [self._encoder.name, embedder],
+            "verifier": [scorer.name, revision],
+            "calibrator": self._calibrator.digest if self._calibrator else "",
+        }
+        if self.problem and self.problem != "semantic_off":
+            log.warning("cache.semantic_tier_off", reason=self.problem)
+
+    async def _load_verifier(self) -> str:
+        scorer = self.verifier.scorer
+        revision = await asyncio.to_thread(lambda: scorer.revision)
+        await scorer.ascore([("warm", "up")], deadline=Deadline())
+        return revision
+
+    @property
+    def problem(self) -> str:
+        """Why no question can match, or nothing."""
+        return self._threshold.problem
+
+    def tighten(self, threshold: float) -> None:
+        """Demand a higher score from now on; never a lower one."""
+        self.policy = replace(self.policy, threshold=max(threshold, self.policy.threshold))
+
+    def refuses(self, query: str) -> str:
+        """Why this query has no semantic tier, or nothing."""
+        if self.problem:
+            return self.problem
+        if len(query) + 2 > self._encoder.max_tokens and self._too_long(query):
+            return "query_beyond_window"
+        return "" if readable(query, self.policy) else "script_not_calibrated"
+
+    def _too_long(self, query: str) -> bool:
+        return self._encoder.count_tokens([query])[0] > self._encoder.max_tokens
+
+    async def judge(
+        self, query: str, candidates: Sequence[Candidate], deadline: Deadline
+    ) -> Decision:
+        """Screen, verify in one pass, decide.
+
+        A verifier that fails is a decision for nobody, with the reason.
+        """
+        verdicts = screen(query, candidates, self.policy)
+        try:
+            scores = await self._scores(query, to_score(verdicts), deadline)
+        except VerifierFault as fault:
+            return Decision(None, verdicts, fault.reason)
+        return decide(verdicts, scores, self.policy)
+
+    async def _scores(
+        self, query: str, verdicts: Sequence[Verdict], deadline: Deadline
+    ) -> list[float]:
+        values = await self.verifier.score(pairs_of(query, verdicts), deadline)
+        return lower_of_orders(values)
+
+    def time_limit(self, deadline: Deadline) -> Deadline:
+        """How long a verification may take: its own limit, and half of what the query has left."""
+        left = deadline.remaining_s()
+        limit = self._settings.verifier.timeout_ms / 1000
+        return deadline.within(limit if left is None else min(limit, left / 2))

@@ -1,0 +1,115 @@
+"""What the cache tells about itself: one lookup explained, and its gauges."""
+
+import math
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from funnel.cache.decision import Verdict
+from funnel.cache.guarded_store import StoreFault
+from funnel.cache.lookup import Looking, Lookup
+from funnel.cache.matcher import Matcher
+
+if TYPE_CHECKING:
+    from funnel.cache.semantic import SemanticCache
+
+
+async def explain_lookup(looking: Looking, lookup: Lookup, matcher: Matcher) -> dict[str, Any]:
+    """Why a lookup would hit or miss: the tiers in order, every candidate and its verdict."""
+    found = await lookup.exact(looking)
+    report: dict[str, Any] = {
+        "query": looking.request.query.text,
+        "status": "miss",
+        "tier": None,
+        "matched_query": None,
+        "reason": looking.fault or looking.reason,
+        "threshold": _finite(matcher.policy.threshold),
+        "floor": matcher.policy.floor,
+        "epoch": looking.epoch,
+        "candidates": [],
+    }
+    if found is not None:
+        matched = {"tier": found.tier, "matched_query": found.entry.query}
+        return {**report, **matched, "status": "hit", "reason": None, "age_s": found.age_s}
+    refusal = looking.fault or matcher.refuses(looking.request.query.text)
+    return (
+        {**report, "reason": refusal}
+        if refusal
+        else await _nearest(looking, lookup, matcher, report)
+    )
+
+
+async def _nearest(
+    looking: Looking, lookup: Lookup, matcher: Matcher, report: dict[str, Any]
+) -> dict[str, Any]:
+    request = looking.request
+    near = await lookup.nearest(looking, await request.query.vector(), floor=-1.0)
+    limit = matcher.time_limit(request.deadline)
+    decision = await matcher.judge(request.query.text, [n.candidate for n in near], limit)
+    report["candidates"] = [explain_verdict(verdict) for verdict in decision.verdicts]
+    if decision.chosen is None:
+        return {**report, "reason": looking.fault or decision.reason}
+    return {
+        **report,
+        "status": "hit",
+        "tier": "semantic",
+        "matched_query": decision.chosen.candidate.query,
+        "reason": None,
+    }
+
+
+def explain_verdict(verdict: Verdict) -> dict[str, Any]:
+    """One candidate's fate, JSON-ready."""
+    return {
+        "query": verdict.candidate.query,
+        "cosine": verdict.candidate.cosine,
+        "score": verdict.score,
+        "needed": _finite(verdict.needed),
+        "accepted": verdict.accepted,
+        "reason": verdict.reason or None,
+        "findings": [
+            {"kind": f.kind, "detail": f.detail, "veto": f.veto, "margin": f.margin}
+            for f in verdict.findings
+        ],
+    }
+
+
+async def full_stats(cache: "SemanticCache") -> Mapping[str, Any]:
+    """Everything countable: cache, store, verifier, breaker, audits."""
+    verifier = cache.matcher.verifier
+    return {
+        **cache.counters.snapshot(),
+        "store": await _store_stats(cache),
+        "store_faults": dict(cache.guarded.faults),
+        "breaker": cache.guarded.breaker.state,
+        "semantic": not cache.matcher.problem,
+        "semantic_problem": cache.matcher.problem or None,
+        "threshold": _finite(cache.matcher.policy.threshold),
+        "verifier": {
+            "model": verifier.scorer.name,
+            "passes": verifier.passes,
+            "pairs": verifier.pairs,
+            "breaker": verifier.breaker.state,
+        },
+        "flights": len(cache.flights),
+        "audit": cache.auditor.report(),
+    }
+
+
+async def _store_stats(cache: "SemanticCache") -> dict[str, Any]:
+    try:
+        stats = await cache.guarded.call(lambda store: store.stats())
+    except StoreFault as fault:
+        return {"kind": cache.settings.store, "problem": fault.reason}
+    return {
+        "kind": stats.kind,
+        "entries": stats.entries,
+        "aliases": stats.aliases,
+        "bytes": stats.bytes,
+        "evictions": stats.evictions,
+        "epoch": stats.epoch.current,
+        **dict(stats.extra),
+    }
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None

@@ -1,0 +1,145 @@
+"""The verifier's one queue: pairs of all waiting lookups go to the cross-encoder together."""
+
+import asyncio
+import math
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from funnel.cache.breaker import BreakerSettings, CircuitBreaker
+from funnel.deadline import Deadline
+from funnel.errors import CacheError, FunnelError
+from funnel.log import get_logger
+from funnel.models.base import Scorer, TextPair
+
+log = get_logger(__name__)
+_BATCH = 64
+
+
+class VerifierFault(CacheError):
+    """The verifier did not answer. ``reason`` is one of a few words."""
+
+    def __init__(self, reason: str) -> None:
+        self.reason = reason
+        super().__init__(f"cache verifier: {reason}")
+
+
+@dataclass(eq=False, slots=True)
+class _Job:
+    pairs: Sequence[TextPair]
+    deadline: Deadline
+    answer: "asyncio.Future[list[float]]"
+
+
+class Verifier:
+    """Scores pairs for many concurrent lookups in few batches.
+
+    While the model works on one batch, further lookups gather and form the next one; so a burst of
+    paraphrases costs a few passes, not one pass each. Repeated failures open a breaker: a verifier
+    that is too slow for this machine must not cost every query its timeout.
+    """
+
+    def __init__(self, scorer: Scorer) -> None:
+        self.scorer = scorer
+        self.breaker = CircuitBreaker(BreakerSettings(failures=5, pause_s=1.0, max_pause_s=30.0))
+        self.passes = 0
+        self.pairs = 0
+        self._waiting: deque[_Job] = deque()
+        self._worker: asyncio.Task[None] | None = None
+
+    async def score(self, pairs: Sequence[TextPair], deadline: Deadline) -> list[float]:
+        """Scores in the pairs' order; NaN for what the model could not read to its end.
+
+        Raises:
+            VerifierFault: too late, failed, or failing lately.
+        """
+        if not pairs:
+            return []
+        if not self.breaker.allows():
+            raise VerifierFault("verifier_breaker_open")
+        job = _Job(pairs, deadline, asyncio.get_running_loop().create_future())
+        self._waiting.append(job)
+        self._ensure_worker()
+        try:
+            async with asyncio.timeout(deadline.remaining_s()):
+                scores = await job.answer
+        except TimeoutError as error:
+            self.breaker.failed()
+            raise VerifierFault("verifier_timeout") from error
+        except VerifierFault:
+            self.breaker.failed()
+            raise
+        self.breaker.succeeded()
+        return scores
+
+    def close(self) -> None:
+        """Stop the worker; whoever waits gets a fault."""
+        if self._worker is not None:
+            self._worker.cancel()
+        self._refuse(list(self._waiting), "verifier_closed")
+        self._waiting.clear()
+
+    def _ensure_worker(self) -> None:
+        if self._worker is None or self._worker.done():
+            self._worker = asyncio.ensure_future(self._work())
+
+    async def _work(self) -> None:
+        while self._waiting:
+            jobs = self._next_jobs()
+            if not jobs:
+                continue
+            try:
+                await self._run(jobs)
+            except asyncio.CancelledError:
+                self._refuse(jobs, "verifier_closed")
+                raise
+            except FunnelError as error:
+                log.warning("cache.verifier_failed", error=str(error))
+                self._refuse(jobs, "verifier_error")
+            except Exception as error:
+                log.error("cache.verifier_broken", error=type(error).__name__)
+                self._refuse(jobs, "verifier_error")
+
+    def _next_jobs(self) -> list[_Job]:
+        """Jobs that somebody still waits for, up to a batch of pairs."""
+        jobs: list[_Job] = []
+        size = 0
+        while self._waiting and (not jobs or size + len(self._waiting[0].pairs) <= _BATCH):
+            job = self._waiting.popleft()
+            if not job.answer.done():
+                jobs.append(job)
+                size += len(job.pairs)
+        return jobs
+
+    async def _run(self, jobs: Sequence[_Job]) -> None:
+        pairs = [pair for job in jobs for pair in job.pairs]
+        scored = await self.scorer.ascore(pairs, deadline=_latest(jobs))
+        self.passes += 1
+        self.pairs += len(pairs)
+        values = [float(value) for value in scored.values]
+        if scored.truncated:
+            values = await self._one_by_one(pairs, _latest(jobs))
+        start = 0
+        for job in jobs:
+            end = start + len(job.pairs)
+            if not job.answer.done():
+                job.answer.set_result(values[start:end])
+            start = end
+
+    async def _one_by_one(self, pairs: Sequence[TextPair], deadline: Deadline) -> list[float]:
+        """NaN for pairs that were cut: two questions may differ in what was not read."""
+        values = []
+        for pair in pairs:
+            one = await self.scorer.ascore([pair], deadline=deadline)
+            values.append(math.nan if one.truncated else float(one.values[0]))
+        return values
+
+    def _refuse(self, jobs: Sequence[_Job], reason: str) -> None:
+        for job in jobs:
+            if not job.answer.done():
+                job.answer.set_exception(VerifierFault(reason))
+
+
+def _latest(jobs: Sequence[_Job]) -> Deadline:
+    ends = [job.deadline.end for job in jobs]
+    return Deadline(None if None in ends else max(end for end in ends if end is not None))

@@ -1,0 +1,156 @@
+"""A question taken apart for the guards: folded tokens, stems, numbers, names, scripts."""
+
+import re
+import unicodedata
+from dataclasses import dataclass
+from functools import cache, lru_cache
+
+from funnel.cache.lexicon import ALIASES, NEGATIONS, STOPWORDS
+from funnel.cache.quantities import Quantity, quantities
+
+_TOKEN = re.compile(r"[^\W_]+(?:['\u2019][^\W_]+)*(?:[+#]+|\.(?=[^\W\d_]\b))?")
+_PHRASES = (
+    (re.compile(r"\b(?:turn|switch)(?:ed|ing|s)?\b((?:\s+\w+){0,4}?)\s+on\b"), r"enable\1"),
+    (re.compile(r"\b(?:turn|switch)(?:ed|ing|s)?\b((?:\s+\w+){0,4}?)\s+off\b"), r"disable\1"),
+    (re.compile(r"\b(?:log|sign)(?:ged|ging|ing|ed|s)?[\s-]+(?:in|on)\b"), "login"),
+    (re.compile(r"\b(?:log|sign)(?:ged|ging|ing|ed|s)?[\s-]+(?:out|off)\b"), "logout"),
+    (re.compile(r"\bget(?:ting|s)?\s+rid\s+of\b"), "remove"),
+    (re.compile(r"\bopt(?:ing|ed|s)?[\s-]+in\b"), "enable"),
+    (re.compile(r"\bopt(?:ing|ed|s)?[\s-]+out\b"), "disable"),
+    (re.compile(r"\bhow\s+(many|long|far|often|old|big|tall|high)\b"), r"how_\1"),
+    (re.compile(r"\b2[\s-]?fa\b"), "two factor authentication"),
+    (re.compile(r"\bnyc\b"), "new york"),
+    (re.compile(r"\b(?:in|un)able\s+to\b"), "cannot"),
+    (re.compile(r"\bcan\s+not\b"), "cannot"),
+    (re.compile(r"\b(united\s+states(?:\s+of\s+america)?|u\.s\.a?\.?)(?!\w)"), "usa"),
+    (re.compile(r"\b(united\s+kingdom|u\.k\.?)(?!\w)"), "uk"),
+)
+_APOSTROPHES = re.compile(r"['\u2019]")
+
+
+@dataclass(frozen=True, slots=True)
+class Word:
+    """One token: as written, folded, stemmed; ``name`` when its capitals mark a proper name."""
+
+    text: str
+    folded: str
+    stem: str
+    name: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """A question as the guards see it.
+
+    ``stems`` are those of all words in order, ``content`` those of content words in order.
+    ``scripts`` are the Unicode scripts of its letters, ``mixed`` whether one word mixes scripts
+    that look alike, ``symbols`` its emoji and the like.
+    """
+
+    text: str
+    words: tuple[Word, ...]
+    stems: tuple[str, ...]
+    content: tuple[str, ...]
+    quantities: frozenset[Quantity]
+    negations: int
+    scripts: frozenset[str]
+    mixed: bool
+    symbols: frozenset[str]
+
+    @property
+    def names(self) -> frozenset[str]:
+        """Folded proper names."""
+        return frozenset(word.folded for word in self.words if word.name)
+
+
+@lru_cache(maxsize=16_384)
+def take_apart(text: str) -> Question:
+    """Analyse a question; equal texts cost nothing the second time."""
+    plain = visible(text)
+    words = _words(plain)
+    stems = tuple(word.stem for word in words)
+    return Question(
+        text=plain,
+        words=words,
+        stems=stems,
+        content=tuple(w.stem for w in words if w.folded not in STOPWORDS and len(w.stem) > 0),
+        quantities=quantities(plain),
+        negations=sum(word.folded in NEGATIONS for word in words),
+        scripts=frozenset().union(*(_scripts(word.text) for word in words)),
+        mixed=any(_mixes(word.text) for word in words),
+        symbols=frozenset(c for c in plain if unicodedata.category(c) in ("So", "Sk")),
+    )
+
+
+def visible(text: str) -> str:
+    """NFKC without invisible characters: full-width digits become digits, ligatures letters."""
+    folded = unicodedata.normalize("NFKC", text)
+    return "".join(c for c in folded if unicodedata.category(c) != "Cf")
+
+
+@lru_cache(maxsize=65_536)
+def stem(word: str) -> str:
+    """The English Snowball stem of a folded word."""
+    return str(_stemmer().stemWord(word))
+
+
+@cache
+def _stemmer():  # type: ignore[no-untyped-def]  # PyStemmer has no types
+    import Stemmer
+
+    return Stemmer.Stemmer("english")
+
+
+def _words(plain: str) -> tuple[Word, ...]:
+    written = _marked_names(plain)
+    text = plain.casefold()
+    for pattern, replacement in _PHRASES:
+        text = pattern.sub(replacement, text)
+    folded = (
+        _APOSTROPHES.sub("", token) for token in re.findall(r"how_\w+|" + _TOKEN.pattern, text)
+    )
+    return tuple(_word(token, written) for token in folded)
+
+
+def _word(token: str, names: frozenset[str]) -> Word:
+    folded = ALIASES.get(token, token)
+    base = folded[:-1] if folded.endswith("s") and folded[:-1] in names else folded
+    return Word(text=token, folded=folded, stem=stem(folded), name=token in names or base in names)
+
+
+def _marked_names(plain: str) -> frozenset[str]:
+    """Words that capitals mark as names: not at a sentence's start, not in a shouted text."""
+    tokens = list(_TOKEN.finditer(plain))
+    capitals = [m for m in tokens if m[0][0].isupper()]
+    if len(capitals) > 0.7 * len(tokens) and len(tokens) > 2:
+        return frozenset()
+    return frozenset(
+        _APOSTROPHES.sub("", m[0]).casefold().removesuffix("s" if m[0][-2:-1] in "'\u2019" else "")
+        for m in capitals
+        if _is_name(plain, m)
+    )
+
+
+def _is_name(plain: str, match: re.Match[str]) -> bool:
+    word = match[0]
+    if word.casefold() in STOPWORDS or word == "I" or word.startswith(("I'", "I\u2019")):
+        return False
+    acronym = len(word) > 1 and word.isupper()
+    before = plain[: match.start()].rstrip(" \"'\u201c\u2018(-")
+    return acronym or not (before == "" or before[-1] in ".?!:;")
+
+
+@lru_cache(maxsize=4_096)
+def _script(char: str) -> str:
+    return unicodedata.name(char, "UNKNOWN").split(" ", 1)[0].split("-", 1)[0]
+
+
+def _scripts(word: str) -> frozenset[str]:
+    return frozenset(_script(c) for c in word if c.isalpha())
+
+
+_LOOK_ALIKE = frozenset({"LATIN", "CYRILLIC", "GREEK", "ARMENIAN", "CHEROKEE"})
+
+
+def _mixes(word: str) -> bool:
+    return len(_scripts(word) & _LOOK_ALIKE) > 1

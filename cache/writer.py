@@ -1,0 +1,151 @@
+"""The write path: which answers are kept, for how long, and the aliases of what was matched."""
+
+import random
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from funnel.cache.admission import Doorkeeper
+from funnel.cache.base import Answer, CacheRequest
+from funnel.cache.codec import AliasNote, Codec, Entry, Sealed, pack_hit, unpack_hit
+from funnel.cache.counters import Counters
+from funnel.cache.freshness import lifetime_s
+from funnel.cache.guarded_store import GuardedStore, StoreFault
+from funnel.cache.local import Kept, LocalTier
+from funnel.cache.lookup import Found
+from funnel.cache.place import Place
+from funnel.cache.settings import CacheSettings
+from funnel.cache.store import Record
+from funnel.log import get_logger
+
+if TYPE_CHECKING:
+    from funnel.cache.store import Vector
+
+log = get_logger(__name__)
+_LOOK_AT_SIZE_EVERY = 64
+
+
+def answer_of(entry: Entry) -> Answer:
+    """The kept answer; nothing ran for it, so trace and usage are empty."""
+    return Answer(tuple(unpack_hit(rank, hit) for rank, hit in enumerate(entry.hits, start=1)))
+
+
+class Writer:
+    """Puts answers into the store. Raises nothing but cancellation; every refusal is counted."""
+
+    def __init__(
+        self,
+        settings: CacheSettings,
+        store: GuardedStore,
+        codec: Codec,
+        local: LocalTier,
+        counters: Counters,
+        clock: Callable[[], float],
+        spread: Callable[[], float] = random.random,
+    ) -> None:
+        self._settings = settings
+        self._store = store
+        self._codec = codec
+        self._local = local
+        self._counters = counters
+        self._clock = clock
+        self._spread = spread
+        self._doorkeeper = Doorkeeper(2 * settings.max_entries)
+        self._asked = 0
+
+    def cacheable(self, answer: Answer) -> bool:
+        """Degraded answers never; empty ones only if they have a lifetime."""
+        return not answer.degraded and bool(answer.hits or self._settings.empty_ttl_s > 0)
+
+    async def keep(
+        self, place: Place, request: CacheRequest, answer: Answer, *, epoch: int, token: int = 0
+    ) -> bool:
+        """Keep an answer that was computed under ``epoch``; returns whether it was kept."""
+        if not self.cacheable(answer):
+            return False
+        await self._look_at_size()
+        if not self._doorkeeper.admits(place):
+            self._counters.event("not_admitted")
+            return False
+        try:
+            entry = self._entry(request, answer, epoch)
+            payload = self._codec.seal(entry, place.partition, place.key)
+            record = await self._record(place, request, entry, payload, token)
+            kept = await self._store.call(lambda store: store.put(record))
+        except Sealed as sealed:
+            self._counters.event(f"not_stored_{sealed.reason}")
+            return False
+        except StoreFault as fault:
+            self._counters.event(f"not_stored_{fault.reason}")
+            return False
+        self._counters.event("stored" if kept else "not_stored_refused")
+        if kept:
+            self._local.put(place, Kept(entry, place.key), epoch)
+        return kept
+
+    def _entry(self, request: CacheRequest, answer: Answer, epoch: int) -> Entry:
+        return Entry(
+            query=request.query.text,
+            hits=tuple(pack_hit(hit) for hit in answer.hits),
+            created=self._clock() - answer.elapsed_ms / 1000,
+            fresh_s=lifetime_s(self._settings, empty=not answer.hits, spread=self._spread),
+            epoch=epoch,
+            elapsed_ms=answer.elapsed_ms,
+        )
+
+    async def _record(
+        self, place: Place, request: CacheRequest, entry: Entry, payload: bytes, token: int
+    ) -> Record:
+        grace = max(self._settings.stale_while_revalidate_s, self._settings.stale_on_error_s)
+        return Record(
+            partition=place.partition,
+            key=place.key,
+            scope=place.scope,
+            payload=payload,
+            retain_s=entry.fresh_s + grace,
+            epoch=entry.epoch,
+            token=token,
+            vector=await self._vector(request),
+            documents=tuple(hit.id for hit in entry.hits),
+        )
+
+    async def _vector(self, request: CacheRequest) -> "Vector | None":
+        try:
+            return await request.query.vector()
+        except Exception as error:
+            log.warning("cache.embedding_failed", error=type(error).__name__)
+            return None
+
+    async def alias(self, place: Place, found: Found) -> None:
+        """Remember that this query is a verified paraphrase of a kept one, while that lives."""
+        if found.score is None:
+            return
+        note = AliasNote(found.key, found.score, found.margin)
+        left_s = found.entry.created + found.entry.fresh_s - self._clock()
+        if left_s <= 0:
+            return
+        try:
+            sealed = self._codec.seal(note, place.partition, place.key)
+            await self._store.call(
+                lambda store: store.alias(
+                    place.partition, place.key, found.key, note=sealed, retain_s=left_s
+                )
+            )
+        except (Sealed, StoreFault) as error:
+            self._counters.event(f"not_aliased_{error.reason}")
+            return
+        self._local.put(place, Kept(found.entry, found.key, note), found.entry.epoch)
+        self._counters.event("aliased")
+
+    async def _look_at_size(self) -> None:
+        """Now and then, ask the store how full it is."""
+        self._asked += 1
+        if self._asked % _LOOK_AT_SIZE_EVERY:
+            return
+        try:
+            stats = await self._store.call(lambda store: store.stats())
+        except StoreFault:
+            return
+        self._doorkeeper.full = (
+            stats.entries >= self._settings.max_entries
+            or stats.bytes >= self._settings.max_bytes * 0.95
+        )
