@@ -6,15 +6,15 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import structlog
 from numpy.typing import ArrayLike
 
 from funnel.cache.graph import graphs_available
 from funnel.cache.rows import Matrix, Vector
 from funnel.cache.segment import Segment
 from funnel.errors import CacheError, ConfigError
+from funnel.log import get_logger
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,6 +160,20 @@ class NearestIndex:
             self.remove(next(iter(self._partition)))
 
 
+def add_group(
+    index: NearestIndex, partition: str, ids: Sequence[str], vectors: Sequence[Vector]
+) -> None:
+    """Add vectors of one length; one that cannot be used is left out and logged."""
+    try:
+        index.add_many(partition, ids, np.stack(vectors))
+    except CacheError as error:
+        if len(ids) == 1:
+            log.warning("cache.nearest.vector_refused", reason=str(error))
+            return
+        for id_, vector in zip(ids, vectors, strict=True):
+            add_group(index, partition, [id_], [vector])
+
+
 class _Settler:
     """One background thread that moves vectors into graphs, started when first needed."""
 
@@ -209,8 +223,8 @@ class _Settler:
             try:
                 while not self._closed and segment.settle(self._exact_limit):
                     pass
-            except Exception:
-                log.exception("cache.nearest.graph_failed")
+            except Exception as error:
+                log.error("cache.nearest.graph_failed", error=repr(error))
                 self._can = False  # exact search goes on
 
     def _next(self) -> Segment | None:

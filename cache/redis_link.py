@@ -12,12 +12,11 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias, TypeVar
 from urllib.parse import urlsplit
 
-import structlog
-
 from funnel.cache.redis_lua import SCHEMA, Script
 from funnel.errors import CacheError, ConfigError
+from funnel.log import get_logger
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 Argument: TypeAlias = str | bytes | int | float
 T = TypeVar("T")

@@ -6,17 +6,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-import structlog
-
-from funnel.cache.nearest import NearestIndex, Neighbour
+from funnel.cache.nearest import NearestIndex, Neighbour, add_group
 from funnel.cache.redis_link import RedisLink
 from funnel.cache.redis_lua import PLACE, SCAN, VECTORS
-from funnel.cache.redis_vectors import QueryVectors, from_wire
+from funnel.cache.redis_vectors import QueryVectors
 from funnel.cache.rows import Vector
+from funnel.cache.wire import from_wire
 from funnel.errors import CacheError
+from funnel.log import get_logger
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 _PAGE = 1000
 _BLOCK_MS = 500
@@ -188,17 +187,7 @@ class RedisMirror(QueryVectors):
                 ids.append(id_)
                 vectors.append(vector)
         for (partition, _), (ids, vectors) in groups.items():
-            self._add_group(partition, ids, vectors)
-
-    def _add_group(self, partition: str, ids: list[str], vectors: list[Vector]) -> None:
-        try:
-            self._index.add_many(partition, ids, np.stack(vectors))
-        except CacheError as error:
-            if len(ids) == 1:
-                log.warning("cache.redis.vector_refused", reason=str(error))
-                return
-            for id_, vector in zip(ids, vectors, strict=True):
-                self._add_group(partition, [id_], [vector])
+            add_group(self._index, partition, ids, vectors)
 
 
 def _partition(id_: str) -> str:

@@ -4,12 +4,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
-
 from funnel.cache.nearest import Neighbour
 from funnel.cache.rows import Vector
-
-_WIRE = np.dtype("<f2")
 
 
 class QueryVectors(ABC):
@@ -45,15 +41,3 @@ class QueryVectors(ABC):
 
     async def aclose(self) -> None:  # noqa: B027
         """Stop background work and close connections of its own."""
-
-
-def to_wire(vector: Vector | None) -> bytes:
-    """Half precision, little endian: 2 bytes a number, cosines within 1e-3. Empty for None."""
-    return b"" if vector is None else np.asarray(vector, dtype=_WIRE).tobytes()
-
-
-def from_wire(raw: bytes | None) -> Vector | None:
-    """The vector, or None where there is none or it cannot be one."""
-    if not raw or len(raw) % _WIRE.itemsize:
-        return None
-    return np.frombuffer(raw, dtype=_WIRE).astype(np.float32)

@@ -9,7 +9,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import structlog
 
 from funnel.cache.nearest import Neighbour
 from funnel.cache.redis_link import RedisLink
@@ -17,8 +16,9 @@ from funnel.cache.redis_lua import READ
 from funnel.cache.redis_vectors import QueryVectors
 from funnel.cache.rows import Vector
 from funnel.errors import CacheError
+from funnel.log import get_logger
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 _AT_ONCE = 32
 _SPOT_CHECK = 20

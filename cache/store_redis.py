@@ -5,13 +5,11 @@ import hashlib
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-import structlog
-
 from funnel.cache import redis_lua as lua
 from funnel.cache.nearest import Neighbour
 from funnel.cache.redis_link import RedisLink
 from funnel.cache.redis_mirror import RedisMirror
-from funnel.cache.redis_vectors import QueryVectors, to_wire
+from funnel.cache.redis_vectors import QueryVectors
 from funnel.cache.redis_vset import RedisVectorSets
 from funnel.cache.store import (
     MISSING,
@@ -26,12 +24,14 @@ from funnel.cache.store import (
     StoreLimits,
     StoreStats,
 )
+from funnel.cache.wire import to_wire
 from funnel.errors import CacheError
+from funnel.log import get_logger
 
 if TYPE_CHECKING:
     from funnel.cache.store import Vector
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 _CHUNK = 200
 _NAMES_AT_ONCE = 500
@@ -352,4 +352,4 @@ def _ms(seconds: float) -> int:
 
 
 def _hash(document: str) -> str:
-    return hashlib.blake2b(document.encode(), digest_size=12).hexdigest()
+    return hashlib.blake2b(document.encode("utf-8", "surrogatepass"), digest_size=12).hexdigest()

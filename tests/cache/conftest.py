@@ -11,11 +11,17 @@ import pytest
 from funnel.cache.store import Store, StoreLimits
 from funnel.cache.store_memory import MemoryStore
 from funnel.cache.store_redis import RedisStore
+from funnel.cache.store_sqlite import SqliteStore
 from tests.redis_servers import RedisFarm, RedisServer
 
 MakeStore = Callable[..., Awaitable[Store]]
 
-SHARED_KINDS = ["redis", "redis_cluster", *(["redis_url"] if os.environ.get("REDIS_URL") else [])]
+SHARED_KINDS = [
+    "sqlite",
+    "redis",
+    "redis_cluster",
+    *(["redis_url"] if os.environ.get("REDIS_URL") else []),
+]
 _KINDS = ["memory", *SHARED_KINDS]
 _PATIENT_MS = 5000.0  # the tests look at answers, not at speed, and the machine may be busy
 
@@ -78,6 +84,8 @@ async def store(make_store: MakeStore) -> Store:
 def _build(kind: str, request: pytest.FixtureRequest, folder: Path, limits: StoreLimits) -> Store:
     if kind == "memory":
         return MemoryStore(limits)
+    if kind == "sqlite":
+        return SqliteStore(folder / "cache.sqlite", limits)
     if kind == "redis":
         return RedisStore(request.getfixturevalue("redis_server").url, limits)
     if kind == "redis_cluster":

@@ -1,0 +1,262 @@
+"""One SQLite file: a reading and a writing connection, each in a thread of its own.
+
+In write-ahead-log mode readers wait for nobody, so a lookup never stands behind another process's
+write. What the file cannot give in time is a CacheError; a damaged file is renamed aside and a
+fresh one begun, because a cache may be lost but must not be wrong.
+"""
+
+import asyncio
+import contextlib
+import sqlite3
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import TypeVar
+
+from funnel.cache.sqlite_schema import APPLICATION_ID, CREATE, SCHEMA
+from funnel.errors import CacheError
+from funnel.log import get_logger
+
+log = get_logger(__name__)
+T = TypeVar("T")
+Work = Callable[[sqlite3.Connection], T]
+
+_DAMAGED = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
+_QUEUE = 4_096
+_STAT_EVERY_S = 1.0
+_CLOSE_S = 2.0
+_SIDE_FILES = ("-wal", "-shm")
+
+
+class SqliteFile:
+    """Runs work on the file within a timeout.
+
+    Args:
+        path: the database; its folder is made if missing.
+        timeout_s: bounds every call, waiting for other processes' locks included.
+    """
+
+    def __init__(self, path: Path, timeout_s: float) -> None:
+        self.path = path.expanduser()
+        self._timeout_s = timeout_s
+        self._reader = _Worker(self.path, timeout_s, "read")
+        self._writer = _Worker(self.path, timeout_s, "write")
+
+    async def read(self, work: Work[T], *, timeout_s: float | None = None) -> T:
+        """Run ``work`` in a read transaction: one consistent state of the file.
+
+        Raises:
+            CacheError: not in time, or the file cannot be read.
+        """
+        return await self._answer(self._reader, _in_transaction("BEGIN", work), timeout_s)
+
+    async def write(self, work: Work[T], *, timeout_s: float | None = None) -> T:
+        """Run ``work`` in a write transaction; raises as ``read`` does, and then nothing changed.
+
+        Unless it was only the time that ran out: then the work may still be done.
+        """
+        return await self._answer(self._writer, _in_transaction("BEGIN IMMEDIATE", work), timeout_s)
+
+    async def aclose(self) -> None:
+        """Close both connections; further calls raise CacheError."""
+        for worker in (self._writer, self._reader):
+            await worker.aclose()
+
+    async def _answer(self, worker: "_Worker", work: Work[T], timeout_s: float | None) -> T:
+        future = worker.submit(work)
+        patience = self._timeout_s if timeout_s is None else timeout_s
+        done, _ = await asyncio.wait((asyncio.wrap_future(future),), timeout=patience)
+        if not done:
+            future.cancel()  # if it has not begun it need not
+            raise CacheError(f"{self.path} gave no answer within {patience * 1000:.0f} ms")
+        return future.result()
+
+
+class _Worker:
+    """A thread with a connection, opened on first use and again when the file was replaced."""
+
+    def __init__(self, path: Path, timeout_s: float, name: str) -> None:
+        self._path = path
+        self._timeout_s = timeout_s
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix=f"funnel-sqlite-{name}")
+        self._connection: sqlite3.Connection | None = None
+        self._identity: tuple[int, int] | None = None
+        self._looked = 0.0
+        self._waiting = 0
+        self._counting = threading.Lock()
+        self._closed = False
+
+    def submit(self, work: Work[T]) -> "Future[T]":
+        if self._closed:
+            raise CacheError("the SQLite store is closed; make a new one")
+        if self._waiting >= _QUEUE:
+            raise CacheError(f"{self._path}: {_QUEUE} calls are waiting already")
+        with self._counting:
+            self._waiting += 1
+        future = self._pool.submit(self._run, work)
+        future.add_done_callback(self._finished)
+        return future
+
+    async def aclose(self) -> None:
+        if self._closed:
+            return
+        self._closed = True
+        last = self._pool.submit(self._disconnect)
+        await asyncio.wait((asyncio.wrap_future(last),), timeout=_CLOSE_S)
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+    def _finished(self, future: "Future[T]") -> None:
+        with self._counting:
+            self._waiting -= 1
+        if not future.cancelled():
+            future.exception()  # retrieved, even if nobody waits for it any more
+
+    def _run(self, work: Work[T]) -> T:
+        try:
+            return work(self._connected())
+        except sqlite3.Error as error:
+            raise self._translated(error) from error
+        except OSError as error:
+            raise CacheError(f"{self._path}: {error.strerror or error}") from error
+
+    def _translated(self, error: sqlite3.Error) -> CacheError:
+        code = getattr(error, "sqlite_errorcode", None)
+        if code is not None and code & 0xFF in _DAMAGED:
+            self._set_aside()
+            return CacheError(f"{self._path} was damaged ({error}); a fresh one was begun")
+        return CacheError(f"{self._path}: {error}")
+
+    def _connected(self) -> sqlite3.Connection:
+        if self._connection is not None and self._replaced():
+            self._disconnect()
+        if self._connection is None:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            self._connection = _open(self._path, self._timeout_s)
+            self._identity = _identity(self._path)
+            self._looked = time.monotonic()
+        return self._connection
+
+    def _replaced(self) -> bool:
+        """Whether the path leads to another file now: deleted, restored, or set aside."""
+        now = time.monotonic()
+        if now - self._looked < _STAT_EVERY_S:
+            return False
+        self._looked = now
+        return _identity(self._path) != self._identity
+
+    def _disconnect(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            with contextlib.suppress(sqlite3.Error):
+                connection.close()
+
+    def _set_aside(self) -> None:
+        """Rename the damaged file, unless somebody else has done so and begun a fresh one."""
+        identity = self._identity if self._connection is not None else _identity(self._path)
+        self._disconnect()
+        if identity is None or _identity(self._path) != identity:
+            return
+        aside = self._path.with_name(f"{self._path.name}.damaged-{time.time_ns()}")
+        with contextlib.suppress(OSError):
+            self._path.rename(aside)
+        for ending in _SIDE_FILES:
+            with contextlib.suppress(OSError):
+                Path(f"{self._path}{ending}").rename(f"{aside}{ending}")
+        log.error("cache.sqlite.damaged", path=str(self._path), kept_as=str(aside))
+
+
+def _open(path: Path, timeout_s: float) -> sqlite3.Connection:
+    path.touch(mode=0o600)
+    connection = sqlite3.connect(path, timeout=timeout_s, isolation_level=None)
+    try:
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("PRAGMA synchronous = NORMAL")
+        connection.execute("PRAGMA journal_size_limit = 16777216")
+        _prepare(connection, path)
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def _prepare(connection: sqlite3.Connection, path: Path) -> None:
+    """Make the tables in a new file, and again in one of an older schema."""
+    with transaction(connection, "BEGIN IMMEDIATE"):
+        application = _pragma(connection, "application_id")
+        schema = _pragma(connection, "user_version")
+        if application == APPLICATION_ID and schema == SCHEMA:
+            return
+        _check_ours(connection, path, application, schema)
+        _drop_all(connection)
+        for statement in _statements(CREATE):
+            connection.execute(statement)
+        start = time.time_ns() // 1_000_000  # above every epoch of a file that was here before
+        connection.execute(
+            "INSERT INTO meta (id, born, current, floor, token) VALUES (1, ?, ?, ?, ?)",
+            (start,) * 4,
+        )
+        connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+        connection.execute(f"PRAGMA user_version = {SCHEMA}")
+
+
+def _check_ours(connection: sqlite3.Connection, path: Path, application: int, schema: int) -> None:
+    tables = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
+    if application != APPLICATION_ID and tables:
+        raise CacheError(f"{path} is another program's database; give cache.path a file of its own")
+    if application == APPLICATION_ID and schema > SCHEMA:
+        raise CacheError(
+            f"{path} was written by a newer version (schema {schema}, expected {SCHEMA}); "
+            "give cache.path another file, or upgrade"
+        )
+
+
+def _drop_all(connection: sqlite3.Connection) -> None:
+    names = connection.execute(
+        "SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite_%'"
+    ).fetchall()
+    for (name,) in names:
+        connection.execute(f'DROP TABLE "{name}"')
+
+
+def _statements(script: str) -> Iterator[str]:
+    statement = ""
+    for line in script.splitlines(keepends=True):
+        statement += line
+        if sqlite3.complete_statement(statement):
+            yield statement
+            statement = ""
+
+
+def _pragma(connection: sqlite3.Connection, name: str) -> int:
+    return int(connection.execute(f"PRAGMA {name}").fetchone()[0])
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        return None
+    return found.st_dev, found.st_ino
+
+
+@contextlib.contextmanager
+def transaction(connection: sqlite3.Connection, begin: str) -> Iterator[None]:
+    """Commit at the end, roll back on any exception."""
+    connection.execute(begin)
+    try:
+        yield
+    except BaseException:
+        with contextlib.suppress(sqlite3.Error):
+            connection.execute("ROLLBACK")
+        raise
+    connection.execute("COMMIT")
+
+
+def _in_transaction(begin: str, work: Work[T]) -> Work[T]:
+    def run(connection: sqlite3.Connection) -> T:
+        with transaction(connection, begin):
+            return work(connection)
+
+    return run

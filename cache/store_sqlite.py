@@ -1,0 +1,376 @@
+"""Entries in one SQLite file, shared by the processes of one machine; needs no server."""
+
+import asyncio
+import hashlib
+import sqlite3
+import time
+from collections.abc import Callable, Coroutine, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from funnel.cache import sqlite_records as rows
+from funnel.cache import sqlite_schema as sql
+from funnel.cache.sqlite_file import SqliteFile
+from funnel.cache.sqlite_mirror import SqliteMirror
+from funnel.cache.store import (
+    MISSING,
+    Epoch,
+    Lease,
+    Missing,
+    Neighbours,
+    Reading,
+    Record,
+    Store,
+    Stored,
+    StoreLimits,
+    StoreStats,
+)
+from funnel.cache.wire import to_wire
+from funnel.errors import CacheError
+from funnel.log import get_logger
+
+if TYPE_CHECKING:
+    from funnel.cache.store import Vector
+
+log = get_logger(__name__)
+_ROWS = 2_000  # taken into the mirror per lookup, about 10 ms
+_CHUNK = 500
+_SWEEP = 64
+_SPARE = 2  # neighbours read per neighbour wanted, as some may have expired
+_USED_AT_MOST = 1_000
+_FLUSH_S = 1.0
+_PATIENT_S = 5.0  # for what is not on a query's way
+_DEFAULT_NAMESPACE = StoreLimits().namespace
+
+
+class SqliteStore(Store):
+    """Records in a file in write-ahead-log mode; query vectors mirrored in this process.
+
+    Evicts least recently used first; what reads used is written down about once a second. Make
+    one store per process: it must not be carried over a fork.
+
+    Args:
+        path: the database file; namespaces other than the default get a file of their own beside
+            it, with the namespace before the suffix.
+        limits: namespace, timeout and caps.
+        exact_limit: vectors per partition that the mirror searches exactly.
+        clock: wall-clock seconds. A record found to outlive its own retention was written before
+            the clock was set back, and reads as missing.
+    """
+
+    shared = True
+
+    def __init__(
+        self,
+        path: str | Path,
+        limits: StoreLimits | None = None,
+        *,
+        exact_limit: int = 20_000,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._limits = limits or StoreLimits()
+        self._clock = clock
+        self._file = SqliteFile(_own_file(Path(path), self._limits), self._limits.timeout_ms / 1000)
+        self._mirror = SqliteMirror(max_vectors=self._limits.max_entries, exact_limit=exact_limit)
+        self._seen = 0
+        self._used: dict[tuple[str, str], float] = {}
+        self._flushed = 0.0
+        self._chores: set[asyncio.Task[None]] = set()
+
+    async def get(self, partition: str, key: str) -> Reading:  # noqa: D102
+        place = {"partition": partition, "key": key, "now": self._clock()}
+
+        def work(connection: sqlite3.Connection) -> tuple[Epoch, Stored | Missing]:
+            current, floor, payload = connection.execute(sql.READ, place).fetchone()
+            if payload is not None:
+                return Epoch(current, floor), Stored(partition, key, payload)
+            return Epoch(current, floor), rows.read_by_alias(connection, place)
+
+        epoch, found = await self._file.read(work)
+        epoch, valid = await self._checked(epoch)
+        if not valid or isinstance(found, Missing):
+            return Reading(MISSING, epoch)
+        self._touch(found)
+        return Reading(found, epoch)
+
+    async def get_many(  # noqa: D102
+        self, partition: str, keys: Sequence[str]
+    ) -> Sequence[Stored | Missing]:
+        now = self._clock()
+
+        def work(connection: sqlite3.Connection) -> tuple[Epoch, list[Stored | Missing]]:
+            found = [rows.read(connection, partition, key, now) for key in keys]
+            return rows.epoch(connection), found
+
+        epoch, found = await self._file.read(work)
+        _, valid = await self._checked(epoch)
+        return found if valid else [MISSING] * len(keys)
+
+    async def nearest(  # noqa: D102
+        self, partition: str, vector: "Vector", *, limit: int, floor: float
+    ) -> Neighbours:
+        found, epoch = await self._near(partition, vector, limit, floor)
+        return Neighbours(found, epoch)
+
+    async def nearest_anywhere(  # noqa: D102
+        self, vector: "Vector", *, limit: int, floor: float
+    ) -> Sequence[Stored]:
+        found, _ = await self._near(None, vector, limit, floor)
+        return found
+
+    async def put(self, record: Record) -> bool:  # noqa: D102
+        used, self._used = self._used, {}
+        now = self._clock()
+        vector = to_wire(record.vector)
+        size = len(record.payload) + len(vector)
+        if size > self._limits.max_bytes or record.retain_s <= 0:
+            return False
+        row = {
+            "partition": record.partition,
+            "key": record.key,
+            "scope": record.scope,
+            "epoch": record.epoch,
+            "token": record.token,
+            "now": now,
+            "retain": record.retain_s,
+            "size": size,
+            "vector": vector or None,
+            "payload": record.payload,
+        }
+        documents = {_hash(document) for document in record.documents}
+
+        def work(connection: sqlite3.Connection) -> bool:
+            rows.write_down_use(connection, used)
+            if rows.refuses(connection, row):
+                return False
+            rows.insert(connection, row, documents)
+            self._make_room(connection, now)
+            return True
+
+        return await self._file.write(work)
+
+    async def alias(  # noqa: D102
+        self, partition: str, key: str, target: str, *, note: bytes, retain_s: float
+    ) -> None:
+        now = self._clock()
+        row = (partition, key, target, note, now + retain_s, retain_s)
+
+        def work(connection: sqlite3.Connection) -> None:
+            connection.execute("DELETE FROM aliases WHERE partition = ? AND key = ?", row[:2])
+            connection.execute("DELETE FROM aliases WHERE expires <= ?", (now,))
+            connection.execute("INSERT INTO aliases VALUES (?, ?, ?, ?, ?, ?)", row)
+            over = rows.gauge(connection, "aliases") - self._limits.max_entries
+            if over > 0:
+                connection.execute(sql.DROP_OLDEST_ALIASES, {"limit": over})
+
+        await self._file.write(work)
+
+    async def delete(self, partition: str, key: str) -> bool:  # noqa: D102
+        place = {"partition": partition, "key": key, "now": self._clock()}
+        which = "partition = :partition AND key = :key"
+
+        def work(connection: sqlite3.Connection) -> bool:
+            lived = rows.drop(connection, which, place)[1]
+            alias = connection.execute(
+                f"DELETE FROM aliases WHERE {which} AND expires > :now",  # noqa: S608
+                place,
+            )
+            return bool(lived + alias.rowcount)
+
+        return await self._file.write(work)
+
+    async def delete_documents(self, ids: Sequence[str]) -> int:  # noqa: D102
+        lived = 0
+        for start in range(0, len(ids), _CHUNK):
+            names = [_hash(document) for document in ids[start : start + _CHUNK]]
+            which = sql.OF_DOCUMENTS.format(marks=", ".join(f":d{i}" for i in range(len(names))))
+            lived += await self._drop_all(which, {f"d{i}": n for i, n in enumerate(names)})
+        return lived
+
+    async def epoch(self) -> Epoch:  # noqa: D102
+        epoch, _ = await self._checked(await self._file.read(rows.epoch))
+        return epoch
+
+    async def bump(self, *, invalidate: bool) -> Epoch:  # noqa: D102
+        epoch = await self._file.write(
+            lambda connection: rows.bump(connection, invalidate=invalidate)
+        )
+        self._seen = max(self._seen, epoch.current)
+        if invalidate:
+            self._in_background(self._drop_all(sql.STALE, {}))
+        return epoch
+
+    async def purge(self, *, scope: str | None = None) -> int:  # noqa: D102
+        now = self._clock()
+
+        def invalidate(connection: sqlite3.Connection) -> int:
+            lived = connection.execute(
+                f"SELECT count(*) FROM records WHERE {sql.LIVE}",  # noqa: S608
+                {"now": now},
+            ).fetchone()
+            connection.execute("DELETE FROM aliases")
+            rows.bump(connection, invalidate=True)
+            return int(lived[0])
+
+        if scope is None:
+            lived = await self._file.write(invalidate, timeout_s=_PATIENT_S)
+            await self._drop_all(sql.STALE, {})
+            return lived
+        await self.bump(invalidate=False)
+        lived = await self._drop_all("scope = :scope", {"scope": scope})
+        await self._file.write(lambda c: c.execute(sql.DROP_DANGLING), timeout_s=_PATIENT_S)
+        return lived
+
+    async def acquire(self, name: str, *, ttl_s: float) -> Lease | None:  # noqa: D102
+        now = self._clock()
+
+        def work(connection: sqlite3.Connection) -> Lease | None:
+            connection.execute(
+                "DELETE FROM leases WHERE expires <= ? OR expires - ttl > ? + 1", (now, now)
+            )
+            if connection.execute("SELECT 1 FROM leases WHERE name = ?", (name,)).fetchone():
+                return None
+            connection.execute("UPDATE meta SET token = token + 1")
+            token = rows.gauge(connection, "token")
+            row = (name, token, now + ttl_s, ttl_s)
+            connection.execute("INSERT INTO leases VALUES (?, ?, ?, ?)", row)
+            return Lease(name, token)
+
+        return await self._file.write(work)
+
+    async def release(self, lease: Lease) -> None:  # noqa: D102
+        await self._file.write(
+            lambda connection: connection.execute(
+                "DELETE FROM leases WHERE name = ? AND token = ?", (lease.name, lease.token)
+            )
+        )
+
+    async def stats(self) -> StoreStats:  # noqa: D102
+        entries, aliases, size, evictions, current, floor = await self._file.read(
+            lambda connection: connection.execute(
+                "SELECT entries, aliases, bytes, evictions, current, floor FROM meta"
+            ).fetchone()
+        )
+        return StoreStats(
+            kind="sqlite",
+            entries=entries,
+            aliases=aliases,
+            bytes=size,
+            evictions=evictions,
+            epoch=Epoch(current, floor),
+            extra={"path": str(self._file.path), "nearest": self._mirror.index.stats()},
+        )
+
+    async def ping(self) -> None:  # noqa: D102
+        await self._file.read(rows.epoch)
+
+    async def start(self) -> None:  # noqa: D102
+        await self.epoch()
+        await self._catch_up()
+
+    async def aclose(self) -> None:  # noqa: D102
+        for task in self._chores:
+            task.cancel()
+        await asyncio.gather(*self._chores, return_exceptions=True)
+        await self._file.aclose()
+        self._mirror.index.close()
+
+    async def _near(
+        self, partition: str | None, vector: "Vector", limit: int, floor: float
+    ) -> tuple[list[Stored], Epoch]:
+        now = self._clock()
+
+        def work(connection: sqlite3.Connection) -> tuple[Epoch, list[Stored], bool]:
+            more = self._mirror.catch_up(connection, _ROWS)
+            hits = self._mirror.search(partition, vector, _SPARE * limit, floor)
+            found = rows.confirm(connection, hits, now)
+            gone = {hit.id for hit in hits} - {f"{s.partition}:{s.key}" for s in found}
+            self._mirror.index.remove_many(gone)
+            return rows.epoch(connection), found[:limit], more
+
+        epoch, found, more = await self._file.read(work)
+        if more and not self._chores:
+            self._in_background(self._catch_up())
+        epoch, valid = await self._checked(epoch)
+        for stored in found:
+            self._touch(stored)
+        return (found if valid else []), epoch
+
+    async def _catch_up(self) -> None:
+        while await self._file.read(
+            lambda connection: self._mirror.catch_up(connection, _ROWS), timeout_s=_PATIENT_S
+        ):
+            pass
+
+    async def _checked(self, epoch: Epoch) -> tuple[Epoch, bool]:
+        """The epoch, and whether records read with it may be believed.
+
+        A file whose epoch went backwards was restored from an older copy: begin anew above it.
+        """
+        if epoch.current >= self._seen:
+            self._seen = epoch.current
+            return epoch, True
+        seen = self._seen
+        epoch = await self._file.write(lambda connection: rows.begin_anew(connection, seen))
+        log.warning("cache.sqlite.older_copy", path=str(self._file.path))
+        self._seen = epoch.current
+        return epoch, False
+
+    def _make_room(self, connection: sqlite3.Connection, now: float) -> None:
+        rows.drop(connection, "expires <= :now", {"now": now}, limit=_SWEEP)
+        rows.drop(connection, sql.STALE, {"now": now}, limit=_SWEEP)
+        while True:
+            entries, size = connection.execute("SELECT entries, bytes FROM meta").fetchone()
+            over = entries - self._limits.max_entries
+            if over <= 0 and size <= self._limits.max_bytes:
+                return
+            oldest = {"now": now}
+            dropped, _ = rows.drop(connection, sql.OLDEST_FIRST, oldest, limit=max(over, 1))
+            connection.execute("UPDATE meta SET evictions = evictions + ?", (dropped,))
+
+    async def _drop_all(self, which: str, values: dict[str, Any]) -> int:
+        """Drop all records that match, some at a time, so that others can write in between."""
+        total, dropped = 0, _CHUNK
+        values = {**values, "now": self._clock()}
+        while dropped == _CHUNK:
+            dropped, lived = await self._file.write(
+                lambda connection: rows.drop(connection, which, values, limit=_CHUNK),
+                timeout_s=_PATIENT_S,
+            )
+            total += lived
+        return total
+
+    def _touch(self, stored: Stored) -> None:
+        if len(self._used) < _USED_AT_MOST:
+            self._used[stored.partition, stored.key] = self._clock()
+        now = time.monotonic()
+        if now - self._flushed > _FLUSH_S:
+            self._flushed = now
+            self._in_background(self._flush())
+
+    async def _flush(self) -> None:
+        used, self._used = self._used, {}
+        await self._file.write(lambda connection: rows.write_down_use(connection, used))
+
+    def _in_background(self, chore: Coroutine[Any, Any, object]) -> None:
+        task = asyncio.create_task(_quietly(chore))
+        self._chores.add(task)
+        task.add_done_callback(self._chores.discard)
+
+
+async def _quietly(chore: Coroutine[Any, Any, object]) -> None:
+    try:
+        await chore
+    except CacheError as error:
+        log.info("cache.sqlite.chore_failed", reason=str(error))
+
+
+def _own_file(path: Path, limits: StoreLimits) -> Path:
+    if limits.namespace == _DEFAULT_NAMESPACE:
+        return path
+    return path.with_name(f"{path.stem}.{limits.namespace}{path.suffix}")
+
+
+def _hash(document: str) -> bytes:
+    raw = document.encode("utf-8", "surrogatepass")
+    return hashlib.blake2b(raw, digest_size=16).digest()
