@@ -12,6 +12,10 @@ import structlog
 import typer
 from rich.console import Console
 
+from funnel.cli.demo import demo
+from funnel.cli.doctor import doctor
+from funnel.cli.eval import eval_
+from funnel.cli.index import index
 from funnel.cli.query import query
 from funnel.errors import ConfigError, FunnelError, InputError
 
@@ -58,7 +62,11 @@ def configure_logging(level: str) -> None:
     )
 
 
+app.command()(demo)
+app.command()(index)
 app.command()(query)
+app.command("eval")(eval_)
+app.command()(doctor)
 
 
 def main() -> None:

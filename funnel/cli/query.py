@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 def query(
     text: Annotated[str, typer.Argument(help="The query.")],
     config: CONFIG = None,
-    k: Annotated[int | None, typer.Option(help="How many hits.")] = None,
+    k: Annotated[int | None, typer.Option("-k", "--k", help="How many hits.")] = None,
     filters: Annotated[
         str | None, typer.Option("--filter", help='Metadata filters as JSON: \'{"lang": "en"}\'.')
     ] = None,
