@@ -1,0 +1,1 @@
+"""How the two shipped cross-encoders are made; ``python -m recipes --data FOLDER`` makes them."""

@@ -1,0 +1,337 @@
+"""The pairs that ``embedded:duplicate`` learns from: real, derived from real, mined and edited.
+
+Quora's own labels are noisy and easy: most negatives share few words. So to the labelled pairs
+come those that follow by transitivity, questions of different clusters that differ in one word,
+and edits that break or keep the meaning (:mod:`funnel.training.augment`). Questions linked by any
+pair, through any chain, fall into the same part, so that the held-out parts share no question
+with the training part.
+"""
+
+import hashlib
+import json
+import random
+import re
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from funnel.training import augment
+from funnel.training.word_order import WordOrder
+from recipes.network import Base
+
+SEED = 7
+_TEST_SHARE, _DEV_SHARE = 45, 20  # per thousand clusters of linked questions
+_CAPS = {
+    "extra": 26_000, "transitive": 9_000, "transitive negative": 16_000, "one word apart": 18_000,
+}  # fmt: skip
+_EDITS = {
+    "swap": 26_000, "number": 7_000, "negation": 5_000, "antonym": 11_000, "name": 14_000,
+    "direction": 1_500, "restate": 1_500, "conjunct": 6_000, "clause": 9_000, "surface": 7_000,
+}  # fmt: skip
+_TEST_EDITS = {
+    "swap": 400, "number": 200, "negation": 150, "antonym": 200, "name": 250, "direction": 60,
+    "restate": 60, "conjunct": 200, "clause": 200, "surface": 200,
+}  # fmt: skip
+_KEEPING = frozenset({"restate", "conjunct", "clause", "surface"})
+
+
+class Pair(NamedTuple):
+    """Two texts, the probability that they ask the same, and where the pair comes from."""
+
+    first: str
+    second: str
+    label: float
+    kind: str
+
+
+@dataclass(frozen=True)
+class Questions:
+    """The parts. ``adversaries`` are edits of questions of ``test``."""
+
+    train: list[Pair]
+    dev: list[Pair]
+    test: list[Pair]
+    adversaries: list[Pair]
+
+
+class _Sets:
+    """Disjoint sets of folded questions."""
+
+    def __init__(self) -> None:
+        self._parent: dict[str, str] = {}
+
+    def find(self, item: str) -> str:
+        parent = self._parent
+        while parent.setdefault(item, item) != item:
+            parent[item] = parent[parent[item]]
+            item = parent[item]
+        return item
+
+    def join(self, left: str, right: str) -> None:
+        self._parent[self.find(left)] = self.find(right)
+
+
+def fold(text: str) -> str:
+    """Case, punctuation and spacing aside."""
+    return " ".join(re.sub(r"[^\w\s]", " ", text.lower()).split())
+
+
+def read_questions(data: Path, base: Base) -> Questions:
+    """All parts, from the folder of data sets."""
+    labelled = _read(data / "qqp/train.jsonl", "real") + _read(data / "qqp/dev.jsonl", "real")
+    extra = _read(data / "qqp/extra_positives.jsonl", "extra")
+    parts = _parted(labelled, extra)
+    rng = random.Random(SEED)
+    train, paraphrases = _derived(parts["train"], rng)
+    questions = [pair_text for pair in parts["train"] for pair_text in (pair.first, pair.second)]
+    questions = list({fold(text): text for text in reversed(questions)}.values())
+    alike = _names_alike(questions, base)
+    apart = _one_word_apart(questions, parts["train"], base, rng)
+    order = WordOrder(questions)
+    edited = _edited(questions, _EDITS, order, alike, paraphrases, rng)
+    general = _sentences(data / "paraphrase")
+    everything = [*train, *apart, *edited, *general]
+    rng.shuffle(everything)
+    held_out = sorted({text for pair in parts["test"] for text in (pair.first, pair.second)})
+    adversaries = _edited(
+        held_out, _TEST_EDITS, order, alike, _paraphrases(parts["test"]), random.Random(3)
+    )
+    return Questions(everything, parts["dev"], parts["test"], adversaries)
+
+
+def _read(path: Path, kind: str) -> list[Pair]:
+    with path.open(encoding="utf-8") as lines:
+        rows = [json.loads(line) for line in lines]
+    return [
+        Pair(row["question1"].strip(), row["question2"].strip(), float(row["is_duplicate"]), kind)
+        for row in rows
+    ]
+
+
+def _parted(labelled: Sequence[Pair], extra: Sequence[Pair]) -> dict[str, list[Pair]]:
+    """Distinct pairs by part; extra positives are used for training alone."""
+    linked = _Sets()
+    for pair in [*labelled, *extra]:
+        linked.join(fold(pair.first), fold(pair.second))
+    parts: dict[str, list[Pair]] = {"train": [], "dev": [], "test": []}
+    seen: set[frozenset[str]] = set()
+    for pair in [*labelled, *extra]:
+        key = frozenset((fold(pair.first), fold(pair.second)))
+        part = _part(linked.find(fold(pair.first)))
+        if key in seen or len(key) == 1 or (pair.kind == "extra" and part != "train"):
+            continue
+        seen.add(key)
+        parts[part].append(pair)
+    return parts
+
+
+def _part(cluster: str) -> str:
+    place = int(hashlib.sha1(f"h{cluster}".encode()).hexdigest(), 16) % 1000  # noqa: S324
+    if place < _TEST_SHARE:
+        return "test"
+    return "dev" if place < _TEST_SHARE + _DEV_SHARE else "train"
+
+
+def _derived(pairs: Sequence[Pair], rng: random.Random) -> tuple[list[Pair], dict[str, str]]:
+    """Real pairs without contradictions, with what follows from them by transitivity."""
+    clusters = _duplicates(pairs)
+    members: dict[str, list[str]] = defaultdict(list)
+    for text in dict.fromkeys(text for pair in pairs for text in (pair.first, pair.second)):
+        members[clusters.find(fold(text))].append(text)
+    kept = [pair for pair in pairs if pair.label or not _same(clusters, pair)]
+    real = [pair for pair in kept if pair.kind == "real"]
+    extra = [pair for pair in kept if pair.kind == "extra"]
+    parts = [
+        real,
+        _sample(extra, "extra", rng),
+        _sample(_transitive(members.values(), rng), "transitive", rng),
+        _sample(_across(real, clusters, members, rng), "transitive negative", rng),
+        [pair._replace(kind="overlap") for pair in kept if _overlap(pair) >= 0.85],
+    ]
+    return [pair for part in parts for pair in part], _paraphrases(kept)
+
+
+def _duplicates(pairs: Iterable[Pair]) -> _Sets:
+    clusters = _Sets()
+    for pair in pairs:
+        if pair.label:
+            clusters.join(fold(pair.first), fold(pair.second))
+    return clusters
+
+
+def _same(clusters: _Sets, pair: Pair) -> bool:
+    return clusters.find(fold(pair.first)) == clusters.find(fold(pair.second))
+
+
+def _sample(pairs: Sequence[Pair], kind: str, rng: random.Random) -> list[Pair]:
+    return rng.sample(list(pairs), min(len(pairs), _CAPS[kind]))
+
+
+def _transitive(clusters: Iterable[list[str]], rng: random.Random) -> list[Pair]:
+    """Two questions that are duplicates of others in common."""
+    return [
+        Pair(*rng.sample(cluster, 2), 1.0, "transitive")
+        for cluster in clusters
+        if 3 <= len(cluster) <= 30
+        for _ in range(min(2 * len(cluster), 25))
+    ]
+
+
+def _across(
+    pairs: Iterable[Pair],
+    clusters: _Sets,
+    members: Mapping[str, Sequence[str]],
+    rng: random.Random,
+) -> list[Pair]:
+    """Duplicates of the two sides of a negative are a negative too."""
+    found = []
+    for pair in pairs:
+        left = members[clusters.find(fold(pair.first))]
+        right = members[clusters.find(fold(pair.second))]
+        if not pair.label and (len(left) > 1 or len(right) > 1):
+            found.append(Pair(rng.choice(left), rng.choice(right), 0.0, "transitive negative"))
+    return found
+
+
+def _overlap(pair: Pair) -> float:
+    left, right = (Counter(fold(text).split()) for text in pair[:2])
+    return (left & right).total() / max(1, left.total(), right.total())
+
+
+def _paraphrases(pairs: Iterable[Pair]) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for pair in pairs:
+        if pair.label:
+            found |= {fold(pair.first): pair.second, fold(pair.second): pair.first}
+    return found
+
+
+def _names_alike(questions: Iterable[str], base: Base) -> dict[str, list[str]]:
+    """For each name the names of its kind: near in the base's space, but not the same."""
+    counts = Counter(text[a:b] for text in questions for a, b in augment.find_names(text))
+    names = [name for name, count in counts.items() if count >= 3]
+    vectors = base.vectors(names)
+    return {
+        name: found
+        for name, near in zip(names, vectors @ vectors.T, strict=True)
+        if (found := _of_its_kind(name, names, near))
+    }
+
+
+def _of_its_kind(name: str, names: Sequence[str], near: Any) -> list[str]:
+    nearest = [(names[i], float(near[i])) for i in np.argsort(-near)[:40]]
+    folded = name.lower()
+    return [
+        other
+        for other, cosine in nearest
+        if 0.3 < cosine < 0.72 and other.lower() not in folded and folded not in other.lower()
+    ][:12]
+
+
+def _one_word_apart(
+    questions: Iterable[str], pairs: Iterable[Pair], base: Base, rng: random.Random
+) -> list[Pair]:
+    """Questions of different clusters that are equal but for one word, which is no synonym."""
+    clusters = _duplicates(pairs)
+    found = [
+        (left, right, first, second)
+        for alternatives in _templates(questions).values()
+        for _ in range(min(len(alternatives) // 2 + 1, 4))
+        for (left, first), (right, second) in [rng.sample(alternatives, 2)]
+        if left[:4] != right[:4] and clusters.find(fold(first)) != clusters.find(fold(second))
+    ]
+    words = sorted({word for each in found for word in each[:2]})
+    vectors = dict(zip(words, base.vectors(words), strict=True))
+    differing = [
+        Pair(first, second, 0.0, "one word apart")
+        for left, right, first, second in found
+        if float(vectors[left] @ vectors[right]) < 0.62
+    ]
+    return _sample(differing, "one word apart", rng)
+
+
+def _templates(questions: Iterable[str]) -> dict[str, list[tuple[str, str]]]:
+    """Questions with one content word left out, to (that word, question); at least two each."""
+    templates: dict[str, list[tuple[str, str]]] = defaultdict(list)
+    for text in questions:
+        words = fold(text).split()
+        if not 4 <= len(words) <= 20:
+            continue
+        for place, word in enumerate(words):
+            if augment.is_content(word) and len(word) > 1:
+                rest = " ".join([*words[:place], "*", *words[place + 1 :]])
+                templates[rest].append((word, text))
+    return {rest: found for rest, found in templates.items() if len(found) > 1}
+
+
+def _edited(
+    questions: Sequence[str],
+    caps: Mapping[str, int],
+    order: WordOrder,
+    alike: Mapping[str, Sequence[str]],
+    paraphrases: Mapping[str, str],
+    rng: random.Random,
+) -> list[Pair]:
+    """(question or a paraphrase of it, its edit) for every kind of edit, up to its cap."""
+    edits: dict[str, Callable[[str], str | None]] = {
+        "swap": lambda text: order.swap(text, rng),
+        "number": lambda text: augment.change_number(text, rng),
+        "negation": augment.negate,
+        "antonym": lambda text: augment.swap_antonym(text, rng),
+        "name": lambda text: augment.swap_name(text, alike, rng),
+        "direction": augment.turn_direction,
+        "restate": augment.restate_direction,
+        "conjunct": augment.turn_conjuncts,
+        "clause": augment.move_clause,
+        "surface": lambda text: augment.vary_surface(text, rng),
+    }
+    fitting = [text for text in questions if 4 <= len(text.split()) <= 24]
+    found: list[Pair] = []
+    for kind, edit in edits.items():
+        rng.shuffle(fitting)
+        made = (_edit(text, kind, edit, paraphrases, rng) for text in fitting)
+        found += [pair for pair, _ in zip(filter(None, made), range(caps[kind]), strict=False)]
+    return found
+
+
+def _edit(
+    text: str,
+    kind: str,
+    edit: Callable[[str], str | None],
+    paraphrases: Mapping[str, str],
+    rng: random.Random,
+) -> Pair | None:
+    edited = edit(text)
+    if not edited or (fold(edited) == fold(text) and kind != "surface"):
+        return None
+    partner = text
+    if fold(text) in paraphrases and kind != "restate" and rng.random() < 0.25:
+        partner = paraphrases[fold(text)]
+    if kind != "surface" and rng.random() < 0.15:
+        partner = augment.vary_surface(partner, rng)
+    sides = (partner, edited) if rng.random() < 0.5 else (edited, partner)
+    return Pair(*sides, float(kind in _KEEPING), kind)
+
+
+def _sentences(folder: Path) -> list[Pair]:
+    """Paraphrases of another kind: MRPC's labels softened, STS's grades as probabilities."""
+    rows = _rows(folder / "mrpc/msr-para-train.tsv")
+    pairs = [Pair(row[3], row[4], 0.85 if row[0] == "1" else 0.05, "mrpc") for row in rows]
+    rows = _rows(folder / "stsb/sts-train.csv")
+    return pairs + [Pair(row[2], row[3], _grade(float(row[4])), "stsb") for row in rows]
+
+
+def _rows(path: Path) -> list[list[str]]:
+    lines = path.read_text(encoding="utf-8-sig").split("\n")[1:]
+    return [line.rstrip("\r").split("\t") for line in lines if line.strip()]
+
+
+def _grade(similarity: float) -> float:
+    for least, probability in ((4.75, 1.0), (4.0, 0.75), (3.2, 0.3), (2.001, 0.05)):
+        if similarity >= least:
+            return probability
+    return 0.0
