@@ -118,8 +118,10 @@ class Matcher:
             embedder = await asyncio.to_thread(lambda: self._encoder.revision)
             revision = "" if not self._settings.semantic else await self._load_verifier()
         except FunnelError as error:
-            log.warning("cache.model_not_loaded", error=str(error))
-            self._threshold = Threshold(self.policy, "verifier_error")
+            self._without_verifier(str(error))
+            return
+        except Exception as error:  # whatever a model library throws
+            self._without_verifier(type(error).__name__)
             return
         self._threshold = threshold_for(self._settings, self._calibrator, revision)
         self.policy = self._threshold.policy
@@ -130,6 +132,10 @@ class Matcher:
         }
         if self.problem and self.problem != "semantic_off":
             log.warning("cache.semantic_tier_off", reason=self.problem)
+
+    def _without_verifier(self, error: str) -> None:
+        log.warning("cache.model_not_loaded", error=error)
+        self._threshold = Threshold(self.policy, "verifier_error")
 
     async def _load_verifier(self) -> str:
         scorer = self.verifier.scorer
