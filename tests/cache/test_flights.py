@@ -1,0 +1,147 @@
+"""Many callers, one computation: the same text, paraphrases, failures, cancellations."""
+
+import asyncio
+from collections import Counter
+
+import pytest
+
+from funnel.cache.base import Served
+from tests.cache.world import Stages, TopicScorer, World, settle
+
+
+async def _all(world: World, texts: list[str], **options: float) -> list[Served]:
+    return await asyncio.gather(
+        *(world.cache.serve(world.request(t, **options), world.stages.of(t)) for t in texts)
+    )
+
+
+async def test_same_text_at_once_is_one_run() -> None:
+    """A hundred callers of one text share one run of the stages."""
+    world = World(stages=Stages(delay_s=0.02))
+    served = await _all(world, ["a word about cats"] * 100)
+    assert len(world.stages.runs) == 1
+    assert Counter(s.info.status for s in served) == {"miss": 1, "hit": 99}
+    assert {s.info.tier for s in served if s.info.status == "hit"} == {"flight"}
+
+
+async def test_a_thousand_paraphrases_at_once_are_one_run() -> None:
+    """A thousand wordings of one question, at once: exactly one run, one answer for all."""
+    world = World(stages=Stages(delay_s=0.05), flight_wait_s=60)
+    texts = [f"wording {_letters(n)} about cats" for n in range(1_000)]
+    served = await _all(world, texts)
+    assert len(world.stages.runs) == 1
+    assert {tuple(hit.id for hit in s.answer.hits) for s in served} == {("cats-1", "cats-2")}
+    assert len(world.cache.flights) == 0
+
+
+async def test_different_questions_at_once_all_run() -> None:
+    """Questions on other topics do not wait for, or get the answers of, each other."""
+    world = World(stages=Stages(delay_s=0.02))
+    texts = [f"wording {_letters(n)} about {_letters(n % 10)}" for n in range(100)]
+    served = await _all(world, texts)
+    assert len(world.stages.runs) == 10
+    for text, one in zip(texts, served, strict=True):
+        topic = text.rsplit(" ", 1)[-1]
+        assert [hit.id for hit in one.answer.hits] == [f"{topic}-1", f"{topic}-2"]
+
+
+async def test_unverified_lookalikes_run_alone() -> None:
+    """Near in embedding, refused by the verifier: each computes."""
+    scorer = TopicScorer()
+    world = World(scorer=scorer, stages=Stages(delay_s=0.01), threshold=100.0)
+    await _all(world, [f"wording {_letters(n)} about cats" for n in range(10)])
+    assert len(world.stages.runs) == 10
+
+
+async def test_cancelled_leader_hands_over() -> None:
+    """When the computing caller goes away, one of the waiters computes."""
+    world = World(stages=Stages(delay_s=0.05))
+    text = "a word about cats"
+    leader = asyncio.ensure_future(world.cache.serve(world.request(text), world.stages.of(text)))
+    await asyncio.sleep(0.01)
+    waiting = [
+        asyncio.ensure_future(world.cache.serve(world.request(t), world.stages.of(t)))
+        for t in (text, text, "other words about cats")
+    ]
+    await asyncio.sleep(0.01)
+    leader.cancel()
+    served = await asyncio.gather(*waiting)
+    assert len(world.stages.runs) == 2
+    assert all(s.answer.hits for s in served)
+    with pytest.raises(asyncio.CancelledError):
+        await leader
+
+
+async def test_failed_leader_gets_one_retry_then_all_fail() -> None:
+    """Fifty waiters on a failing stage are two runs, not fifty, and all hear of the error."""
+    world = World(stages=Stages(delay_s=0.01))
+    world.stages.error = RuntimeError("boom")
+    calls = [
+        world.cache.serve(world.request("a word about cats"), world.stages.of("x about cats"))
+        for _ in range(50)
+    ]
+    results = await asyncio.gather(*calls, return_exceptions=True)
+    assert len(world.stages.runs) == 2
+    assert all(isinstance(result, RuntimeError) for result in results)
+    assert len(world.cache.flights) == 0
+
+
+async def test_waiting_is_bounded() -> None:
+    """A waiter gives up on a slow leader and computes for itself."""
+    world = World(stages=Stages(delay_s=0.3), flight_wait_s=0.05)
+    served = await _all(world, ["a word about cats"] * 2)
+    assert len(world.stages.runs) == 2
+    assert sorted(s.info.reason or "" for s in served) == ["flight_timeout", "no_candidates"]
+
+
+async def test_waiter_with_little_time_computes_early() -> None:
+    """A waiter spends at most half of its deadline on waiting."""
+    world = World(stages=Stages(delay_s=0.3))
+    slow = asyncio.ensure_future(_all(world, ["a word about cats"]))
+    await asyncio.sleep(0.01)
+    began = asyncio.get_running_loop().time()
+    compute = world.stages.of("x about cats")
+    world.stages.delay_s = 0.0
+    await world.cache.serve(world.request("a word about cats", deadline_ms=100), compute)
+    assert asyncio.get_running_loop().time() - began < 0.2
+    await slow
+
+
+async def test_answer_of_a_hasty_leader_is_not_everybodys() -> None:
+    """A run degraded by its own short deadline does not answer those who have time."""
+    world = World(stages=Stages(delay_s=0.03))
+    world.stages.degraded = ("deadline",)
+    text = "a word about cats"
+    hasty = asyncio.ensure_future(
+        world.cache.serve(world.request(text, deadline_ms=500), world.stages.of(text))
+    )
+    await asyncio.sleep(0.01)
+    patient = asyncio.ensure_future(
+        world.cache.serve(world.request(text, deadline_ms=5_000), world.stages.of(text))
+    )
+    await asyncio.sleep(0.01)
+    assert (await hasty).answer.degraded == ("deadline",)
+    world.stages.degraded = ()
+    await patient
+    assert len(world.stages.runs) == 2
+
+
+async def test_index_write_during_a_run_separates_old_and_new() -> None:
+    """Who asks after a write does not join a run that began before it, and that is not kept."""
+    world = World(stages=Stages(delay_s=0.05))
+    text = "a word about cats"
+    old = asyncio.ensure_future(world.cache.serve(world.request(text), world.stages.of(text)))
+    await asyncio.sleep(0.01)
+    await world.cache.documents_changed()
+    world.stages.documents["cats"] = ("new",)
+    new = await world.cache.serve(world.request(text), world.stages.of(text))
+    assert [hit.id for hit in new.answer.hits] == ["new"]
+    await old
+    await settle()
+    kept = await world.ask(text)
+    assert (kept.info.status, [hit.id for hit in kept.answer.hits]) == ("hit", ["new"])
+
+
+def _letters(number: int) -> str:
+    digits = "abcdefghij"
+    return "".join(digits[int(digit)] for digit in str(number))
