@@ -22,7 +22,7 @@ from funnel.collection import (
 from funnel.corpus import Corpus, given_corpus
 from funnel.deadline import Deadline
 from funnel.errors import ConfigError, CorpusError, InputError, StageError
-from funnel.filters import check_fields, parse_filters, payload_path, qdrant_filter
+from funnel.filters import Condition, check_fields, parse_filters, payload_path, qdrant_filter
 from funnel.ingest import Tally, Writer
 from funnel.log import get_logger
 from funnel.models.base import Encoder
@@ -85,11 +85,17 @@ class IndexReport:
     problems: tuple[str, ...]
     documents: int
     seconds: float
+    rebuilt: bool = False
 
     @property
     def written(self) -> int:
         """Documents stored in another form than before."""
         return self.new + self.replaced + self.metadata_only
+
+    @property
+    def changed(self) -> bool:
+        """Whether answers may differ from before."""
+        return self.rebuilt or self.written > 0
 
     @property
     def documents_per_s(self) -> float:
@@ -140,6 +146,7 @@ class DocumentIndex:
             BackendUnavailable: Qdrant cannot be reached, or the directory is in use.
         """
         await self._backend.open()
+        await asyncio.to_thread(_load, self._encoder)
         await self._refresh()
 
     async def warm_up(self) -> None:
@@ -179,11 +186,11 @@ class DocumentIndex:
         if k < 1:
             raise InputError(f"k: got {k}, expected at least 1")
         conditions = parse_filters(filters or {})
-        state = self._state or await self._refresh()
+        state = self._state or await self._refresh(deadline)
         if state is None:
             return SearchResult()
         if conditions:
-            await self._check_fields(conditions, state)
+            await self._check_fields(conditions, state, deadline)
         counts = count_terms(self._analyzer.terms(terms)) if terms is not None else None
         query = PointQuery(
             collection=self.collection,
@@ -298,10 +305,11 @@ class DocumentIndex:
         """
         began = time.perf_counter()
         await self._backend.open()
+        await asyncio.to_thread(_load, self._encoder)
         async with self._writing:
             with await self._spooled(documents, on_bad, progress) as spool:
                 tally = await self._rebuild(spool, await self._live(), progress)
-                return self._report(spool, tally, began)
+                return replace(self._report(spool, tally, began), rebuilt=True)
 
     # -- inside: searching
 
@@ -313,11 +321,13 @@ class DocumentIndex:
             raise InputError("vector: got NaN or infinite values, expected finite numbers")
         return list(map(float, array))
 
-    async def _check_fields(self, conditions: Any, state: CollectionState) -> None:
+    async def _check_fields(
+        self, conditions: Sequence[Condition], state: CollectionState, deadline: Deadline | None
+    ) -> None:
         try:
             check_fields(conditions, state.fields)
         except InputError:
-            newer = await self._refresh()  # another process may have brought the field
+            newer = await self._refresh(deadline)  # another process may have brought the field
             if newer is not None and newer.documents:
                 check_fields(conditions, newer.fields)
 
@@ -339,23 +349,25 @@ class DocumentIndex:
 
     # -- inside: state
 
-    async def _live(self) -> str | None:
+    async def _live(self, deadline: Deadline | None = None) -> str | None:
         """The collection behind the alias."""
-        answer = await self._backend.call("get_aliases")
+        answer = await self._backend.call("get_aliases", deadline=deadline)
         for alias in answer.aliases:
             if alias.alias_name == self.collection:
                 return str(alias.collection_name)
-        if await self._backend.call("collection_exists", collection_name=self.collection):
+        if await self._backend.call(
+            "collection_exists", deadline=deadline, collection_name=self.collection
+        ):
             raise ConfigError(
                 f"collection {self.collection!r} exists and was not made by funnel; choose another "
                 "'collection'"
             )
         return None
 
-    async def _refresh(self) -> CollectionState | None:
+    async def _refresh(self, deadline: Deadline | None = None) -> CollectionState | None:
         """Read the state anew; None if nothing was ever indexed."""
-        target = await self._live()
-        state = None if target is None else await self._state_of(target)
+        target = await self._live(deadline)
+        state = None if target is None else await self._state_of(target, deadline)
         if state is not None:
             check_identity(
                 state,
@@ -367,8 +379,8 @@ class DocumentIndex:
         self._state, self._read_at = state, time.monotonic()
         return state
 
-    async def _state_of(self, target: str) -> CollectionState:
-        info = await self._backend.call("get_collection", collection_name=target)
+    async def _state_of(self, target: str, deadline: Deadline | None = None) -> CollectionState:
+        info = await self._backend.call("get_collection", deadline=deadline, collection_name=target)
         return state_from(info.config.metadata, target)
 
     # -- inside: writing
@@ -416,7 +428,7 @@ class DocumentIndex:
         state = new_state(self._encoder, self._bm25, self.settings, spool, building=building)
         target = f"{self.collection}--{next_epoch(0):x}"
         schema = collection_schema(state, self.settings)
-        await self._backend.call("create_collection", collection_name=target, **schema)
+        await self._backend.write("create_collection", collection_name=target, **schema)
         await self._index_payload(target)
         return target, state
 
@@ -486,6 +498,11 @@ class DocumentIndex:
             documents=self._state.documents if self._state else 0,
             seconds=time.perf_counter() - began,
         )
+
+
+def _load(encoder: Encoder) -> int:
+    """Its dimension, which loads the model: seconds, so not on the event loop."""
+    return encoder.dim
 
 
 def _ranked(points: Sequence[Any], k: int) -> tuple[Found, ...]:

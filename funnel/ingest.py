@@ -81,10 +81,12 @@ class _Run:
         if self.storing is not None:
             await self.storing
 
-    def abandon(self) -> None:
-        """Stop storing."""
+    async def abandoned(self) -> None:
+        """Let what is embedded be stored, for the next run to find."""
         if self.storing is not None:
-            self.storing.cancel()
+            await asyncio.wait({self.storing})
+            if not self.storing.cancelled():
+                self.storing.exception()  # seen: the first failure is the one to report
 
 
 class Writer:
@@ -112,7 +114,7 @@ class Writer:
                     advance(len(window))
             await run.stored()
         except BaseException:
-            run.abandon()
+            await run.abandoned()
             log.warning("indexing_interrupted", collection=target, mend="run the same again")
             raise
         return await self._finish(run), run.tally

@@ -292,12 +292,6 @@ def _named(error: Exception, place: str) -> FunnelError:
         return _unreachable(place, error.source)
     if isinstance(error, HTTPError | OSError):
         return _unreachable(place, error)
-    if isinstance(error, RuntimeError) and "already accessed" in str(error):
-        return BackendUnavailable(
-            f"the local index {place} is in use by another process, or by another Funnel in this "
-            "one; close that first, or run a Qdrant server and set qdrant.url",
-            cause=error,
-        )
     return StageError(f"Qdrant at {place} refused: {_short(error)}", cause=error)
 
 
