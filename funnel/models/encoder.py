@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias, TypeVar, cast
 
 import numpy as np
 
+from funnel.deadline import Deadline
 from funnel.errors import InputError, ModelError
 from funnel.models.hardware import cpu_has_fast_bf16
-from funnel.models.representations import Representation
+from funnel.models.representations import Representation, shared_representations
 from funnel.models.source import ModelSource, locate
 from funnel.models.tokens import Tokens
-from funnel.models.worker import JobResult, Lane, ModelWorker, model_worker
+from funnel.models.worker import JobResult, Lane, ModelWorker, awaited, model_worker
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
@@ -125,8 +126,8 @@ class Embedder:
 
     async def aencode(self, texts: Sequence[str]) -> "FloatArray":
         """The same from a coroutine, without blocking the event loop."""
-        rows = await self._asubmit(self._pooled, texts)
-        return _stack(self._name, rows, self.dim)
+        rows = await self._asubmit(self._pooled, texts, Deadline())
+        return _stack(self._name, cast("list[FloatArray]", rows), self.dim)
 
     def token_vectors(self, texts: Sequence[str]) -> "list[FloatArray]":
         """For each text its token vectors, float32 (tokens, dim), each of unit length.
@@ -137,13 +138,29 @@ class Embedder:
 
     async def atoken_vectors(self, texts: Sequence[str]) -> "list[FloatArray]":
         """The same from a coroutine."""
-        rows = await self._asubmit(self._tokens, texts)
-        return [_finite_row(self._name, row).tokens for row in rows]
+        rows = await self._asubmit(self._tokens, texts, Deadline())
+        return [_finite_row(self._name, cast("Representation", row)).tokens for row in rows]
 
     def represent(self, texts: Sequence[str]) -> list[Representation]:
         """For each text its vector and its token vectors, from one pass."""
         rows = self._submit(self._tokens, texts).result().rows
         return [_finite_row(self._name, cast("Representation", row)) for row in rows]
+
+    async def arepresent(
+        self, texts: Sequence[str], deadline: Deadline
+    ) -> list[Representation | None]:
+        """The same from a coroutine, from memory where a text was read before.
+
+        Texts are read in their order; those not done when the deadline passes are None.
+        """
+        kept, key = shared_representations(), await asyncio.to_thread(self._tokens_key)
+        found = {text: kept.get(key, text) for text in dict.fromkeys(texts)}
+        missing = [text for text, row in found.items() if row is None]
+        rows = await self._asubmit(self._tokens, missing, deadline) if missing else []
+        for text, row in zip(missing, rows, strict=True):
+            if row is not None:
+                found[text] = kept.put(key, text, _finite_row(self._name, row))
+        return [found[text] for text in texts]
 
     def _gather(
         self, lane: "Lane[Tokens, FloatArray]", texts: Sequence[str], *, progress: bool
@@ -159,23 +176,29 @@ class Embedder:
                 advance(len(window))
         return vectors
 
-    def _submit(self, lane: Lane[Tokens, Row], texts: Sequence[str]) -> "Future[JobResult[Row]]":
+    def _submit(
+        self, lane: Lane[Tokens, Row], texts: Sequence[str], deadline: Deadline | None = None
+    ) -> "Future[JobResult[Row]]":
         tokens = self._model()[1].tokenize(_checked(texts))
         return self._worker.submit(
             lane,
             tokens,
             [len(each) for each in tokens],
+            deadline=deadline,
             background=len(tokens) >= _BACKGROUND_FROM,
         )
 
-    async def _asubmit(self, lane: Lane[Tokens, Row], texts: Sequence[str]) -> list[Row]:
+    async def _asubmit(
+        self, lane: Lane[Tokens, Row], texts: Sequence[str], deadline: Deadline
+    ) -> list[Row | None]:
         # Loading and long tokenising would hold the event loop; one query's tokens would not.
         short = self._loaded is not None and sum(map(len, _checked(texts))) < 2_000
         if short:
-            future = self._submit(lane, texts)
+            future = self._submit(lane, texts, deadline)
         else:
-            future = await asyncio.to_thread(self._submit, lane, texts)
-        return cast("list[Row]", (await asyncio.wrap_future(future)).rows)
+            future = await asyncio.to_thread(self._submit, lane, texts, deadline)
+        await awaited(future, self._worker, deadline)
+        return future.result().rows
 
     def _model(self) -> tuple[ModelSource, EncoderNetwork]:
         if self._loaded is None:
@@ -188,11 +211,16 @@ class Embedder:
         return list(self._model()[1].pooled(batch))
 
     def _run_tokens(self, batch: Sequence[Tokens]) -> list[Representation]:
-        # Near-ties of a sum over many tokens survive bfloat16; those of single vectors need not.
+        return self._tokens_network().representations(batch)
+
+    def _tokens_network(self) -> EncoderNetwork:
+        # Near-ties of a mean over many tokens survive bfloat16; those of single vectors need not.
         from funnel.models.encoder_networks import open_network
 
-        precision: Precision = "bf16" if cpu_has_fast_bf16() else "fp32"
-        return open_network(self._model()[0], precision).representations(batch)
+        return open_network(self._model()[0], "bf16" if cpu_has_fast_bf16() else "fp32")
+
+    def _tokens_key(self) -> str:
+        return self._tokens_network().key
 
 
 def _load(name: str, precision: Precision) -> tuple[ModelSource, EncoderNetwork]:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from threading import Lock
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -24,7 +24,12 @@ class Representation:
     """A text's unit vector (dim,) and the unit vectors of its tokens (tokens, dim)."""
 
     pooled: "FloatArray"
-    tokens: "FloatArray"
+    tokens: "NDArray[Any]"
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of its vectors."""
+        return self.pooled.nbytes + self.tokens.nbytes
 
 
 class RepresentationCache:
@@ -36,7 +41,7 @@ class RepresentationCache:
     def __init__(self, max_bytes: int = KEPT_BYTES) -> None:
         self._max_bytes = max_bytes
         self._bytes = 0
-        self._kept: OrderedDict[bytes, tuple[FloatArray, NDArray[np.float16]]] = OrderedDict()
+        self._kept: OrderedDict[bytes, Representation] = OrderedDict()
         self._lock = Lock()
 
     @property
@@ -56,37 +61,47 @@ class RepresentationCache:
         compute: Callable[[list[str]], Sequence[Representation]],
     ) -> list[Representation]:
         """Representations of texts; those not kept are computed, each distinct text once."""
-        found = {text: self._get(model, text) for text in dict.fromkeys(texts)}
+        found = {text: self.get(model, text) for text in dict.fromkeys(texts)}
         missing = [text for text, kept in found.items() if kept is None]
         if missing:
             for text, made in zip(missing, compute(missing), strict=True):
-                found[text] = self._put(model, text, made)
+                found[text] = self.put(model, text, made)
         return [kept for text in texts if (kept := found[text]) is not None]
 
-    def _get(self, model: str, text: str) -> Representation | None:
+    def get(self, model: str, text: str) -> Representation | None:
+        """What is kept of a text, or None."""
         key = _key(model, text)
         with self._lock:
             kept = self._kept.get(key)
-            if kept is None:
-                return None
-            self._kept.move_to_end(key)
-        return Representation(kept[0], kept[1].astype(np.float32))
+            if kept is not None:
+                self._kept.move_to_end(key)
+        return None if kept is None else _widened(kept)
 
-    def _put(self, model: str, text: str, made: Representation) -> Representation:
-        key, row = _key(model, text), (made.pooled, made.tokens.astype(np.float16))
+    def put(self, model: str, text: str, made: Representation) -> Representation:
+        """Keep a text's vectors.
+
+        Returns:
+            Them as they will come back, so that a text's score does not depend on whether it was
+            asked for before.
+        """
+        key = _key(model, text)
+        kept = Representation(made.pooled, made.tokens.astype(np.float16))
         with self._lock:
             self._drop(key)
-            self._kept[key] = row
-            self._bytes += row[0].nbytes + row[1].nbytes
+            self._kept[key] = kept
+            self._bytes += kept.nbytes
             while self._bytes > self._max_bytes:
                 self._drop(next(iter(self._kept)))
-        # Rounded as a kept one would be: a text's score does not depend on what was asked before.
-        return Representation(row[0], row[1].astype(np.float32))
+        return _widened(kept)
 
     def _drop(self, key: bytes) -> None:
-        row = self._kept.pop(key, None)
-        if row is not None:
-            self._bytes -= row[0].nbytes + row[1].nbytes
+        kept = self._kept.pop(key, None)
+        if kept is not None:
+            self._bytes -= kept.nbytes
+
+
+def _widened(kept: Representation) -> Representation:
+    return Representation(kept.pooled, kept.tokens.astype(np.float32))
 
 
 def _key(model: str, text: str) -> bytes:

@@ -10,7 +10,7 @@ import numpy as np
 from funnel.deadline import Deadline
 from funnel.errors import InputError, ModelError
 from funnel.models.base import ScoredPairs, TextPair
-from funnel.models.worker import Lane, ModelWorker, model_worker
+from funnel.models.worker import Lane, ModelWorker, awaited, model_worker
 from funnel.types import ScoreKind
 
 if TYPE_CHECKING:
@@ -116,11 +116,7 @@ class CrossEncoderScorer:
         if not checked:
             return ScoredPairs(np.empty(0, np.float32), 0, 0)
         items, future = await asyncio.to_thread(self._submit, checked, deadline)
-        try:
-            await asyncio.wait({asyncio.wrap_future(future)})
-        except asyncio.CancelledError:
-            future.cancel()
-            raise
+        await awaited(future, self._worker, deadline)
         return self._collect(items, future)
 
     def expected_s(self, pairs: Sequence[TextPair]) -> float:

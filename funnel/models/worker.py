@@ -5,6 +5,7 @@ from the most urgent job and fill them up with items of other jobs for the same 
 never start N×cores threads, short jobs pass long ones, and a deadline is honoured between batches.
 """
 
+import asyncio
 import math
 import os
 import threading
@@ -151,6 +152,14 @@ class ModelWorker:
             self._start_threads()
             self._changed.notify_all()
         return job.future
+
+    def settle(self, future: "Future[Any]") -> None:
+        """Give a job's caller what is done, now, although a batch of it may still be running."""
+        with self._changed:
+            for job in self._jobs:
+                if job.future is future:
+                    job.windows.clear()
+                    job.finish()
 
     def queue_s(self) -> float:
         """Seconds until what waits now (background work aside) would be done."""
@@ -364,6 +373,17 @@ def set_torch_threads(threads: int) -> None:
     helper = threading.Thread(target=torch.set_num_threads, args=(before,))
     helper.start()
     helper.join()
+
+
+async def awaited(future: "Future[Any]", worker: ModelWorker, deadline: Deadline) -> None:
+    """Wait for a job until its deadline, then take what is done; a cancelled caller drops it."""
+    try:
+        await asyncio.wait({asyncio.wrap_future(future)}, timeout=deadline.remaining_s())
+    except asyncio.CancelledError:
+        future.cancel()
+        raise
+    if not future.done():
+        worker.settle(future)
 
 
 @cache

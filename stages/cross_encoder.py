@@ -1,0 +1,136 @@
+"""Rerank with a cross-encoder, which reads query and document together."""
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Self, cast
+
+from pydantic import Field
+
+from funnel.deadline import Deadline
+from funnel.errors import StageTimeout
+from funnel.stages.base import Ranked, Role, Stage, StageOutput, StageRequest, StageSettings
+from funnel.stages.document_text import TITLE_AND_TEXT, Template, document_text
+from funnel.types import Candidate, ScoreKind
+
+if TYPE_CHECKING:
+    from funnel.models.base import ScoredPairs, TextPair
+    from funnel.models.scorer import CrossEncoderScorer
+    from funnel.resources import Resources
+
+_RESERVE_SHARE = 0.05
+"""Of the time left, kept back so that what was scored in time is also handed over in time."""
+
+
+class CrossEncoderSettings(StageSettings):
+    """``model``: ``embedded:relevance``, a hub id or a path; ``template``: what it reads.
+
+    ``target_ms``: under load, score only as many candidates (best first) as are expected to be
+    done by then, waiting included, and never fewer than ``min_depth``. ``max_tokens`` and
+    ``token_budget``: the window, and the padded tokens of a batch. ``backend``: see
+    ``funnel.models.backends``.
+    """
+
+    kind: str = "cross_encoder"
+    model: str
+    template: Template = TITLE_AND_TEXT
+    target_ms: float | None = Field(default=None, gt=0)
+    min_depth: int = Field(default=10, ge=1)
+    max_tokens: int | None = Field(default=None, ge=8)
+    token_budget: int | None = Field(default=None, ge=8)
+    backend: str = "auto"
+
+    per_call: ClassVar[frozenset[str]] = StageSettings.per_call | {"target_ms", "min_depth"}
+
+
+class CrossEncoderStage(Stage):
+    """Scores (query, document) pairs by raw logits, the highest first."""
+
+    kind: ClassVar[str] = "cross_encoder"
+    role: ClassVar[Role] = "rerank"
+    Settings = CrossEncoderSettings
+    settings: CrossEncoderSettings
+
+    def __init__(self, settings: CrossEncoderSettings, scorer: "CrossEncoderScorer") -> None:
+        super().__init__(settings)
+        self._scorer = scorer
+
+    @classmethod
+    def build(cls, settings: StageSettings, resources: "Resources") -> Self:
+        """Take the scorer from the funnel's models; it loads in ``start``."""
+        own = cast("CrossEncoderSettings", settings)
+        scorer = resources.models.scorer(
+            own.model,
+            backend=own.backend,
+            max_tokens=own.max_tokens,
+            token_budget=own.token_budget,
+        )
+        return cls(own, scorer)
+
+    @property
+    def score_kind(self) -> ScoreKind:
+        """The model's raw logit."""
+        return self._scorer.score_kind
+
+    async def start(self) -> None:
+        """Load the model."""
+        await asyncio.to_thread(self._scorer.load)
+
+    def identity(self) -> Mapping[str, Any]:
+        """The settings and the model's revision; how fast it runs changes no ranking."""
+        skip = {"timeout_ms", "on_error", "token_budget", "target_ms"}
+        return {
+            **self.settings.model_dump(mode="json", exclude=skip),
+            "revision": self._scorer.revision,
+        }
+
+    async def run(self, request: StageRequest, candidates: Sequence[Candidate]) -> StageOutput:
+        """Score best first, by the previous order, until all are done or time is up.
+
+        Raises:
+            StageTimeout: not one document was scored in time.
+        """
+        settings = cast("CrossEncoderSettings", request.settings)
+        pairs = [
+            (request.query.text, document_text(candidate.document, settings.template))
+            for candidate in candidates
+        ]
+        depth = self._depth(settings, pairs)
+        scored = await self._scorer.ascore(pairs[:depth], deadline=_earlier(request.deadline))
+        if pairs and not scored.scored:
+            raise StageTimeout(
+                f"stage {settings.name!r}: none of {len(pairs)} candidates was scored in time",
+                stage=settings.name,
+            )
+        return _output(candidates, scored, depth)
+
+    def _depth(self, settings: CrossEncoderSettings, pairs: "Sequence[TextPair]") -> int:
+        if settings.target_ms is None:
+            return len(pairs)
+        waiting = self._scorer.expected_s([])
+        usable = settings.target_ms / 1000 - waiting
+        needed = self._scorer.expected_s(pairs) - waiting
+        if needed <= usable:
+            return len(pairs)
+        fitting = int(len(pairs) * max(0.0, usable) / needed)
+        return min(len(pairs), max(settings.min_depth, fitting))
+
+
+def _earlier(deadline: Deadline) -> Deadline:
+    remaining = deadline.remaining_s()
+    return deadline if remaining is None else deadline.within(remaining * (1 - _RESERVE_SHARE))
+
+
+def _output(candidates: Sequence[Candidate], scored: "ScoredPairs", depth: int) -> StageOutput:
+    rows = [
+        Ranked(candidate.document, float(value))
+        for candidate, value in zip(
+            candidates[: scored.scored], scored.values[: scored.scored], strict=True
+        )
+    ]
+    reason = "deadline" if scored.scored < depth else "load" if depth < len(candidates) else None
+    return StageOutput(
+        sorted(rows, key=lambda row: -cast("float", row.score)),
+        truncated=scored.truncated,
+        degraded=reason,
+        details={"scored": scored.scored},
+    )

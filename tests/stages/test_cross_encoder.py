@@ -1,0 +1,156 @@
+"""The cross-encoder stage: order, template, deadlines and load."""
+
+import asyncio
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import pytest
+from pydantic import ValidationError
+
+from funnel.deadline import Deadline
+from funnel.errors import ModelError, StageTimeout
+from funnel.models import CrossEncoderScorer
+from funnel.models.base import TextPair
+from funnel.query import Query, Vector
+from funnel.stages.base import StageRequest
+from funnel.stages.cross_encoder import CrossEncoderSettings, CrossEncoderStage
+from funnel.types import Candidate, Document
+from tests.models.tiny import WORDS, save_cross_encoder, save_headless
+
+pytestmark = pytest.mark.slow
+
+
+async def _no_vector(_: str) -> Vector:
+    raise AssertionError("a cross-encoder needs no query vector")
+
+
+def _request(stage: CrossEncoderStage, *, ms: float | None = None, **changes: Any) -> StageRequest:
+    query = Query("how do i reset my password", query_id="q", embed=_no_vector)
+    settings = stage.settings.model_copy(update=changes)
+    return StageRequest(query, settings.k, settings, Deadline.after_ms(ms))
+
+
+def _candidates(n: int) -> list[Candidate]:
+    texts = [" ".join(WORDS[i % 11 : i % 11 + 2 + i % 5]) for i in range(n)]
+    return [Candidate(Document(f"d{i}", text, title="open")) for i, text in enumerate(texts)]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_cross_encoder(tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture
+async def stage(folder: Path) -> CrossEncoderStage:
+    settings = CrossEncoderSettings(k=5, model=str(folder), backend="torch-fp32")
+    scorer = CrossEncoderScorer(settings.model, backend=settings.backend)
+    made = CrossEncoderStage(settings, scorer)
+    await made.start()
+    return made
+
+
+async def test_ranks_by_the_models_logits(stage: CrossEncoderStage, folder: Path) -> None:
+    """The order is that of the scores of query and 'title, text'."""
+    candidates = _candidates(30)
+    output = await stage.run(_request(stage), candidates)
+    pairs = [("how do i reset my password", f"open\n{c.document.text}") for c in candidates]
+    expected = CrossEncoderScorer(str(folder), backend="torch-fp32").score(pairs)
+    by_id = dict(zip([c.id for c in candidates], expected, strict=True))
+    assert len(output.ranking) == 30
+    scores = [cast("float", row.score) for row in output.ranking]
+    assert scores == sorted(scores, reverse=True)
+    np.testing.assert_allclose(scores, [by_id[r.document.id] for r in output.ranking], atol=1e-5)
+    assert output.degraded is None
+    assert stage.score_kind == "logit"
+
+
+async def test_counts_truncated_documents(stage: CrossEncoderStage) -> None:
+    """A document longer than the window is scored by its beginning, and counted."""
+    candidates = [*_candidates(3), Candidate(Document("long", "delete all data " * 20_000))]
+    output = await stage.run(_request(stage), candidates)
+    assert (output.truncated, len(output.ranking)) == (1, 4)
+
+
+async def test_a_short_deadline_scores_the_best_so_far(stage: CrossEncoderStage) -> None:
+    """Candidates are scored in their order; what was not reached is left out and said."""
+    candidates = _candidates(9_000)
+    await stage.run(_request(stage), candidates[:2_000])
+    output = await stage.run(_request(stage, ms=400), candidates)
+    scored = {row.document.id for row in output.ranking}
+    assert output.degraded == "deadline"
+    assert 0 < len(scored) < len(candidates)
+    assert scored == {candidate.id for candidate in candidates[: len(scored)]}
+
+
+async def test_no_time_at_all_is_a_timeout(stage: CrossEncoderStage) -> None:
+    """The engine then keeps the previous order."""
+    with pytest.raises(StageTimeout, match="none of 4 candidates"):
+        await stage.run(_request(stage, ms=0), _candidates(4))
+
+
+async def test_no_candidates_give_no_ranking(stage: CrossEncoderStage) -> None:
+    """Nothing in, nothing out."""
+    assert (await stage.run(_request(stage), [])).ranking == []
+
+
+class _SlowScorer(CrossEncoderScorer):
+    """Believes that a pair takes 10 ms and that half a second's work is waiting."""
+
+    def expected_s(self, pairs: Sequence[TextPair]) -> float:
+        return 0.5 + 0.01 * len(pairs)
+
+
+@pytest.mark.parametrize(("target_ms", "scored"), [(2_000, 100), (1_000, 50), (100, 10)])
+async def test_depth_follows_the_load(folder: Path, target_ms: float, scored: int) -> None:
+    """What does not fit into the target is not scored; a minimum always is."""
+    settings = CrossEncoderSettings(k=5, model=str(folder), target_ms=target_ms)
+    stage = CrossEncoderStage(settings, _SlowScorer(settings.model))
+    candidates = _candidates(100)
+    output = await stage.run(_request(stage), candidates)
+    assert {r.document.id for r in output.ranking} == {c.id for c in candidates[:scored]}
+    assert output.degraded == (None if scored == 100 else "load")
+
+
+async def test_templates_choose_what_is_read(stage: CrossEncoderStage, folder: Path) -> None:
+    """Metadata can be part of it."""
+    document = Document("d", "close", title="door", metadata={"team": "card"})
+    output = await stage.run(
+        _request(stage, template="{metadata.team}: {text}"), [Candidate(document)]
+    )
+    pair = ("how do i reset my password", "card: close")
+    expected = CrossEncoderScorer(str(folder), backend="torch-fp32").score([pair])
+    assert output.ranking[0].score == pytest.approx(float(expected[0]), abs=1e-5)
+
+
+@pytest.mark.parametrize("template", ["{titel}", "no place", "{text.__class__}", "{0}"])
+def test_a_bad_template_is_refused(template: str) -> None:
+    """At load, with what is allowed."""
+    with pytest.raises(ValidationError, match=r"\{metadata.KEY\}"):
+        CrossEncoderSettings(k=5, model="m", template=template)
+
+
+async def test_an_untrained_model_fails_at_start(tmp_path: Path) -> None:
+    """Not at the first query."""
+    settings = CrossEncoderSettings(k=5, model=str(save_headless(tmp_path)))
+    stage = CrossEncoderStage(settings, CrossEncoderScorer(settings.model))
+    with pytest.raises(ModelError, match="no trained head"):
+        await stage.start()
+
+
+async def test_identity_names_the_revision(stage: CrossEncoderStage) -> None:
+    """Other weights or another window change it, batch sizes do not."""
+    identity = stage.identity()
+    assert identity["revision"]
+    assert "token_budget" not in identity
+    assert identity["max_tokens"] is None
+
+
+async def test_many_queries_at_once(stage: CrossEncoderStage) -> None:
+    """Concurrent queries give what each gives alone."""
+    candidates = _candidates(20)
+    alone = await stage.run(_request(stage), candidates)
+    outputs = await asyncio.gather(*(stage.run(_request(stage), candidates) for _ in range(16)))
+    for output in outputs:
+        assert [r.document.id for r in output.ranking] == [r.document.id for r in alone.ranking]

@@ -1,0 +1,139 @@
+"""Late interaction: MaxSim as defined, mixing, stored vectors, deadlines."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from funnel.deadline import Deadline
+from funnel.errors import StageTimeout
+from funnel.models import Embedder
+from funnel.models.maxsim import maxsim
+from funnel.models.source import EMBEDDED_ENCODER
+from funnel.query import Query, Vector
+from funnel.stages.base import StageRequest
+from funnel.stages.late_interaction import LateInteractionSettings, LateInteractionStage
+from funnel.types import Candidate, Document
+
+if TYPE_CHECKING:
+    from funnel.index import DocumentIndex
+
+pytestmark = pytest.mark.slow
+QUERY = "how do I get a new password?"
+TEXTS = {
+    "reset": "You can reset your password from the login page.",
+    "tea": "Green tea is best brewed below boiling point.",
+    "card": "Payment cards are charged on the first of each month.",
+    "account": "Open a new account with your e-mail address.",
+}
+CANDIDATES = [
+    Candidate(Document(name, text), stage_scores={"bm25": float(i)})
+    for i, (name, text) in enumerate(TEXTS.items())
+]
+
+
+async def _no_vector(_: str) -> Vector:
+    raise AssertionError("late interaction needs no query vector")
+
+
+def _request(settings: LateInteractionSettings, ms: float | None = None) -> StageRequest:
+    query = Query(QUERY, query_id="q", embed=_no_vector)
+    return StageRequest(query, settings.k, settings, Deadline.after_ms(ms))
+
+
+@pytest.fixture(scope="module")
+def embedder() -> Embedder:
+    return Embedder(EMBEDDED_ENCODER)
+
+
+def _stage(embedder: Embedder, **settings: Any) -> LateInteractionStage:
+    return LateInteractionStage(LateInteractionSettings(k=3, **settings), embedder)
+
+
+def test_maxsim_is_the_mean_of_the_best_counterparts() -> None:
+    """Two query tokens: one finds itself, the other is at 60 degrees."""
+    query = np.array([[1, 0], [0.5, np.sqrt(0.75)]], np.float32)
+    documents = [np.array([[1, 0], [-1, 0]], np.float32), np.array([[0, -1]], np.float32)]
+    np.testing.assert_allclose(maxsim(query, documents), [0.75, -np.sqrt(0.75) / 2], atol=1e-6)
+    assert maxsim(query, []).shape == (0,)
+
+
+async def test_ranks_by_maxsim(embedder: Embedder) -> None:
+    """The scores are those of the definition over the encoder's token vectors."""
+    stage = _stage(embedder)
+    output = await stage.run(_request(stage.settings), CANDIDATES)
+    query, *documents = embedder.token_vectors([QUERY, *TEXTS.values()])
+    expected = {
+        name: float((query @ vectors.T).max(1).mean())
+        for name, vectors in zip(TEXTS, documents, strict=True)
+    }
+    assert output.ranking[0].document.id == "reset"
+    assert output.ranking[-1].document.id == "tea"
+    for row in output.ranking:
+        assert row.score == pytest.approx(expected[row.document.id], abs=5e-3)
+    assert stage.score_kind == "maxsim"
+
+
+async def test_mixing_moves_the_order_towards_the_previous_stage(embedder: Embedder) -> None:
+    """At 1 the order is the previous one, in between it is an order only, with both parts kept."""
+    stage = _stage(embedder, mix=1.0)
+    output = await stage.run(_request(stage.settings), CANDIDATES)
+    assert [row.document.id for row in output.ranking] == ["account", "card", "tea", "reset"]
+    assert stage.score_kind == "rank"
+    half = _stage(embedder, mix=0.5)
+    rows = (await half.run(_request(half.settings), CANDIDATES)).ranking
+    ranks = {row.document.id: row.sources["maxsim"].rank for row in rows}
+    assert ranks["reset"] == 1
+    scores = [cast("float", row.score) for row in rows]
+    assert scores == sorted(scores, reverse=True)
+
+
+class _Index:
+    """Holds made-up vectors for one document."""
+
+    async def token_vectors(
+        self, ids: Sequence[str], *, deadline: Deadline
+    ) -> dict[str, NDArray[np.float32]]:
+        return {"tea": np.tile(np.full(384, 384**-0.5, np.float32), (3, 1))} if "tea" in ids else {}
+
+
+async def test_stored_vectors_are_used(embedder: Embedder) -> None:
+    """A document whose vectors the index holds is not read again."""
+    settings = LateInteractionSettings(k=3)
+    index = cast("DocumentIndex", _Index())
+    output = await LateInteractionStage(settings, embedder, index).run(
+        _request(settings), CANDIDATES
+    )
+    scores = {row.document.id: row.score for row in output.ranking}
+    query = embedder.token_vectors([QUERY])[0]
+    assert scores["tea"] == pytest.approx(float((query @ np.full(384, 384**-0.5)).mean()), abs=5e-3)
+
+
+async def test_no_time_is_a_timeout(embedder: Embedder) -> None:
+    """Unless everything is still in memory."""
+    stage = _stage(embedder)
+    fresh = [Candidate(Document("x", "never read before " * 50))]
+    with pytest.raises(StageTimeout):
+        await stage.run(_request(stage.settings, ms=0), fresh)
+
+
+async def test_a_short_deadline_ranks_what_was_read(embedder: Embedder) -> None:
+    """In the candidates' order; the rest is left out and said."""
+    stage = _stage(embedder)
+    many = [Candidate(Document(f"d{i}", f"item {i} " + "of a long list " * 60)) for i in range(800)]
+    await stage.run(_request(stage.settings), many[:16])
+    output = await stage.run(_request(stage.settings, ms=1_000), many)
+    ids = {row.document.id for row in output.ranking}
+    assert output.degraded == "deadline"
+    assert 16 <= len(ids) < len(many)
+    assert ids == {candidate.id for candidate in many[: len(ids)]}
+    assert output.truncated == 0
+
+
+async def test_long_documents_are_counted(embedder: Embedder) -> None:
+    """Beyond the encoder's window nothing is read."""
+    stage = _stage(embedder)
+    long = Candidate(Document("long", "password " * 5_000))
+    assert (await stage.run(_request(stage.settings), [long])).truncated == 1
