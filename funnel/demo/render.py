@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -12,6 +13,17 @@ if TYPE_CHECKING:
     from funnel.demo.grading import StageGrades
     from funnel.demo.playback import Playback, Played
     from funnel.demo.runner import DemoReport
+
+_STAGE_HEADINGS = (
+    "k",
+    "relevant",
+    "partial",
+    "noise",
+    "not\nnoise",
+    f"in\ntop {HEAD}",
+    "answer\nfirst",
+    "ms\n(p50)",
+)
 
 
 def render(report: "DemoReport", console: Console) -> None:
@@ -34,22 +46,11 @@ def render(report: "DemoReport", console: Console) -> None:
 def stage_table(stages: "tuple[StageGrades, ...]") -> Table:
     """One row per stage: what it kept, how it was graded, how long it took."""
     queries = stages[0].queries if stages else 0
-    table = Table(
-        title=f"what each stage keeps, summed over {queries} graded queries", title_justify="left"
-    )
-    table.add_column("stage")
-    for heading in (
-        "k",
-        "relevant",
-        "partial",
-        "noise",
-        "not noise",
-        f"not noise in top {HEAD}",
-        "answer kept",
-        "answer first",
-        "ms (p50)",
-    ):
-        table.add_column(heading, justify="right")
+    title = f"what each stage keeps, summed over {queries} graded queries"
+    table = _table(title)
+    table.add_column("stage", no_wrap=True)
+    for heading in _STAGE_HEADINGS:
+        table.add_column(heading, justify="right", no_wrap=True)
     for stage in stages:
         table.add_row(*_stage_cells(stage))
     return table
@@ -57,11 +58,13 @@ def stage_table(stages: "tuple[StageGrades, ...]") -> Table:
 
 def stream_table(cache: "Playback") -> Table:
     """One row per question: what the cache said, of which earlier question, how surely."""
-    table = Table(title="questions through the cache", title_justify="left")
-    for heading in ("question", "cache", "matched or reason"):
-        table.add_column(heading, overflow="fold")
-    table.add_column("score", justify="right")
-    table.add_column("ms", justify="right")
+    title = "questions through the cache"
+    table = _table(title)
+    table.add_column("question", no_wrap=True, overflow="ellipsis", ratio=1)
+    table.add_column("cache", no_wrap=True)
+    table.add_column("matched question, or why not", no_wrap=True, overflow="ellipsis", ratio=1)
+    table.add_column("score", justify="right", no_wrap=True)
+    table.add_column("ms", justify="right", no_wrap=True)
     for played in cache.questions:
         table.add_row(
             Text(played.query),
@@ -86,6 +89,10 @@ def summary(cache: "Playback") -> Text:
             f"saved {cache.saved_ms / 1000:.2f} s in all"
         )
     return Text("\n".join(lines))
+
+
+def _table(title: str) -> Table:
+    return Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
 
 
 def _index_line(report: "DemoReport") -> Text:
@@ -113,7 +120,6 @@ def _stage_cells(stage: "StageGrades") -> tuple[str, ...]:
         str(stage.kept.noise),
         f"{stage.kept.share_not_noise:.0%}",
         f"{stage.head.share_not_noise:.0%}",
-        f"{stage.found}/{stage.queries}",
         f"{stage.first}/{stage.queries}",
         f"{stage.p50_ms:.1f}",
     )
@@ -123,7 +129,7 @@ def _verdict(played: "Played") -> Text:
     if played.is_wrong:
         return Text("wrong hit", style="bold red")
     if played.is_hit:
-        return Text(f"hit ({played.cache.tier})", style="green")
+        return Text(f"hit {played.cache.tier}", style="green")
     if played.is_missed:
-        return Text(f"{played.cache.status}, was asked before", style="yellow")
+        return Text("missed" if played.cache.status == "miss" else "error", style="yellow")
     return Text(played.cache.status, style="dim")

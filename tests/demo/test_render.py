@@ -5,7 +5,7 @@ import io
 from rich.console import Console, RenderableType
 
 from funnel.demo.grading import grade_stages
-from funnel.demo.loader import StreamQuestion
+from funnel.demo.loader import StreamQuestion, load_stream
 from funnel.demo.playback import play
 from funnel.demo.render import stage_table, stream_table, summary
 from tests.demo.traces import hit, miss, trace
@@ -13,10 +13,10 @@ from tests.demo.traces import hit, miss, trace
 GRADES = {"q": {"answer": 3, "near": 1}}
 
 
-def _text(renderable: RenderableType) -> str:
-    console = Console(file=io.StringIO(), width=160, color_system=None)
-    console.print(renderable)
-    return str(console.file.getvalue())  # type: ignore[attr-defined]
+def _text(renderable: RenderableType, width: int = 160) -> str:
+    page = io.StringIO()
+    Console(file=page, width=width, color_system=None).print(renderable)
+    return page.getvalue()
 
 
 def test_stage_table_shows_grades_and_times() -> None:
@@ -24,8 +24,7 @@ def test_stage_table_shows_grades_and_times() -> None:
     rows = grade_stages({"q": [trace("find", "x", "answer", "near", "y", ms=12.34)]}, GRADES)
     text = _text(stage_table(rows))
     line = next(line for line in text.splitlines() if "find" in line)
-    cells = [cell.strip() for cell in line.strip("│").split("│")]
-    assert cells == ["find", "4", "1", "1", "2", "50%", "50%", "1/1", "0/1", "12.3"]
+    assert line.split() == ["find", "4", "1", "1", "2", "50%", "50%", "0/1", "12.3"]
 
 
 def test_stream_table_names_the_matched_question_and_marks_wrong_hits() -> None:
@@ -35,9 +34,19 @@ def test_stream_table_names_the_matched_question_and_marks_wrong_hits() -> None:
     lines = _text(stream_table(play(stream, lambda _: next(answers)))).splitlines()
     rows = [line for line in lines if "?" in line or "!" in line]
     assert "nothing near" in rows[0]
-    assert "hit (semantic)" in rows[1] and "a?" in rows[1] and "0.980" in rows[1]
+    assert "hit semantic" in rows[1] and "a?" in rows[1] and "0.980" in rows[1]
     assert "wrong hit" in rows[2]
-    assert "asked before" in rows[3]
+    assert "missed" in rows[3]
+
+
+def test_tables_fit_a_narrow_terminal() -> None:
+    """At 80 columns every question is one line and no number is cut."""
+    kept = [f"d{i}" for i in range(50)]
+    rows = grade_stages({"q": [trace("late_interaction", *kept, ms=1234.5)]}, GRADES)
+    assert "1234.5" in _text(stage_table(rows), width=80)
+    playback = play(load_stream(), lambda query: hit(query, query, ms=1234.5))
+    text = _text(stream_table(playback), width=80)
+    assert sum("1234.5" in line and "0.980" in line for line in text.splitlines()) == 50
 
 
 def test_questions_are_printed_as_they_are() -> None:
