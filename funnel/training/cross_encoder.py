@@ -18,6 +18,7 @@ def train_cross_encoder(
     base: str = "embedded:relevance",
     loss: PairLoss = "bce",
     scale: ScoreScale = "probability",
+    residual: bool = False,
     form: Form = "auto",
     settings: TrainSettings | None = None,
     dev: Sequence[LabelledPair] | None = None,
@@ -34,5 +35,5 @@ def train_cross_encoder(
         TrainingStopped: interrupted; resume with ``RunOptions(resume=True)``.
     """
     title = "cross-encoder" if loss == "bce" else "cross-encoder distilled from soft scores"
-    task = PairTask(title=title, loss=loss, scale=scale, form=form)
+    task = PairTask(title=title, loss=loss, scale=scale, residual=residual, form=form)
     return train_pairs(pairs, task, base, settings or TrainSettings(), options, dev)

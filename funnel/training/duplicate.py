@@ -15,6 +15,7 @@ def train_duplicate(
     options: RunOptions,
     *,
     base: str = "embedded:duplicate",
+    residual: bool = False,
     form: Form = "auto",
     settings: TrainSettings | None = None,
     dev: Sequence[LabelledPair] | None = None,
@@ -31,5 +32,7 @@ def train_duplicate(
         ModelError: the base cannot be loaded or the result cannot be saved.
         TrainingStopped: interrupted; resume with ``RunOptions(resume=True)``.
     """
-    task = PairTask(title="duplicate detector", loss="bce", symmetric=True, form=form)
+    task = PairTask(
+        title="duplicate detector", loss="bce", symmetric=True, residual=residual, form=form
+    )
     return train_pairs(pairs, task, base, settings or TrainSettings(), options, dev)

@@ -1,7 +1,8 @@
 """Train a model that scores pairs: the core that `cross-encoder` and `duplicate` share."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,33 +14,43 @@ from funnel.training.checks import (
     check_spread,
     contradictions,
 )
-from funnel.training.exports import Form, chosen_form, export_cross_encoder
+from funnel.training.exports import (
+    DEFAULT_RANK,
+    Form,
+    Settled,
+    export_adapter,
+    export_cross_encoder,
+    make_adapter,
+    settled_form,
+)
 from funnel.training.figures import classification_figures, regression_figures, sigmoid
-from funnel.training.loop import Job, discard_checkpoints, run_job
+from funnel.training.loop import Job, Outcome, discard_checkpoints, run_job
 from funnel.training.lora import add_lora, merge_lora
 from funnel.training.losses import PairLoss, ScoreScale, pair_loss
 from funnel.training.records import LabelledPair
 from funnel.training.report import TrainReport
-from funnel.training.session import RunOptions, open_session, report
+from funnel.training.session import RunOptions, Session, open_session, report
 from funnel.training.settings import TrainSettings
 from funnel.training.splits import split_by_group
 from funnel.training.students import CrossStudent, load_cross_student
 
-Texts = tuple[str, str]
+if TYPE_CHECKING:
+    from funnel.models.adapters import PairOrder
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PairTask:
     """What is trained: the loss, the scale of soft scores, the form of the result.
 
-    ``symmetric`` says that a pair means the same in both orders: training sees both, and figures
-    take the mean of both.
+    ``symmetric`` says that a pair means the same in both orders: training sees both.
+    ``residual`` adds the base's own cosine and MaxSim to the score and trains only the rest.
     """
 
     title: str
     loss: PairLoss
     scale: ScoreScale = "probability"
     symmetric: bool = False
+    residual: bool = False
     form: Form = "auto"
 
 
@@ -70,22 +81,59 @@ def train_pairs(
         settings,
         options,
         parts={"train": train, "dev": held_out},
-        choices={"loss": task.loss, "scale": task.scale, "symmetric": task.symmetric},
+        choices={"loss": task.loss, "scale": task.scale, "residual": task.residual},
     )
-    student = load_cross_student(
-        base, max_tokens=settings.max_tokens, hardware=session.hardware, seed=settings.seed
-    )
-    form = chosen_form(task.form, student)
+    student = _student(train, task, session)
+    form = settled_form(task.form, student)
     rank = settings.lora_rank
     tuner = add_lora(student.network, rank, seed=settings.seed) if rank else None
     job = _job(student, train, held_out, task)
     outcome = run_job(job, settings, session.hardware, options.output, session.resume_from)
     if tuner is not None:
         merge_lora(tuner)
-    done = report(session, outcome, form=form, notes=_notes(pairs, student))
-    export_cross_encoder(student, form, done)
+    done = _export(student, form, session, outcome, job, notes=_notes(pairs, student))
     if not options.keep_checkpoints:
         discard_checkpoints(options.output)
+    return done
+
+
+def _student(train: Sequence[LabelledPair], task: PairTask, session: Session) -> CrossStudent:
+    settings = session.settings
+    order: PairOrder = "both_mean" if task.symmetric else "given"
+    student = load_cross_student(
+        session.base,
+        residual=order if task.residual else None,
+        max_tokens=settings.max_tokens,
+        hardware=session.hardware,
+        seed=settings.seed,
+    )
+    if student.dense is None or student.rank:
+        return student
+    texts, targets = [(pair.query, pair.document) for pair in train], [p.score for p in train]
+    chances = targets if task.scale == "probability" else [float(p) for p in sigmoid(targets)]
+    return replace(student, dense=student.dense.fitted(texts, chances))
+
+
+def _export(
+    student: CrossStudent,
+    form: Settled,
+    session: Session,
+    outcome: Outcome,
+    job: Job,
+    *,
+    notes: Sequence[str],
+) -> TrainReport:
+    if form == "model":
+        done = report(session, outcome, form=form, notes=notes)
+        export_cross_encoder(student, done)
+        return done
+    output, settings = session.options.output, session.settings
+    rank = student.rank + (settings.lora_rank or DEFAULT_RANK)
+    adapter = make_adapter(student, output.name, max_tokens=settings.max_tokens, rank=rank)
+    rounded = replace(outcome, after=dict(job.figures())) if job.figures else outcome
+    done = report(session, rounded, form=f"adapter of rank {rank}", notes=notes)
+    training = {"rows": dict(done.rows), "settings": dict(done.settings), "dev": dict(done.after)}
+    export_adapter(replace(adapter, training=training), done)
     return done
 
 
@@ -143,16 +191,16 @@ def _job(
 def _columns(
     student: CrossStudent, train: Sequence[LabelledPair], task: PairTask
 ) -> dict[str, list[object]]:
-    rows = [(pair.query, pair.document, pair.score) for pair in train]
-    if task.symmetric:
-        rows += [(pair.document, pair.query, pair.score) for pair in train]
-    labels: list[object] = [score for *_, score in rows]
+    texts = [(pair.query, pair.document) for pair in train]
+    labels: list[object] = [pair.score for pair in train]
     if student.dense is not None:
-        offsets = student.dense.offsets([(query, document) for query, document, _ in rows])
-        labels = [[score, float(offset)] for score, offset in zip(labels, offsets, strict=True)]
+        offsets = student.dense.offsets(texts)
+        labels = [[pair.score, float(o)] for pair, o in zip(train, offsets, strict=True)]
+    if task.symmetric:
+        texts, labels = texts + [(second, first) for first, second in texts], labels * 2
     return {
-        "query": [query for query, *_ in rows],
-        "document": [document for _, document, _ in rows],
+        "query": [query for query, _ in texts],
+        "document": [document for _, document in texts],
         "label": labels,
     }
 
@@ -162,11 +210,10 @@ def _figures(
 ) -> Callable[[], Mapping[str, float]]:
     texts = [(pair.query, pair.document) for pair in dev]
     wanted = np.array([pair.score for pair in dev])
-    offsets = student.offsets(texts)
+    offsets = student.dense.offsets(texts) if student.dense else None
 
     def measure() -> Mapping[str, float]:
-        logits = student.cross_logits(texts, symmetric=task.symmetric) + offsets
-        return _measured(logits, wanted, task)
+        return _measured(student.scores(texts, offsets), wanted, task)
 
     return measure
 

@@ -3,13 +3,16 @@
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from funnel.errors import ModelError
-from funnel.models.source import locate
+from funnel.models.adapters import Adapter, BaseModel, Combination, PairOrder, read_adapter
+from funnel.models.source import EMBEDDED_ENCODER, locate, sha256
+from funnel.training.dense import DensePart
 from funnel.training.devices import Hardware
 from funnel.training.loop import seed_everything
 
@@ -21,30 +24,36 @@ Floats = NDArray[np.float64]
 class CrossStudent:
     """A cross-encoder to train.
 
-    ``fresh_head`` says that its head starts at random. ``dense`` is the fixed part of the score
-    if the base is a residual over a dense similarity, else None.
+    ``encoder`` names the model whose weights an adapter would be a difference from. ``dense`` is
+    the fixed part of the score of a residual model, else None. ``rank`` is that of the adapter it
+    was loaded from, 0 for a plain model. ``fresh_head`` says that its head starts at random.
     """
 
     model: Any
-    base: str
+    encoder: str
+    dense: DensePart | None
+    rank: int
     fresh_head: bool
-    dense: None = None
 
     @property
     def network(self) -> Any:
         """The transformers network inside."""
         return self.model[0].model
 
-    def offsets(self, texts: Sequence[Texts]) -> Floats:
-        """The fixed part of each pair's score, shape (n,); zeros for a plain cross-encoder."""
-        return np.zeros(len(texts))
+    @property
+    def order(self) -> PairOrder:
+        """Which orders of a pair its score is made of when served."""
+        return self.dense.combine.order if self.dense else "given"
 
-    def cross_logits(self, texts: Sequence[Texts], *, symmetric: bool) -> Floats:
-        """The trained part of each pair's score, shape (n,); mean of both orders if symmetric."""
-        logits = self._logits(texts)
-        if not symmetric:
-            return logits
-        return (logits + self._logits([(second, first) for first, second in texts])) / 2
+    def scores(self, texts: Sequence[Texts], offsets: Floats | None) -> Floats:
+        """The score as it will be served, shape (n,); ``offsets`` is its fixed part."""
+        cross = self._logits(texts)
+        if self.order != "given":
+            other = self._logits([(second, first) for first, second in texts])
+            cross = np.minimum(cross, other) if self.order == "both_min" else (cross + other) / 2
+        if self.dense is None or offsets is None:
+            return cross
+        return np.asarray(self.dense.weight * cross + offsets)
 
     def _logits(self, texts: Sequence[Texts]) -> Floats:
         from torch import nn
@@ -56,28 +65,30 @@ class CrossStudent:
 
 
 def load_cross_student(
-    base: str, *, max_tokens: int, hardware: Hardware, seed: int
+    base: str, *, residual: PairOrder | None, max_tokens: int, hardware: Hardware, seed: int
 ) -> CrossStudent:
-    """Load a hub id, a directory or an embedded model as a cross-encoder with one output.
+    """Load a hub id, a directory, an adapter or an embedded model as a cross-encoder to train.
 
-    An encoder without a head gets one, drawn from ``seed``.
+    ``residual`` asks for a score that adds the base's own similarities, in that order of pairs
+    (their weights are fitted later); an adapter that has such a part keeps it in any case. An
+    encoder without a head gets one, drawn from ``seed``.
 
     Raises:
-        ModelError: the model cannot be loaded or has more than one output.
+        ModelError: the model cannot be loaded, or has more than one output.
     """
-    from sentence_transformers import CrossEncoder
-    from transformers import AutoConfig
+    from funnel.models.pair_models import adapter_base, adapter_folder
 
     seed_everything(seed)
-    folder = str(locate(base).folder)
-    try:
-        with quiet_loading():
-            architectures = AutoConfig.from_pretrained(folder).architectures or [""]
-            model = CrossEncoder(folder, num_labels=1, device=hardware.device)
-    except (OSError, ValueError, RuntimeError) as problem:
-        raise ModelError(f"{base} cannot be loaded as a cross-encoder: {problem}") from problem
-    _cut_window(model, max_tokens)
-    return CrossStudent(model, base, not architectures[0].endswith("ForSequenceClassification"))
+    folder = None if base == EMBEDDED_ENCODER else adapter_folder(base)
+    if folder is None:
+        return _plain_student(base, residual, max_tokens, hardware)
+    adapter = read_adapter(folder)
+    encoder = adapter_base(adapter).name
+    model = _cross_encoder(locate(encoder).folder, encoder, hardware, max_tokens)
+    _load_adapter(model[0].model, adapter, locate(encoder).folder)
+    part = _dense_part(encoder, adapter.combine, max_tokens)
+    plain = adapter.combine == Combination()
+    return CrossStudent(model, encoder, None if plain else part, adapter.rank, fresh_head=False)
 
 
 def load_bi_student(base: str, *, max_tokens: int, hardware: Hardware, seed: int) -> Any:
@@ -114,6 +125,44 @@ def quiet_loading() -> Iterator[None]:
         logging.set_verbosity(level)
         if bars:
             logging.enable_progress_bar()
+
+
+def _plain_student(
+    base: str, residual: PairOrder | None, max_tokens: int, hardware: Hardware
+) -> CrossStudent:
+    from funnel.models.bert import read_config
+
+    source = locate(base)
+    model = _cross_encoder(source.folder, base, hardware, max_tokens)
+    kinds = read_config(source.folder).get("architectures") or [""]
+    headed = isinstance(kinds, list) and str(kinds[0]).endswith("ForSequenceClassification")
+    part = _dense_part(base, Combination(order=residual), max_tokens) if residual else None
+    return CrossStudent(model, base, part, rank=0, fresh_head=not headed)
+
+
+def _cross_encoder(folder: Path, name: str, hardware: Hardware, max_tokens: int) -> Any:
+    from sentence_transformers import CrossEncoder
+
+    try:
+        with quiet_loading():
+            model = CrossEncoder(str(folder), num_labels=1, device=hardware.device)
+    except (OSError, ValueError, RuntimeError) as problem:
+        raise ModelError(f"{name} cannot be loaded as a cross-encoder: {problem}") from problem
+    _cut_window(model, max_tokens)
+    return model
+
+
+def _load_adapter(network: Any, adapter: Adapter, folder: Path) -> None:
+    from funnel.models.bert import read_weights
+    from funnel.models.low_rank import load_merged, merged_state_dict
+
+    load_merged(network, merged_state_dict(adapter, read_weights(folder)))
+
+
+def _dense_part(encoder: str, combine: Combination, max_tokens: int) -> DensePart:
+    source = locate(encoder)
+    digest = sha256(source.folder / "model.safetensors")
+    return DensePart(combine, BaseModel(encoder, digest), source, max_tokens)
 
 
 def _cut_window(model: Any, max_tokens: int) -> None:

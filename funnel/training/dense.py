@@ -1,0 +1,82 @@
+"""The fixed part of a residual model's score: what the base's own vectors say of a pair.
+
+Plain fine-tuning on little data destroys what a bi-encoder knows. A residual starts from that
+knowledge: ``cross × logit + cosine × cos + maxsim × MaxSim + bias``, where only the cross-encoder
+is trained and the rest stands from the first step.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from funnel.models.adapters import Adapter, BaseModel, Combination
+
+if TYPE_CHECKING:
+    from funnel.models.source import ModelSource
+
+Texts = tuple[str, str]
+Floats = NDArray[np.float64]
+_RIDGE = 1e-3
+
+
+@dataclass(frozen=True, slots=True)
+class DensePart:
+    """The base encoder and how its similarities enter the score."""
+
+    combine: Combination
+    base: BaseModel
+    source: "ModelSource"
+    max_tokens: int
+
+    @property
+    def weight(self) -> float:
+        """What the cross-encoder's logit is multiplied by."""
+        return self.combine.cross
+
+    def offsets(self, texts: Sequence[Texts]) -> Floats:
+        """The part of each score that is not trained, shape (n,)."""
+        return self._logits(replace(self.combine, cross=0.0), texts)
+
+    def fitted(self, texts: Sequence[Texts], targets: Sequence[float]) -> "DensePart":
+        """The same with weights fitted to targets within [0, 1] by logistic regression."""
+        features = np.stack(
+            [
+                self._logits(Combination(cross=0.0, cosine=1.0), texts),
+                self._logits(Combination(cross=0.0, maxsim=1.0), texts),
+            ],
+            axis=1,
+        )
+        cosine, maxsim, bias = logistic_weights(features, np.asarray(targets, np.float64))
+        combine = replace(self.combine, cosine=cosine, maxsim=maxsim, bias=bias)
+        return replace(self, combine=combine)
+
+    def _logits(self, combine: Combination, texts: Sequence[Texts]) -> Floats:
+        from funnel.models.cross_networks import pair_tokenizer
+        from funnel.models.pair_models import CombinedPairs
+
+        adapter = Adapter("dense", self.base, 1, 1.0, self.max_tokens, {}, combine)
+        tokenizer = pair_tokenizer(self.source.folder, self.max_tokens)
+        pairs = CombinedPairs(adapter, self.source, tokenizer, None, "none")
+        return np.asarray(pairs.run(pairs.prepare(list(texts))), np.float64)
+
+
+def logistic_weights(features: Floats, targets: Floats) -> tuple[float, ...]:
+    """Weights of shape (m + 1,), the bias last, by Newton's method with a small ridge.
+
+    ``features`` has shape (n, m), ``targets`` within [0, 1] shape (n,).
+    """
+    columns = np.hstack([features, np.ones((len(features), 1))])
+    weights = np.zeros(columns.shape[1])
+    ridge = _RIDGE * np.eye(columns.shape[1])
+    for _ in range(50):
+        chances = 1.0 / (1.0 + np.exp(-np.clip(columns @ weights, -30, 30)))
+        gradient = columns.T @ (chances - targets) / len(targets) + ridge @ weights
+        curvature = (columns.T * (chances * (1 - chances))) @ columns / len(targets) + ridge
+        step = np.linalg.solve(curvature, gradient)
+        weights -= step
+        if np.abs(step).max() < 1e-8:
+            break
+    return tuple(map(float, weights))
