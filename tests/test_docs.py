@@ -1,0 +1,71 @@
+"""What the README shows runs: its Python, its YAML, its commands, its links."""
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import typer.main
+
+from funnel.cli.app import app
+from funnel.settings import FunnelSettings
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+ENVIRONMENT = {"REDIS_URL": "redis://localhost:6379/0", "OPENROUTER_API_KEY": "none"}
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+
+
+def commands() -> list[str]:
+    """Each ``funnel …`` line of the shell blocks, comments stripped."""
+    lines = "\n".join(blocks("sh")).replace("\\\n", " ").splitlines()
+    return [line.split("  #")[0].strip() for line in lines if line.startswith("funnel ")]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(240)
+def test_the_python_runs_in_order(tmp_path: Path) -> None:
+    """All Python blocks, one after the other, in one program, in a folder of its own."""
+    (tmp_path / "readme.py").write_text("\n".join(blocks("python")))
+    done = subprocess.run(
+        [sys.executable, "readme.py"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"},
+        capture_output=True,
+        text=True,
+        timeout=220,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+@pytest.mark.parametrize("text", [b for b in blocks("yaml") if "stages:" in b])
+def test_the_yaml_loads(text: str, tmp_path: Path) -> None:
+    """Every settings block is valid as it stands."""
+    path = tmp_path / "readme.yaml"
+    path.write_text(text)
+    assert FunnelSettings.from_yaml(path, environment=ENVIRONMENT).stages
+
+
+@pytest.mark.parametrize("line", commands())
+def test_the_commands_exist(line: str) -> None:
+    """Each command and each of its options is known to the command line."""
+    command = typer.main.get_command(app)
+    words = [word for word in shlex.split(line)[1:] if word not in ("|", ">")]
+    while words and hasattr(command, "commands") and words[0] in command.commands:
+        command = command.commands[words.pop(0)]
+    assert not hasattr(command, "commands") or not words, f"no command {words[:1]} in {line!r}"
+    known = {name for parameter in command.params for name in parameter.opts} | {"--help"}
+    used = {word.split("=")[0] for word in words if word.startswith("-")}
+    assert used <= known, f"{used - known} in {line!r}"
+
+
+@pytest.mark.parametrize("target", sorted(set(re.findall(r"\]\((?!http)([^)#]+)\)", README))))
+def test_the_links_lead_somewhere(target: str) -> None:
+    """Relative links name files of the repository."""
+    assert (ROOT / target).exists()
