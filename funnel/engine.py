@@ -3,9 +3,9 @@
 import asyncio
 import secrets
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
 
 import numpy as np
 import structlog
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 log = get_logger(__name__)
+T = TypeVar("T")
 PARTITION_SCHEMA = 1
 NOTED_DOCUMENTS = 256
 """Writes up to this size tell the cache which documents changed; larger ones drop everything."""
@@ -202,6 +203,32 @@ class Funnel:
         """Delete documents from a coroutine; as :meth:`delete`."""
         return await self._loop.acall(self._delete(ids))
 
+    # -- the cache
+
+    def cache_stats(self) -> Mapping[str, Any]:
+        """Counters and gauges of the cache, JSON-ready."""
+        return self._loop.call(self._started_then(self.cache.stats))
+
+    def explain_cache(
+        self,
+        query: str,
+        *,
+        k: int | None = None,
+        filters: Filters | None = None,
+        scope: str | None = None,
+    ) -> Mapping[str, Any]:
+        """Why a query would hit or miss, with every candidate's scores; changes nothing."""
+        options = self._options(k, filters, None, None, scope, True)
+        return self._loop.call(self._started_then(lambda: self._explain_cache(query, options)))
+
+    def purge_cache(self, *, scope: str | None = None) -> int:
+        """Drop all kept answers (of one scope), for all processes; returns how many.
+
+        Raises:
+            CacheError: the store did not answer.
+        """
+        return self._loop.call(self._started_then(lambda: self.cache.purge(scope=scope)))
+
     # -- life
 
     def start(self) -> Self:
@@ -332,6 +359,17 @@ class Funnel:
         return await self.cache.serve(
             CacheRequest(query, partition, options.scope, deadline), compute
         )
+
+    async def _started_then(self, work: Callable[[], Awaitable[T]]) -> T:
+        await self._ensure_started()
+        return await work()
+
+    async def _explain_cache(self, text: str, options: CallOptions) -> Mapping[str, Any]:
+        query = self._query(text, options)
+        steps = plan(self.stages, options)
+        partition = self._partition(query, steps, options.k or steps[-1].k)
+        request = CacheRequest(query, partition, options.scope, Deadline())
+        return await self.cache.explain(request)
 
     def _partition(self, query: Query, steps: tuple[Step, ...], k: int) -> dict[str, Any]:
         return {
