@@ -4,15 +4,18 @@ from typing import TYPE_CHECKING
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
 from funnel.demo.grading import HEAD
+from funnel.demo.loader import RELEVANT
 
 if TYPE_CHECKING:
     from funnel.demo.grading import StageGrades
     from funnel.demo.playback import Playback, Played
-    from funnel.demo.runner import DemoReport
+    from funnel.demo.runner import DemoReport, Shown
+    from funnel.types import Hit
 
 _STAGE_HEADINGS = (
     "k",
@@ -28,17 +31,14 @@ _STAGE_HEADINGS = (
 
 def render(report: "DemoReport", console: Console) -> None:
     """Print the whole report."""
-    from funnel.cli.query import show
-
     console.print(_index_line(report))
     console.print()
     console.print(stage_table(report.stages))
     if report.degraded:
         console.print(Text(f"degraded: {', '.join(report.degraded)}", style="yellow"))
     console.print()
-    console.print(_shown_line(report))
-    show(report.shown.result, console)
-    console.print()
+    console.print(trace_table(report.shown))
+    console.print(Text("\n".join(lost_answers(report.shown)), style="dim"))
     console.print(stream_table(report.cache))
     console.print(summary(report.cache))
 
@@ -56,15 +56,38 @@ def stage_table(stages: "tuple[StageGrades, ...]") -> Table:
     return table
 
 
+def trace_table(shown: "Shown") -> Table:
+    """Every returned article with its grade, and its rank and score at each stage."""
+    result = shown.result
+    moved = f"; its best answer climbed {shown.climbed} ranks" if shown.climbed > 0 else ""
+    table = _table(f"“{escape(result.query)}” ({shown.id}{moved})", expand=True)
+    table.add_column("#", justify="right", width=2)
+    table.add_column("article", no_wrap=True, overflow="ellipsis", ratio=1)
+    table.add_column("grade", justify="right", width=5)
+    for stage in result.trace:
+        table.add_column(f"{stage.name}\n{stage.ms:.0f} ms", justify="right", no_wrap=True)
+    for hit in result.hits:
+        said = [_rank_and_score(hit, stage.name) for stage in result.trace]
+        grade = str(shown.grades.get(hit.id, "-"))
+        table.add_row(str(hit.rank), Text(hit.title or hit.id), grade, *said)
+    return table
+
+
+def lost_answers(shown: "Shown") -> list[str]:
+    """One line for each relevant article that was not returned: where it died."""
+    answers = (doc_id for doc_id, grade in shown.grades.items() if grade >= RELEVANT)
+    found = set(shown.result.ids)
+    return [f"{i}: {shown.result.explain(i).text}" for i in answers if i not in found]
+
+
 def stream_table(cache: "Playback") -> Table:
     """One row per question: what the cache said, of which earlier question, how surely."""
-    title = "questions through the cache"
-    table = _table(title)
+    table = _table("questions through the cache", expand=True)
     table.add_column("question", no_wrap=True, overflow="ellipsis", ratio=1)
-    table.add_column("cache", no_wrap=True)
-    table.add_column("matched question, or why not", no_wrap=True, overflow="ellipsis", ratio=1)
-    table.add_column("score", justify="right", no_wrap=True)
-    table.add_column("ms", justify="right", no_wrap=True)
+    table.add_column("cache", no_wrap=True, width=12)
+    table.add_column("matched, or why not", no_wrap=True, overflow="ellipsis", ratio=1)
+    table.add_column("score", justify="right", width=6)
+    table.add_column("ms", justify="right", width=7)
     for played in cache.questions:
         table.add_row(
             Text(played.query),
@@ -91,8 +114,10 @@ def summary(cache: "Playback") -> Text:
     return Text("\n".join(lines))
 
 
-def _table(title: str) -> Table:
-    return Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+def _table(title: str, *, expand: bool = False) -> Table:
+    return Table(
+        title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0), expand=expand
+    )
 
 
 def _index_line(report: "DemoReport") -> Text:
@@ -105,10 +130,11 @@ def _index_line(report: "DemoReport") -> Text:
     )
 
 
-def _shown_line(report: "DemoReport") -> Text:
-    shown = report.shown
-    moved = f"; its best answer climbed {shown.climbed} ranks" if shown.climbed > 0 else ""
-    return Text(f"one query in full ({shown.id}{moved})", style="bold")
+def _rank_and_score(hit: "Hit", stage: str) -> str:
+    if stage not in hit.stage_ranks:
+        return ""
+    score = f" {hit.stage_scores[stage]:.3g}" if stage in hit.stage_scores else ""
+    return f"#{hit.stage_ranks[stage]}{score}"
 
 
 def _stage_cells(stage: "StageGrades") -> tuple[str, ...]:

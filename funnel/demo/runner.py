@@ -27,9 +27,10 @@ Bar = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
 
 @dataclass(frozen=True, slots=True)
 class Shown:
-    """The query that is shown in full, and the ranks that its best answer gained on the way."""
+    """The query that is shown in full: its grades, and the ranks that its best answer gained."""
 
     id: str
+    grades: Mapping[str, int]
     climbed: int
     result: "FunnelResult"
 
@@ -54,8 +55,12 @@ class DemoReport:
                 "seconds": self.index.seconds,
             },
             "stages": [stage.to_dict() for stage in self.stages],
-            "shown": {"id": self.shown.id, "climbed": self.shown.climbed}
-            | {"result": self.shown.result.to_dict()},
+            "shown": {
+                "id": self.shown.id,
+                "grades": dict(self.shown.grades),
+                "climbed": self.shown.climbed,
+                "result": self.shown.result.to_dict(),
+            },
             "cache": self.cache.to_dict(),
             "degraded": list(self.degraded),
         }
@@ -137,7 +142,7 @@ def _shown(
 ) -> Shown:
     climbs = {name: climb(result.trace, grades[name]) for name, result in results.items()}
     chosen = query_id or max(climbs, key=lambda name: climbs[name])
-    return Shown(chosen, climbs[chosen], results[chosen])
+    return Shown(chosen, grades[chosen], climbs[chosen], results[chosen])
 
 
 def _degraded(results: "Iterable[FunnelResult]") -> tuple[str, ...]:

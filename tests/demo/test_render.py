@@ -7,8 +7,9 @@ from rich.console import Console, RenderableType
 from funnel.demo.grading import grade_stages
 from funnel.demo.loader import StreamQuestion, load_stream
 from funnel.demo.playback import play
-from funnel.demo.render import stage_table, stream_table, summary
-from tests.demo.traces import hit, miss, trace
+from funnel.demo.render import lost_answers, stage_table, stream_table, summary, trace_table
+from funnel.demo.runner import Shown
+from tests.demo.traces import hit, miss, ranked, trace
 
 GRADES = {"q": {"answer": 3, "near": 1}}
 
@@ -37,6 +38,24 @@ def test_stream_table_names_the_matched_question_and_marks_wrong_hits() -> None:
     assert "hit semantic" in rows[1] and "a?" in rows[1] and "0.980" in rows[1]
     assert "wrong hit" in rows[2]
     assert "missed" in rows[3]
+
+
+def test_trace_shows_what_every_stage_said_of_every_hit() -> None:
+    """Grade, and rank and score at each stage, in one line per hit."""
+    result = ranked("q [x]?", trace("find", "b", "a"), trace("rank", "a", "b"))
+    text = _text(trace_table(Shown("q1", {"a": 3}, 1, result)))
+    line = next(line for line in text.splitlines() if "How to a" in line)
+    assert line.split() == ["1", "How", "to", "a", "3", "#2", "0.25", "#1", "0.25"]
+    assert "q [x]?" in text and "climbed 1" in text
+
+
+def test_lost_answers_say_where_they_died() -> None:
+    """Relevant articles that are not among the hits are explained, others are not."""
+    result = ranked("q", trace("find", "b", "a"), trace("rank", "b"))
+    grades = {"a": 3, "b": 3, "c": 3, "d": 1}
+    a, c = lost_answers(Shown("q1", grades, 0, result))
+    assert a.startswith("a: cut") and "rank" in a
+    assert c.startswith("c: never retrieved")
 
 
 def test_tables_fit_a_narrow_terminal() -> None:
