@@ -177,7 +177,7 @@ def document_from(content: Mapping[str, Any] | Document) -> Document:
 
 
 def _id(content: Mapping[str, Any]) -> str:
-    given = [content[key] for key in ("id", "_id") if content.get(key) is not None]
+    given = [content[key] for key in ("id", "_id") if content.get(key) not in (None, "")]
     if not given:
         raise BadRow("no 'id' (or '_id')")
     if len(given) == 2 and given[0] != given[1]:

@@ -92,17 +92,21 @@ def kinds_in(metadata: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 
     Keys that hold characters of Qdrant's path syntax cannot be filtered on and are left out.
     """
-    stack: list[tuple[str, Any]] = [(str(key), value) for key, value in metadata.items()]
+    stack: list[tuple[str, Any]] = list(_speakable("", metadata))
     while stack:
         path, value = stack.pop()
-        if _PATH_SYNTAX & set(path.replace(".", "")):
-            continue
         if isinstance(value, Mapping):
-            stack.extend((f"{path}.{k}", inner) for k, inner in value.items() if "." not in str(k))
+            stack.extend(_speakable(f"{path}.", value))
         elif isinstance(value, list | tuple):
             stack.extend((path, inner) for inner in value if not isinstance(inner, Mapping | list))
         elif value is not None:
             yield path, _kind(value)
+
+
+def _speakable(prefix: str, metadata: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    for key, value in metadata.items():
+        if key and not _PATH_SYNTAX & set(key):
+            yield prefix + key, value
 
 
 def _unknown_field(field: str, fields: FieldKinds) -> InputError:

@@ -2,8 +2,9 @@
 
 import asyncio
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -41,6 +42,7 @@ __all__ = ["DocumentIndex", "Found", "IndexReport", "SearchResult"]
 
 log = get_logger(__name__)
 OnBad = Literal["skip", "fail"]
+Ask = Callable[..., Awaitable[Any]]  # one of the backend's two ways to call
 _REFRESH_S = 1.0  # how old a server's state may be before it is asked again
 _TIE_MARGIN = 16  # fetched beyond k, so that equal scores at the cut are broken by id
 _LOCAL_COMFORT = 20_000
@@ -186,11 +188,12 @@ class DocumentIndex:
         if k < 1:
             raise InputError(f"k: got {k}, expected at least 1")
         conditions = parse_filters(filters or {})
-        state = self._state or await self._refresh(deadline)
+        ask = partial(self._backend.call, deadline=deadline)
+        state = self._state or await self._refresh(ask)
         if state is None:
             return SearchResult()
         if conditions:
-            await self._check_fields(conditions, state, deadline)
+            await self._check_fields(conditions, state, ask)
         counts = count_terms(self._analyzer.terms(terms)) if terms is not None else None
         query = PointQuery(
             collection=self.collection,
@@ -280,10 +283,10 @@ class DocumentIndex:
     async def delete(self, ids: Sequence[str]) -> int:
         """Remove documents by id. Returns how many there were."""
         async with self._writing:
-            state = await self._refresh()
+            state = await self._refresh(self._backend.write)
             if state is None or not ids:
                 return 0
-            target = await self._live()
+            target = await self._live(self._backend.write)
             self._state, gone = await self._writer.delete(target or self.collection, state, ids)
             return gone
 
@@ -308,7 +311,7 @@ class DocumentIndex:
         await asyncio.to_thread(_load, self._encoder)
         async with self._writing:
             with await self._spooled(documents, on_bad, progress) as spool:
-                tally = await self._rebuild(spool, await self._live(), progress)
+                tally = await self._rebuild(spool, await self._live(self._backend.write), progress)
                 return replace(self._report(spool, tally, began), rebuilt=True)
 
     # -- inside: searching
@@ -322,12 +325,12 @@ class DocumentIndex:
         return list(map(float, array))
 
     async def _check_fields(
-        self, conditions: Sequence[Condition], state: CollectionState, deadline: Deadline | None
+        self, conditions: Sequence[Condition], state: CollectionState, ask: Ask
     ) -> None:
         try:
             check_fields(conditions, state.fields)
         except InputError:
-            newer = await self._refresh(deadline)  # another process may have brought the field
+            newer = await self._refresh(ask)  # another process may have brought the field
             if newer is not None and newer.documents:
                 check_fields(conditions, newer.fields)
 
@@ -349,25 +352,24 @@ class DocumentIndex:
 
     # -- inside: state
 
-    async def _live(self, deadline: Deadline | None = None) -> str | None:
+    async def _live(self, ask: Ask) -> str | None:
         """The collection behind the alias."""
-        answer = await self._backend.call("get_aliases", deadline=deadline)
+        answer = await ask("get_aliases")
         for alias in answer.aliases:
             if alias.alias_name == self.collection:
                 return str(alias.collection_name)
-        if await self._backend.call(
-            "collection_exists", deadline=deadline, collection_name=self.collection
-        ):
+        if await ask("collection_exists", collection_name=self.collection):
             raise ConfigError(
                 f"collection {self.collection!r} exists and was not made by funnel; choose another "
                 "'collection'"
             )
         return None
 
-    async def _refresh(self, deadline: Deadline | None = None) -> CollectionState | None:
+    async def _refresh(self, ask: Ask | None = None) -> CollectionState | None:
         """Read the state anew; None if nothing was ever indexed."""
-        target = await self._live(deadline)
-        state = None if target is None else await self._state_of(target, deadline)
+        ask = ask or self._backend.call
+        target = await self._live(ask)
+        state = None if target is None else await self._state_of(target, ask)
         if state is not None:
             check_identity(
                 state,
@@ -379,8 +381,8 @@ class DocumentIndex:
         self._state, self._read_at = state, time.monotonic()
         return state
 
-    async def _state_of(self, target: str, deadline: Deadline | None = None) -> CollectionState:
-        info = await self._backend.call("get_collection", deadline=deadline, collection_name=target)
+    async def _state_of(self, target: str, ask: Ask) -> CollectionState:
+        info = await ask("get_collection", collection_name=target)
         return state_from(info.config.metadata, target)
 
     # -- inside: writing
@@ -402,8 +404,8 @@ class DocumentIndex:
         return spool
 
     async def _write_live(self, spool: Spool, progress: bool) -> Tally:
-        state = await self._refresh()
-        target = await self._live()
+        state = await self._refresh(self._backend.write)
+        target = await self._live(self._backend.write)
         if state is None or target is None:
             target, state = await self._created(spool, building=False)
             await self._point_alias_at(target)
@@ -457,7 +459,7 @@ class DocumentIndex:
 
     async def _unfinished(self, live: str | None) -> tuple[str, CollectionState] | None:
         """A rebuild that was killed and can be continued; others are removed."""
-        answer = await self._backend.call("get_collections")
+        answer = await self._backend.write("get_collections")
         prefix = f"{self.collection}--"
         for name in (c.name for c in answer.collections if c.name.startswith(prefix)):
             if name == live:
@@ -469,7 +471,7 @@ class DocumentIndex:
 
     async def _continuable(self, name: str) -> CollectionState | None:
         try:
-            state = await self._state_of(name)
+            state = await self._state_of(name, self._backend.write)
             check_identity(
                 state, name, self._encoder, self._bm25, token_vectors=self.settings.token_vectors
             )

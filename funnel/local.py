@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from funnel.deadline import Deadline
-from funnel.errors import BackendUnavailable, Closed
+from funnel.errors import BackendUnavailable, Closed, ConfigError
 from funnel.postings import Postings
 from funnel.qdrant import BM25, DENSE, MEMORY, Backend, PointQuery, translated
 from funnel.terms import SparseTerms
@@ -89,7 +89,15 @@ class LocalBackend(Backend):
         if self._place == MEMORY:
             return QdrantClient(MEMORY)
         _refuse_if_locked(Path(self._place))
-        client = QdrantClient(path=self._place)
+        try:
+            client = QdrantClient(path=self._place)
+        except OSError:
+            raise
+        except Exception as error:  # broken JSON, SQLite or pickles: many types, one meaning
+            raise ConfigError(
+                f"the local index {self._place} cannot be read ({type(error).__name__}: {error}); "
+                "move it away and index again"
+            ) from error
         _commit_faster(client)
         return client
 

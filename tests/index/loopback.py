@@ -29,6 +29,7 @@ class Loopback:
         self.status = 200
         self.drop_next = 0
         self.fail_next = 0
+        self.stores_left: int | None = None  # then it answers 500 until status is set back
         self.api_key: str | None = None
         self.requests: list[str] = []
         self.url = ""
@@ -68,7 +69,10 @@ def _delete_points(server: Loopback, name: str, body: Any) -> Any:
 def _retrieve(server: Loopback, name: str, body: Any) -> Any:
     asked = models.PointRequest.model_validate(body)
     return server.client.retrieve(
-        name, asked.ids, with_payload=asked.with_payload, with_vectors=asked.with_vector or False
+        name,
+        asked.ids,
+        with_payload=asked.with_payload or False,
+        with_vectors=asked.with_vector or False,
     )
 
 
@@ -79,7 +83,7 @@ def _scroll(server: Loopback, name: str, body: Any) -> Any:
         asked.filter,
         limit=asked.limit or 10,
         offset=asked.offset,
-        with_payload=asked.with_payload,
+        with_payload=asked.with_payload or False,
         with_vectors=asked.with_vector or False,
     )
     return {"points": [_plain(point) for point in points], "next_page_offset": offset}
@@ -159,6 +163,9 @@ class _Handler(BaseHTTPRequestHandler):
             return 401, {"status": {"error": "no"}}
         if path == "/":
             return 200, {"title": "loopback", "version": server.version, "commit": None}
+        if server.stores_left is not None and self.command == "PUT" and path.endswith("/points"):
+            server.stores_left -= 1
+            server.status = 200 if server.stores_left else 500
         with server.lock:
             try:
                 result = _plain(server.answer(self.command, path, body))

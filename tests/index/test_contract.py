@@ -128,38 +128,43 @@ async def test_a_failed_rebuild_leaves_the_old_documents(opened: Opener) -> None
     assert len(await everything(index)) == 12
 
 
-async def test_an_interrupted_rebuild_is_continued(opened: Opener) -> None:
+async def test_an_interrupted_rebuild_is_continued(
+    opened: Opener, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The next rebuild keeps what is embedded, and drops what its corpus lacks."""
-    encoder = BreakingEncoder(after=1500)
+    monkeypatch.setattr("funnel.ingest.WINDOW", 50)
+    encoder = BreakingEncoder(after=75)
     index = await opened(encoder=encoder)
     await index.upsert(DOCUMENTS)
-    corpus = [{"id": f"n{n}", "text": f"fox {n}"} for n in range(2200)]
+    corpus = [{"id": f"n{n}", "text": f"fox {n}"} for n in range(110)]
     with pytest.raises(RuntimeError):
         await index.rebuild(corpus)
     assert await index.count() == 12
     encoder.after, embeddings = 10**9, len(encoder.texts)
     report = await index.rebuild(corpus[1:])
-    assert report.documents == await index.count() == 2199
+    assert report.documents == await index.count() == 109
     assert report.unchanged > 0
-    assert len(encoder.texts) - embeddings == 2199 - report.unchanged
+    assert len(encoder.texts) - embeddings == 109 - report.unchanged
     assert "n0" not in await everything(index)
 
 
-async def test_an_interrupted_upsert_is_continued(opened: Opener) -> None:
+async def test_an_interrupted_upsert_is_continued(
+    opened: Opener, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Nothing is lost or doubled, and the BM25 scores are those of an undisturbed run."""
     corpus = [
-        {"id": f"n{n}", "text": f"{n} {'fox ' * (n < 20)}" + "word " * (n % 40)}
-        for n in range(2200)
+        {"id": f"n{n}", "text": f"{n} {'fox ' * (n < 20)}" + "word " * (n % 40)} for n in range(110)
     ]
-    encoder = BreakingEncoder(after=1500)
+    monkeypatch.setattr("funnel.ingest.WINDOW", 50)
+    encoder = BreakingEncoder(after=75)
     index = await opened(encoder=encoder)
     with pytest.raises(RuntimeError):
         await index.upsert(corpus)
     stored = await index.count()
-    assert 0 < stored < 2200
+    assert 0 < stored < 110
     encoder.after = 10**9
     report = await index.upsert(corpus)
-    assert (report.unchanged, report.documents, await index.count()) == (stored, 2200, 2200)
+    assert (report.unchanged, report.documents, await index.count()) == (stored, 110, 110)
     found = await scored(index, "fox 17")
     await index.aclose()
     straight = await opened("straight")
@@ -188,7 +193,7 @@ class BreakingEncoder(FakeEncoder):
 
 async def test_scores_do_not_depend_on_how_documents_came_in(opened: Opener) -> None:
     """One by one, longer ones last, scores as all at once: stored weights follow the average."""
-    corpus = [{"id": f"n{n}", "text": "fox " + "word " * (3 * n)} for n in range(25)]
+    corpus = [{"id": f"n{n}", "text": "fox " + "word " * (3 * n)} for n in range(15)]
     slowly = await opened("slowly")
     for document in corpus:
         await slowly.upsert([document])

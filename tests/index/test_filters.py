@@ -1,0 +1,79 @@
+"""Filters before they reach Qdrant: what is refused, and what the documents are said to hold."""
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from funnel.errors import InputError
+from funnel.filters import check_fields, check_filters, kinds_in, parse_filters, qdrant_filter
+
+
+@pytest.mark.parametrize(
+    ("filters", "message"),
+    [
+        ("lang", "got str, expected a mapping"),
+        ({"": 1}, "got the field name ''"),
+        ({1: 1}, "got the field name 1"),
+        ({"a..b": 1}, "got the field name 'a..b'"),
+        ({'a"b': 1}, "holds quotes or brackets"),
+        ({"a[]": 1}, "holds quotes or brackets"),
+        ({"a": None}, "field 'a' got None, expected a text"),
+        ({"a": float("nan")}, "field 'a' got nan"),
+        ({"a": 2**63}, "expected a text, a finite 64-bit number"),
+        ({"a": b"x"}, "field 'a' got b'x'"),
+        ({"a": "\ud800"}, "field 'a' got"),
+        ({"a": []}, r"got a list of 0, expected 1 to"),
+        ({"a": [1, {"b": 1}]}, "field 'a' got {'b': 1}"),
+        ({"a": {}}, "got no bounds, expected some of gte, gt, lte, lt"),
+        ({"a": {"min": 1}}, "got the bound 'min'"),
+        ({"a": {"gte": True}}, "got mixed bounds"),
+        ({"a": {"gte": 1, "lt": "2026-01-01"}}, "got mixed bounds"),
+        ({"a": {"gte": "soon"}}, "got the bound 'soon', expected a number or an ISO date"),
+        ({f"f{n}": 1 for n in range(65)}, "got 65 fields, expected at most 64"),
+    ],
+)
+def test_what_no_filter_can_be_is_refused(filters: Any, message: str) -> None:
+    """Hostile or mistaken filters end as one clear message."""
+    with pytest.raises(InputError, match=message.replace("{", r"\{").replace("[", r"\[")):
+        check_filters(filters)
+
+
+@given(
+    st.dictionaries(
+        st.text(),
+        st.recursive(
+            st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.binary(),
+            lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+            max_leaves=5,
+        ),
+    )
+)
+def test_any_value_becomes_a_filter_or_an_input_error(filters: dict[str, Any]) -> None:
+    """Nothing else escapes, and what passes can be spoken to Qdrant."""
+    try:
+        conditions = parse_filters(filters)
+    except InputError:
+        return
+    spoken = qdrant_filter(conditions)
+    assert (spoken is None) == (not filters)
+
+
+def test_no_filters_are_no_filter() -> None:
+    """An empty mapping restricts nothing."""
+    assert qdrant_filter(parse_filters({})) is None
+
+
+def test_kinds_of_nested_and_listed_values_are_found() -> None:
+    """Dotted paths for objects, the elements' kinds for lists, nothing for null."""
+    metadata = {"a": {"b": [1, "x"], "c": None}, "d": True, 'q"': 1, "e.f": 1}
+    assert sorted(kinds_in(metadata)) == [("a.b", "number"), ("a.b", "text"), ("d", "boolean")]
+
+
+def test_a_list_of_mixed_kinds_passes_if_one_can_match() -> None:
+    """Any-of needs one value of a kind that the documents hold."""
+    fields = {"a": ["number"]}
+    check_fields(parse_filters({"a": [1, "x"]}), fields)
+    with pytest.raises(InputError, match="field 'a' got a text, but the documents hold a number"):
+        check_fields(parse_filters({"a": ["x", "y"]}), fields)

@@ -1,0 +1,147 @@
+"""A local directory: one process at a time, killed at any moment, used from many tasks."""
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import pytest
+
+from funnel.errors import BackendUnavailable, ConfigError
+from funnel.index import DocumentIndex
+from funnel.qdrant import QdrantSettings
+from tests.fakes import FakeEncoder
+from tests.index.conftest import DOCUMENTS
+
+CORPUS = [{"id": f"n{n}", "text": f"fox number {n}"} for n in range(3_000)]
+INDEXING = """
+    import asyncio, sys
+    from funnel.index import DocumentIndex
+    from funnel.qdrant import QdrantSettings
+    from tests.fakes import FakeEncoder
+    from tests.index.test_local import CORPUS
+
+    async def main():
+        index = DocumentIndex(QdrantSettings(path=sys.argv[1]), "docs", FakeEncoder())
+        await index.start()
+        print("open", flush=True)
+        if sys.argv[2] == "hold":
+            await asyncio.sleep(60)
+        await index.upsert(CORPUS)
+
+    asyncio.run(main())
+"""
+
+
+def made(path: Path) -> DocumentIndex:
+    return DocumentIndex(QdrantSettings(path=str(path)), "docs", FakeEncoder())
+
+
+def started(path: Path, act: str) -> "subprocess.Popen[str]":
+    command = [sys.executable, "-c", textwrap.dedent(INDEXING), str(path), act]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "open\n"
+    return process
+
+
+def kill(process: "subprocess.Popen[str]") -> None:
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert process.stdout is not None
+    process.stdout.close()
+
+
+@pytest.mark.slow
+async def test_a_second_process_is_told_so_until_the_first_ends(tmp_path: Path) -> None:
+    """No traceback of the client, and the lock goes with the process."""
+    first = started(tmp_path, "hold")
+    try:
+        with pytest.raises(BackendUnavailable, match=r"in use by another process.*qdrant\.url"):
+            await made(tmp_path).start()
+    finally:
+        kill(first)
+    index = made(tmp_path)
+    await index.start()
+    await index.aclose()
+
+
+@pytest.mark.slow
+async def test_a_killed_indexing_run_is_continued(tmp_path: Path) -> None:
+    """After SIGKILL in the middle nothing is lost, doubled or embedded twice."""
+    process = started(tmp_path, "index")
+    _wait_for_points(tmp_path)
+    kill(process)
+    index = made(tmp_path)
+    await index.start()
+    stored = await index.count()
+    assert 0 < stored < len(CORPUS)
+    report = await index.upsert(CORPUS)
+    assert (report.unchanged, report.new) == (stored, len(CORPUS) - stored)
+    assert await index.count() == report.documents == len(CORPUS)
+    await index.aclose()
+
+
+def _wait_for_points(path: Path) -> None:
+    end = time.monotonic() + 30
+    while time.monotonic() < end:
+        if any(file.stat().st_size > 100_000 for file in path.rglob("storage.sqlite*")):
+            return
+        time.sleep(0.002)
+    raise AssertionError("nothing was stored within 30 s")
+
+
+async def test_two_indexes_of_one_process_are_told_apart(tmp_path: Path) -> None:
+    """The message covers that case too."""
+    first = made(tmp_path)
+    await first.start()
+    with pytest.raises(BackendUnavailable, match="another Funnel in this one"):
+        await made(tmp_path).start()
+    await first.aclose()
+
+
+async def test_searches_and_writes_at_once_are_safe(tmp_path: Path) -> None:
+    """Local mode is not thread-safe; the index is safe to share between tasks."""
+    index = made(tmp_path)
+    await index.start()
+    await index.upsert(DOCUMENTS)
+
+    async def search() -> int:
+        return len((await index.search(terms="fox", k=5)).bm25)
+
+    writes = [index.upsert([{"id": f"x{n}", "text": f"fox {n}"}]) for n in range(20)]
+    counts = await asyncio.gather(*(search() for _ in range(50)), *writes)
+    assert counts[:50] == [5] * 50
+    assert await index.count() == 32
+    await index.aclose()
+
+
+@pytest.mark.parametrize("content", ["", "{", '{"collections": 5}'])
+async def test_a_damaged_directory_is_said_to_be_one(tmp_path: Path, content: str) -> None:
+    """Not a JSON traceback."""
+    (tmp_path / "meta.json").write_text(content)
+    with pytest.raises((BackendUnavailable, ConfigError), match=str(tmp_path)):
+        await made(tmp_path).start()
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+async def test_a_directory_without_permission_is_named(tmp_path: Path) -> None:
+    """The operating system's reason is kept."""
+    _protect(tmp_path)
+    with pytest.raises(BackendUnavailable, match="PermissionError"):
+        await made(tmp_path / "index").start()
+
+
+def _protect(path: Path) -> None:
+    path.chmod(0o500)
+
+
+async def test_a_file_in_place_of_the_directory_is_named(tmp_path: Path) -> None:
+    """As above."""
+    (tmp_path / "index").write_text("x")
+    with pytest.raises(BackendUnavailable, match="index"):
+        await made(tmp_path / "index").start()
