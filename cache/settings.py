@@ -62,7 +62,7 @@ class CacheSettings(BaseModel):
 
     store: Literal["memory", "sqlite", "redis"] = "memory"
     url: SecretStr | None = None
-    path: Path = Path("data/cache.sqlite")
+    path: Path = Path(".funnel/cache.sqlite")
     namespace: str = Field(default="funnel", pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")
     timeout_ms: float = Field(default=50, gt=0, le=5_000)
     max_entries: int = Field(default=100_000, ge=1)

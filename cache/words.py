@@ -63,7 +63,7 @@ class Question:
         return frozenset(word.folded for word in self.words if word.name)
 
 
-@lru_cache(maxsize=16_384)
+@lru_cache(maxsize=2_048)
 def take_apart(text: str) -> Question:
     """Analyse a question; equal texts cost nothing the second time."""
     plain = visible(text)
@@ -88,7 +88,7 @@ def visible(text: str) -> str:
     return "".join(c for c in folded if unicodedata.category(c) != "Cf")
 
 
-@lru_cache(maxsize=65_536)
+@lru_cache(maxsize=16_384)
 def stem(word: str) -> str:
     """The English Snowball stem of a folded word."""
     return str(_stemmer().stemWord(word))

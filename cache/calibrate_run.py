@@ -1,0 +1,192 @@
+"""From labelled pairs to a calibrator: the same screening and scoring as when serving."""
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+import numpy as np
+
+from funnel.cache.calibration import (
+    CONFIDENCE,
+    Certificate,
+    ScoredLabels,
+    certify,
+    least_accepted,
+)
+from funnel.cache.calibrator import Calibrator, CertifiedPoint
+from funnel.cache.decision import Candidate, Policy, Verdict, screen
+from funnel.cache.guards import Margins
+from funnel.cache.pair_scores import PairScores, Progress
+from funnel.cache.replay_log import LabelledPair
+from funnel.cache.settings import GuardSettings
+from funnel.cache.words import take_apart
+from funnel.models.base import Encoder, Scorer
+
+TARGETS = (0.90, 0.95, 0.97, 0.98, 0.985, 0.99, 0.995)
+_RARE_SCRIPT = 0.01
+_SPARED = 0.005  # of the pairs that the verifier would believe, the floor may lose this share
+_NO_FLOOR = -1.0
+
+
+@dataclass(frozen=True, slots=True)
+class CalibrationReport:
+    """A calibrator and what the data can and cannot support.
+
+    ``wanted`` is the certificate for the target that was asked for, None if it is out of reach;
+    ``explanation`` says so in one sentence.
+    """
+
+    calibrator: Calibrator
+    target: float
+    wanted: Certificate | None
+    explanation: str
+
+
+class CalibrationRun:
+    """Calibrates one verifier over one encoder with the guards that serving uses."""
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        scorer: Scorer,
+        guards: GuardSettings,
+        *,
+        margins: Margins | None = None,
+        progress: Callable[[str], Progress] | None = None,
+    ) -> None:
+        self._encoder = encoder
+        self._scorer = scorer
+        self._policy = Policy(0.0, _NO_FLOOR, guards=guards, margins=margins or Margins())
+        self._progress = progress
+
+    def run(
+        self,
+        pairs: Sequence[LabelledPair],
+        target: float,
+        *,
+        prevalence: float | None = None,
+        source: str = "",
+    ) -> CalibrationReport:
+        """Score the pairs and certify thresholds for the target and for a grid of others."""
+        cosines = self._cosines(pairs)
+        scores = self._scores(pairs, cosines)
+        floor = _floor(cosines, scores)
+        scores[cosines < floor] = -np.inf
+        data = ScoredLabels(scores, np.array([pair.duplicate for pair in pairs]))
+        targets = sorted({*TARGETS, target})
+        found = [certify(data, each, prevalence=prevalence) for each in targets]
+        calibrator = self._calibrator(pairs, floor, prevalence, source, found)
+        wanted = found[targets.index(target)]
+        return CalibrationReport(calibrator, target, wanted, _explained(data, target, wanted))
+
+    def _cosines(
+        self, pairs: Sequence[LabelledPair]
+    ) -> "np.ndarray[tuple[int], np.dtype[np.float64]]":
+        texts = list(dict.fromkeys(t for pair in pairs for t in (pair.first, pair.second)))
+        rows = {text: row for row, text in enumerate(texts)}
+        vectors = self._encoder.encode(texts, progress=self._progress is not None)
+        first = vectors[[rows[pair.first] for pair in pairs]]
+        second = vectors[[rows[pair.second] for pair in pairs]]
+        return np.asarray((first * second).sum(axis=1), dtype=np.float64)
+
+    def _scores(
+        self,
+        pairs: Sequence[LabelledPair],
+        cosines: "np.ndarray[tuple[int], np.dtype[np.float64]]",
+    ) -> "np.ndarray[tuple[int], np.dtype[np.float64]]":
+        """The verifier's scores with the guards' margins taken off; -inf for vetoes."""
+        verdicts = [self._screen(pair, cosine) for pair, cosine in zip(pairs, cosines, strict=True)]
+        known = PairScores(self._scorer, self._progress("verify") if self._progress else None)
+        known.learn(
+            (pair.first, pair.second)
+            for pair, verdict in zip(pairs, verdicts, strict=True)
+            if verdict.reason == "unscored"
+        )
+        values = [
+            _net(known.get(pair.first, pair.second), verdict)
+            for pair, verdict in zip(pairs, verdicts, strict=True)
+        ]
+        return np.asarray(values, dtype=np.float64)
+
+    def _screen(self, pair: LabelledPair, cosine: float) -> Verdict:
+        candidate = Candidate("", pair.second, float(cosine))
+        return screen(pair.first, [candidate], self._policy)[0]
+
+    def _calibrator(
+        self,
+        pairs: Sequence[LabelledPair],
+        floor: float,
+        prevalence: float | None,
+        source: str,
+        found: Sequence[Certificate | None],
+    ) -> Calibrator:
+        return Calibrator(
+            verifier=self._scorer.name,
+            revision=self._scorer.revision,
+            embedder=self._encoder.name,
+            floor=floor,
+            margins=self._policy.margins,
+            scripts=_scripts(pairs),
+            confidence=CONFIDENCE,
+            prevalence=prevalence,
+            pairs=len(pairs),
+            duplicates=sum(pair.duplicate for pair in pairs),
+            source=source,
+            made=datetime.now(UTC).date().isoformat(),
+            points=tuple(_point(one) for one in found if one is not None),
+        )
+
+
+def _net(score: float | None, verdict: Verdict) -> float:
+    if score is None or not np.isfinite(score):
+        return -np.inf
+    return score - verdict.margin
+
+
+def _floor(
+    cosines: "np.ndarray[tuple[int], np.dtype[np.float64]]",
+    scores: "np.ndarray[tuple[int], np.dtype[np.float64]]",
+) -> float:
+    """The cosine that all but a few of the pairs reach which the verifier believes (logit > 0).
+
+    It looks at scores only, not at labels, so the certificates stay valid with it.
+    """
+    believed = cosines[scores > 0]
+    if believed.size == 0:
+        return 0.0
+    return float(np.floor(np.quantile(believed, _SPARED) * 100) / 100)
+
+
+def _scripts(pairs: Sequence[LabelledPair]) -> tuple[str, ...]:
+    """Scripts in which at least one pair in a hundred is written."""
+    counts = Counter(s for pair in pairs for s in take_apart(pair.first).scripts)
+    return tuple(sorted(s for s, count in counts.items() if count >= _RARE_SCRIPT * len(pairs)))
+
+
+def _point(one: Certificate) -> CertifiedPoint:
+    return CertifiedPoint(
+        target=one.target,
+        threshold=one.threshold,
+        accepted=one.accepted,
+        wrong=one.wrong,
+        precision_low=one.precision_low,
+        recall=one.recall,
+    )
+
+
+def _explained(data: ScoredLabels, target: float, wanted: Certificate | None) -> str:
+    if wanted is not None:
+        return (
+            f"at least {wanted.precision_low:.2%} of hits are right with {CONFIDENCE:.0%} "
+            f"confidence: {wanted.wrong} wrong of {wanted.accepted} accepted pairs; "
+            f"{wanted.recall:.1%} of the duplicates are recognised"
+        )
+    order = np.argsort(-data.scores, kind="stable")
+    top = data.labels[order][: least_accepted(target)]
+    return (
+        f"this data cannot support {target:.1%}: that takes {least_accepted(target)} accepted "
+        f"pairs without an error (more with errors), and of the {len(top)} best-scored pairs "
+        f"{int((~top).sum())} are labelled as no duplicates; bring more pairs, mend their labels, "
+        "or lower --target-precision"
+    )

@@ -1,0 +1,55 @@
+"""Verifier scores of pairs in bulk, for replay and calibration: each pair once, in big batches."""
+
+from collections.abc import Callable, Iterable, Sequence
+
+from funnel.cache.decision import Candidate, Verdict, lower_of_orders, pairs_of
+from funnel.models.base import Scorer, TextPair
+
+Progress = Callable[[int, int], None]
+_BATCH = 2_048
+
+
+class PairScores:
+    """The lower of both orders for pairs of texts, remembered.
+
+    Scores come from the same model as when serving; the batching is other, which moves a score by
+    less than rounding of the model's precision.
+    """
+
+    def __init__(self, scorer: Scorer, progress: Progress | None = None) -> None:
+        self._scorer = scorer
+        self._progress = progress
+        self._known: dict[TextPair, float] = {}
+
+    def __len__(self) -> int:
+        return len(self._known)
+
+    def get(self, first: str, second: str) -> float | None:
+        """The score if it is known."""
+        return self._known.get(_ordered(first, second))
+
+    def values(self) -> list[float]:
+        """All scores so far."""
+        return list(self._known.values())
+
+    def learn(self, pairs: Iterable[TextPair]) -> None:
+        """Score what is not known yet."""
+        wanted = {_ordered(*pair) for pair in pairs} - self._known.keys()
+        ordered = sorted(wanted, key=lambda pair: (len(pair[0]) + len(pair[1]), pair))
+        for start in range(0, len(ordered), _BATCH):
+            batch = ordered[start : start + _BATCH]
+            self._known.update(zip(batch, self._score(batch), strict=True))
+            if self._progress is not None:
+                self._progress(min(start + _BATCH, len(ordered)), len(ordered))
+
+    def _score(self, batch: Sequence[TextPair]) -> list[float]:
+        both = [pair for a, b in batch for pair in pairs_of(a, [_verdict(b)])]
+        return lower_of_orders([float(value) for value in self._scorer.score(both)])
+
+
+def _ordered(first: str, second: str) -> TextPair:
+    return (first, second) if first <= second else (second, first)
+
+
+def _verdict(text: str) -> Verdict:
+    return Verdict(Candidate("", text, 1.0))

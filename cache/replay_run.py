@@ -1,0 +1,205 @@
+"""One replay from log to report: embed, play, sweep the threshold, compare with the baselines."""
+
+import math
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from funnel.cache.decision import Policy, Verdict
+from funnel.cache.pair_scores import PairScores, Progress
+from funnel.cache.replay import Stream, play_scored
+from funnel.cache.replay_log import Asked
+from funnel.cache.rules import CosineRule, ExactRule, Rule, VerifiedRule, peer_rules
+from funnel.cache.tally import Tally, tally
+from funnel.models.base import Encoder, Scorer
+
+PRECISIONS = (0.95, 0.985, 0.99)
+_STEPS = 24
+_LOWEST_COSINE = 0.6
+
+
+@dataclass(frozen=True, slots=True)
+class CurvePoint:
+    """One threshold of a rule and what it did."""
+
+    threshold: float
+    tally: Tally
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready."""
+        return {
+            "threshold": self.threshold,
+            "hit_rate": self.tally.hit_rate,
+            "hit_precision": self.tally.hit_precision,
+            "hit_precision_low": self.tally.hit_precision_low,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class ReplayReport:
+    """Everything a replay found.
+
+    ``threshold`` is None (and ``tally`` that of the exact tiers) when nothing is certified.
+    ``lookup_ms`` are whole lookups, embedding and verifier included, one at a time.
+    """
+
+    threshold: float | None
+    target_precision: float
+    problem: str
+    tally: Tally
+    curve: tuple[CurvePoint, ...]
+    cosine: tuple[CurvePoint, ...]
+    baselines: dict[str, Tally]
+    lookup_ms: tuple[float, ...]
+    ranking_ms: float | None
+    seconds: float
+    skipped_lines: int
+    wrong: tuple[dict[str, Any], ...] = field(default=())
+
+    def to_dict(self) -> dict[str, Any]:
+        """The JSON of ``funnel cache replay``."""
+        saved = None
+        if self.ranking_ms is not None and self.lookup_ms:
+            mean = sum(self.lookup_ms) / len(self.lookup_ms)
+            saved = self.tally.hits * self.ranking_ms - self.tally.requests * mean
+        return {
+            **self.tally.to_dict(),
+            "threshold": self.threshold,
+            "target_precision": self.target_precision,
+            "problem": self.problem or None,
+            "p50_lookup_ms": _quantile(self.lookup_ms, 0.50),
+            "p99_lookup_ms": _quantile(self.lookup_ms, 0.99),
+            "ranking_ms": self.ranking_ms,
+            "saved_ms": saved,
+            "curve": [point.to_dict() for point in self.curve],
+            "cosine_curve": [point.to_dict() for point in self.cosine],
+            "best_at_precision": {
+                str(target): {
+                    "verified": best_at(self.curve, target),
+                    "cosine": best_at(self.cosine, target),
+                }
+                for target in PRECISIONS
+            },
+            "baselines": {name: one.to_dict() for name, one in self.baselines.items()},
+            "wrong": list(self.wrong),
+            "skipped_lines": self.skipped_lines,
+            "seconds": self.seconds,
+        }
+
+
+def best_at(curve: Iterable[CurvePoint], precision: float) -> dict[str, Any] | None:
+    """The point of the highest hit rate whose measured precision is at least ``precision``.
+
+    Chosen on the log itself, for rules to be compared at equal precision; not a certificate.
+    """
+    fit = [p for p in curve if p.tally.hits and (p.tally.hit_precision or 0.0) >= precision]
+    best = max(fit, key=lambda point: point.tally.hit_rate, default=None)
+    return None if best is None else best.to_dict()
+
+
+@dataclass(frozen=True, slots=True)
+class Replayer:
+    """What a replay needs: the models and the policy that serving would use."""
+
+    encoder: Encoder
+    scorer: Scorer
+    policy: Policy
+    progress: Callable[[str], Progress] | None = None
+
+    def run(
+        self,
+        log: Sequence[Asked],
+        *,
+        target_precision: float,
+        problem: str = "",
+        lookup_ms: Sequence[float] = (),
+        ranking_ms: float | None = None,
+        skipped_lines: int = 0,
+    ) -> ReplayReport:
+        """Replay a log under the policy, sweep thresholds, and play the baselines."""
+        began = time.perf_counter()
+        stream = self._stream(log)
+        scores = PairScores(self.scorer, self.progress("verify") if self.progress else None)
+        screened: dict[tuple[str, str], Verdict] = {}
+        never_exact = math.isinf(self.policy.threshold)
+        rule = ExactRule() if never_exact else VerifiedRule(self.policy, scores, screened)
+        play = play_scored(stream, rule, self.policy.limit, scores)
+        return ReplayReport(
+            threshold=None if never_exact else self.policy.threshold,
+            target_precision=target_precision,
+            problem=problem,
+            tally=tally(stream, play),
+            curve=self._curve(stream, scores, screened),
+            cosine=self._cosine_curve(stream),
+            baselines=self._baselines(stream),
+            lookup_ms=tuple(lookup_ms),
+            ranking_ms=ranking_ms,
+            seconds=time.perf_counter() - began,
+            skipped_lines=skipped_lines,
+            wrong=tuple(_wrong(stream, play.source, play.tier)),
+        )
+
+    def _stream(self, log: Sequence[Asked]) -> Stream:
+        texts = list(dict.fromkeys(asked.query for asked in log))
+        vectors = self.encoder.encode(texts, progress=self.progress is not None)
+        floor = min(self.policy.floor, _LOWEST_COSINE)
+        return Stream(log, texts, np.asarray(vectors, dtype=np.float32), floor)
+
+    def _curve(
+        self, stream: Stream, scores: PairScores, screened: dict[tuple[str, str], Verdict]
+    ) -> tuple[CurvePoint, ...]:
+        """Thresholds over the range of scores seen, loosest first."""
+        play_scored(stream, self._rule(math.inf, scores, screened), self.policy.limit, scores)
+        return tuple(
+            self._point(stream, self._rule(threshold, scores, screened), threshold, scores)
+            for threshold in _spread(scores.values())
+        )
+
+    def _rule(
+        self, threshold: float, scores: PairScores, screened: dict[tuple[str, str], Verdict]
+    ) -> VerifiedRule:
+        return VerifiedRule(replace(self.policy, threshold=threshold), scores, screened)
+
+    def _cosine_curve(self, stream: Stream) -> tuple[CurvePoint, ...]:
+        thresholds = [*np.linspace(_LOWEST_COSINE, 0.95, 15), 0.96, 0.97, 0.98, 0.99, 0.995]
+        return tuple(self._point(stream, CosineRule(float(t)), float(t)) for t in thresholds)
+
+    def _baselines(self, stream: Stream) -> dict[str, Tally]:
+        rules: list[Rule] = [ExactRule(), CosineRule(0.9, "cosine_0.90"), *peer_rules()]
+        return {rule.name: tally(stream, stream.play(rule, self.policy.limit)) for rule in rules}
+
+    def _point(
+        self, stream: Stream, rule: Rule, threshold: float, scores: PairScores | None = None
+    ) -> CurvePoint:
+        if scores is None:
+            return CurvePoint(threshold, tally(stream, stream.play(rule, self.policy.limit)))
+        play = play_scored(stream, rule, self.policy.limit, scores)
+        return CurvePoint(threshold, tally(stream, play))
+
+
+def _spread(values: Sequence[float]) -> list[float]:
+    """Thresholds at even steps between the 20th percentile and the highest of the scores."""
+    finite = np.asarray([value for value in values if math.isfinite(value)])
+    if finite.size == 0:
+        return []
+    low, high = np.quantile(finite, 0.2), finite.max()
+    return [float(value) for value in np.linspace(low, high, _STEPS)]
+
+
+def _wrong(
+    stream: Stream, sources: Sequence[int], tiers: Sequence[str]
+) -> Iterable[dict[str, Any]]:
+    """The wrong hits themselves, for reading."""
+    for request, (source, tier) in enumerate(zip(sources, tiers, strict=True)):
+        asked, served = stream.requests[request], stream.requests[source]
+        groups = (asked.group, served.group)
+        if tier and None not in groups and groups[0] != groups[1]:
+            yield {"query": asked.query, "served": served.query, "tier": tier}
+
+
+def _quantile(values: Sequence[float], share: float) -> float | None:
+    ordered = sorted(values)
+    return ordered[min(len(ordered) - 1, int(share * len(ordered)))] if ordered else None

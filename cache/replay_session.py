@@ -1,0 +1,181 @@
+"""Replay and calibration with the models and settings that a YAML file names."""
+
+import asyncio
+import math
+import random
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from funnel.cache.base import Answer, CacheRequest
+from funnel.cache.calibrate_run import CalibrationReport, CalibrationRun
+from funnel.cache.matcher import calibrator_for, threshold_for
+from funnel.cache.pair_scores import Progress
+from funnel.cache.replay_log import Asked, read_log, read_pairs
+from funnel.cache.replay_run import Replayer, ReplayReport
+from funnel.cache.semantic import SemanticCache
+from funnel.cache.settings import CacheSettings
+from funnel.cache.store import StoreLimits
+from funnel.cache.store_memory import MemoryStore
+from funnel.log import get_logger
+from funnel.models.base import Encoder, Scorer
+from funnel.models.pool import ModelPool
+from funnel.query import Query
+from funnel.settings import FunnelSettings
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from funnel.cache.store import Vector
+
+log = get_logger(__name__)
+_TIMED = 200
+_RANKED = 100
+_PASSAGE_WORDS = 80
+
+
+def replay_log(
+    path: Path,
+    config: Path,
+    *,
+    threshold: float | None = None,
+    ranking_ms: float | None = None,
+    console: "Console | None" = None,
+) -> ReplayReport:
+    """Replay a log with the embedder, verifier and policy of a YAML file; needs no index.
+
+    Raises:
+        InputError: the log cannot be read, or no line of it is good.
+        ConfigError: the settings are wrong.
+        ModelError: a model cannot be loaded.
+    """
+    lines = read_log(path)
+    for problem in lines.problems[:5]:
+        log.warning("replay.bad_line", file=str(path), problem=problem)
+    settings = FunnelSettings.from_yaml(config)
+    cache = settings.cache or CacheSettings()
+    if threshold is not None:
+        cache = cache.model_copy(update={"threshold": threshold})
+    encoder, scorer = _models(settings, cache)
+    chosen = threshold_for(cache, calibrator_for(cache), scorer.revision)
+    cost = ranking_ms if ranking_ms is not None else _ranking_ms(settings, lines.items)
+    replayer = Replayer(encoder, scorer, chosen.policy, _bar(console))
+    return replayer.run(
+        lines.items,
+        target_precision=cache.target_precision,
+        problem=chosen.problem,
+        lookup_ms=asyncio.run(_time_lookups(cache, encoder, scorer, lines.items)),
+        ranking_ms=cost,
+        skipped_lines=len(lines.problems),
+    )
+
+
+def calibrate_pairs(
+    path: Path,
+    config: Path,
+    target: float,
+    *,
+    prevalence: float | None = None,
+    source: str = "",
+    console: "Console | None" = None,
+) -> CalibrationReport:
+    """Calibrate the verifier of a YAML file on labelled pairs.
+
+    Raises:
+        InputError: the pairs cannot be read, or no line is good.
+        ConfigError: the settings are wrong.
+        ModelError: a model cannot be loaded.
+    """
+    lines = read_pairs(path)
+    for problem in lines.problems[:5]:
+        log.warning("calibrate.bad_line", file=str(path), problem=problem)
+    settings = FunnelSettings.from_yaml(config)
+    cache = settings.cache or CacheSettings()
+    encoder, scorer = _models(settings, cache)
+    run = CalibrationRun(encoder, scorer, cache.guards, progress=_bar(console))
+    return run.run(lines.items, target, prevalence=prevalence, source=source)
+
+
+def _models(settings: FunnelSettings, cache: CacheSettings) -> tuple[Encoder, Scorer]:
+    pool = ModelPool.shared()
+    return pool.encoder(settings.models.embedder), pool.scorer(cache.verifier.model)
+
+
+async def _time_lookups(
+    settings: CacheSettings, encoder: Encoder, scorer: Scorer, log: Sequence[Asked]
+) -> list[float]:
+    """Milliseconds of whole lookups, one after the other, against a cache full of the log.
+
+    Each includes the embedding of the query and, for paraphrases, the verifier.
+    """
+    changes = {"audit_share": 0.0, "early_refresh": 0.0, "timeout_ms": 1_000.0}
+    cache = SemanticCache(
+        settings.model_copy(update=changes), MemoryStore(StoreLimits()), encoder, scorer
+    )
+    await cache.start()
+    texts = list(dict.fromkeys(asked.query for asked in log))
+    timed = random.Random(0).sample(texts, min(_TIMED, len(texts)))  # noqa: S311 - not secret
+    for text in texts[: 10 * _TIMED]:
+        await cache.serve(_request(text, encoder), _nothing)
+    took = []
+    for text in timed:
+        began = time.perf_counter()
+        await cache.serve(_request(f"{text} please", encoder), _nothing)
+        took.append((time.perf_counter() - began) * 1000)
+    await cache.aclose()
+    return took
+
+
+def _request(text: str, encoder: Encoder) -> CacheRequest:
+    async def embed(text: str) -> "Vector":
+        vectors = await encoder.aencode([text])
+        vector: Vector = vectors[0]
+        return vector
+
+    return CacheRequest(Query(text, query_id="replay", embed=embed), {})
+
+
+async def _nothing() -> Answer:
+    return Answer(())
+
+
+def _ranking_ms(settings: FunnelSettings, log: Sequence[Asked]) -> float | None:
+    """What scoring 100 passages with the configured cross-encoder takes here: most of a ranking.
+
+    None when no stage has one. The passages are 80 words each, made of the log's own words.
+    """
+    model = next((s.model for s in settings.stages if s.kind == "cross_encoder"), None)  # type: ignore[attr-defined]
+    if model is None:
+        return None
+    words = " ".join(asked.query for asked in log[:2_000]).split()
+    draw = random.Random(0)  # noqa: S311 - not secret
+    passages = [" ".join(draw.choices(words, k=_PASSAGE_WORDS)) for _ in range(_RANKED)]
+    scorer = ModelPool.shared().scorer(model)
+    took = []
+    for _ in range(3):
+        began = time.perf_counter()
+        scorer.score([(log[0].query, passage) for passage in passages])
+        took.append((time.perf_counter() - began) * 1000)
+    return min(took) if math.isfinite(min(took)) else None
+
+
+def _bar(console: "Console | None") -> Callable[[str], Progress] | None:
+    """A progress bar per task, on a terminal only."""
+    if console is None or not console.is_terminal:
+        return None
+    from rich.progress import Progress as Bar
+
+    def start(name: str) -> Progress:
+        bar = Bar(console=console, transient=True)
+        task = bar.add_task(name, total=None)
+        bar.start()
+
+        def step(done: int, total: int) -> None:
+            bar.update(task, completed=done, total=total)
+            if done >= total:
+                bar.stop()
+
+        return step
+
+    return start

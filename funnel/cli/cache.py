@@ -1,0 +1,147 @@
+"""``funnel cache``: measure hit rates on a log, calibrate, look inside, purge."""
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from funnel.cli.options import CONFIG, JSON_OUT, config_path, open_funnel
+from funnel.errors import ConfigError
+
+cache_app = typer.Typer(
+    name="cache",
+    help="The semantic cache: replay a log, calibrate, stats, explain, purge.",
+    no_args_is_help=True,
+)
+
+
+@cache_app.command()
+def replay(
+    log: Annotated[Path, typer.Argument(help='JSONL of {"query": …, "group": … or null}.')],
+    config: CONFIG = None,
+    threshold: Annotated[
+        float | None, typer.Option(help="Use this threshold instead of the calibrated one.")
+    ] = None,
+    ranking_ms: Annotated[
+        float | None,
+        typer.Option(help="What one ranking costs; measured on this machine if not given."),
+    ] = None,
+    show_wrong: Annotated[int, typer.Option(help="Show that many wrong hits.")] = 5,
+    json_out: JSON_OUT = False,
+) -> None:
+    """Say what the cache would have done with a query log, and draw it against the threshold."""
+    from funnel.cache.replay_console import show_replay
+    from funnel.cache.replay_session import replay_log
+
+    console = Console(stderr=True)
+    report = replay_log(
+        log, config_path(config), threshold=threshold, ranking_ms=ranking_ms, console=console
+    )
+    if json_out:
+        typer.echo(json.dumps(report.to_dict(), ensure_ascii=False))
+        return
+    show_replay(report, Console(), show_wrong=show_wrong)
+
+
+@cache_app.command()
+def calibrate(
+    pairs: Annotated[
+        Path, typer.Argument(help='JSONL of {"question1": …, "question2": …, "is_duplicate": 0|1}.')
+    ],
+    target_precision: Annotated[float, typer.Option(min=0.5, max=0.9999)] = 0.99,
+    prevalence: Annotated[
+        float | None,
+        typer.Option(
+            min=0.0001, max=0.9999, help="Share of duplicates among your traffic's candidates."
+        ),
+    ] = None,
+    out: Annotated[
+        Path, typer.Option(help="The calibrator file; name it in the YAML as cache.calibrator.")
+    ] = Path("calibrator.json"),
+    source: Annotated[str, typer.Option(help="Where the pairs come from, for the file.")] = "",
+    config: CONFIG = None,
+    json_out: JSON_OUT = False,
+) -> None:
+    """Find the loosest threshold that these pairs certify, and write it to a file.
+
+    Exits with 1 when the data cannot support the target; what it can support is written.
+    """
+    from funnel.cache.replay_console import show_calibration
+    from funnel.cache.replay_session import calibrate_pairs
+
+    report = calibrate_pairs(
+        pairs,
+        config_path(config),
+        target_precision,
+        prevalence=prevalence,
+        source=source or pairs.name,
+        console=Console(stderr=True),
+    )
+    report.calibrator.save(out)
+    if json_out:
+        plain = report.calibrator.model_dump(mode="json")
+        met = report.wanted is not None
+        typer.echo(json.dumps({**plain, "target": report.target, "met": met, "file": str(out)}))
+    else:
+        show_calibration(report, out, Console())
+    if report.wanted is None:
+        raise typer.Exit(1)
+
+
+@cache_app.command()
+def stats(config: CONFIG = None, json_out: JSON_OUT = False) -> None:
+    """Gauges of the configured store: entries, bytes, epoch, state of the semantic tier."""
+    from funnel.cache.replay_console import show_stats
+
+    with open_funnel(config) as funnel:
+        report = dict(funnel.cache_stats())
+    _print(report, json_out, show_stats)
+
+
+@cache_app.command()
+def explain(
+    query: Annotated[str, typer.Argument(help="The query.")],
+    config: CONFIG = None,
+    k: Annotated[int | None, typer.Option("-k", "--k")] = None,
+    filters: Annotated[str | None, typer.Option("--filter", help="Filters as JSON.")] = None,
+    scope: Annotated[str | None, typer.Option(help="Tenant or other hard partition.")] = None,
+    json_out: JSON_OUT = False,
+) -> None:
+    """Show the cached questions nearest to a query and why each is or is not a hit."""
+    from funnel.cache.replay_console import show_explanation
+    from funnel.cli.query import parse_filters
+
+    with open_funnel(config) as funnel:
+        report = funnel.explain_cache(query, k=k, filters=parse_filters(filters), scope=scope)
+    _print(dict(report), json_out, show_explanation)
+
+
+@cache_app.command()
+def purge(
+    scope: Annotated[str | None, typer.Option(help="Only this tenant's entries.")] = None,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    config: CONFIG = None,
+    json_out: JSON_OUT = False,
+) -> None:
+    """Drop all kept answers, or those of one scope, for all processes."""
+    what = "all kept answers" if scope is None else f"the kept answers of scope {scope!r}"
+    if not yes and not json_out:
+        typer.confirm(f"Drop {what}?", abort=True)
+    with open_funnel(config) as funnel:
+        if funnel.settings.cache is None:
+            raise ConfigError(f"{config_path(config)}: it has no cache: block; nothing to purge")
+        count = funnel.purge_cache(scope=scope)
+    _print({"purged": count, "scope": scope}, json_out, _say_purged)
+
+
+def _say_purged(report: dict[str, Any], console: Console) -> None:
+    console.print(f"dropped {report['purged']} entries")
+
+
+def _print(report: dict[str, Any], json_out: bool, show: Any) -> None:
+    if json_out:
+        typer.echo(json.dumps(report, ensure_ascii=False, default=str))
+    else:
+        show(report, Console())
