@@ -325,6 +325,16 @@ def _sentences(folder: Path) -> list[Pair]:
     return pairs + [Pair(row[2], row[3], _grade(float(row[4])), "stsb") for row in rows]
 
 
+def paraphrase_tests(folder: Path) -> dict[str, list[Pair]]:
+    """Held-out sentence pairs; of STS those that are clearly the same or clearly not."""
+    rows = _rows(folder / "mrpc/msr-para-test.tsv")
+    mrpc = [Pair(row[3], row[4], float(row[0]), "mrpc") for row in rows]
+    graded = [(row[2], row[3], float(row[4])) for row in _rows(folder / "stsb/sts-dev.csv")]
+    clear = [each for each in graded if each[2] >= 4.4 or each[2] <= 3.4]
+    stsb = [Pair(first, second, float(grade >= 4.4), "stsb") for first, second, grade in clear]
+    return {"MRPC test": mrpc, "STS-B dev": stsb}
+
+
 def _rows(path: Path) -> list[list[str]]:
     lines = path.read_text(encoding="utf-8-sig").split("\n")[1:]
     return [line.rstrip("\r").split("\t") for line in lines if line.strip()]
