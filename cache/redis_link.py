@@ -88,8 +88,8 @@ class RedisLink:
         return await self._answer(self._evaluate(script, arguments))
 
     async def command(self, *words: Argument) -> Any:
-        """Run one plain command and return its reply; raises as ``run`` does."""
-        return await self._answer(self._execute(words))
+        """Run one plain command on the namespace's node; raises as ``run`` does."""
+        return await self._answer(self._execute(words, on_node=True))
 
     async def aclose(self) -> None:
         """Close the connections; further calls raise CacheError."""
@@ -109,11 +109,13 @@ class RedisLink:
         except NoScriptError:
             return await self._execute(("EVAL", script.source, *rest))
 
-    async def _execute(self, words: Sequence[Argument]) -> Any:
+    async def _execute(self, words: Sequence[Argument], *, on_node: bool = False) -> Any:
         async with asyncio.timeout(self._timeout_s):
             await self._slots.acquire()
         try:
             client = await self._connected()
+            if on_node:
+                client = self._node(client)
             return await client.execute_command(*words)
         finally:
             self._slots.release()
@@ -160,6 +162,15 @@ class RedisLink:
                 self._connecting = asyncio.create_task(self._connect())
             await asyncio.shield(self._connecting)
         return self._client
+
+    def _node(self, client: Any) -> Any:
+        """The namespace's node: spares a cluster client from asking where a command's keys are."""
+        if self._facts is None or not self._facts.cluster:
+            return client
+        node = client.get_node_from_key(f"{self.prefix}meta")
+        if node is None:
+            raise CacheError(f"the Redis cluster at {self.where} does not cover our slot")
+        return node
 
     async def _connect(self) -> None:
         client = plain_client(self._url, self._timeout_s)

@@ -15,7 +15,7 @@ share a hash tag) served by one node of a cluster. With ``P`` for ``{funnel1:NAM
 ``P s:SCOPE``      set     IDs of a scope's records
 ``P parts``        hash    records per partition
 ``P v:PARTITION``  vset    keys by query vector, on servers that have vector sets
-``P l:NAME``       string  a lease, with its own expiry: its token
+``P l:NAME``       string  a lease, with its own expiry: its owner and token
 ``P log``          stream  capped change log; n is consecutive, so a reader notices a gap
 =================  ======  ==========================================================
 
@@ -306,12 +306,14 @@ return {text(e[1]), text(e[2])}
 
 ACQUIRE = Script("""
 ensure()
-if redis.call('EXISTS', P .. 'l:' .. ARGV[2]) == 1 then return false end
+local name, ttl, owner, mine_is_free = P .. 'l:' .. ARGV[2], ARGV[3], ARGV[4], ARGV[5] == '1'
+local holder = redis.call('GET', name)
+if holder and not (mine_is_free and string.match(holder, '^[^:]*') == owner) then return false end
 local token = redis.call('HINCRBY', M, 'token', 1)
-redis.call('SET', P .. 'l:' .. ARGV[2], token, 'NX', 'PX', ARGV[3])
+redis.call('SET', name, owner .. ':' .. token, 'PX', ttl)
 return token
 """)
-"""name, ttl ms → false | token"""
+"""name, ttl ms, owner, 1 if a lease of this owner counts as free → false | token"""
 
 RELEASE = Script("""
 if redis.call('GET', P .. 'l:' .. ARGV[2]) == ARGV[3] then
@@ -319,7 +321,18 @@ if redis.call('GET', P .. 'l:' .. ARGV[2]) == ARGV[3] then
 end
 return 0
 """)
-"""name, token → 1 released | 0 held by another"""
+"""name, owner:token → 1 released | 0 held by another"""
+
+RELEASE_OWN = Script("""
+for i = 3, #ARGV do
+  local holder = redis.call('GET', P .. 'l:' .. ARGV[i])
+  if holder and string.match(holder, '^[^:]*') == ARGV[2] then
+    redis.call('UNLINK', P .. 'l:' .. ARGV[i])
+  end
+end
+return 1
+""")
+"""owner, names: give back those that this owner holds"""
 
 TEND = Script("""
 insist()

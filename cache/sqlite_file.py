@@ -52,12 +52,32 @@ class SqliteFile:
         """
         return await self._answer(self._reader, _in_transaction("BEGIN", work), timeout_s)
 
-    async def write(self, work: Work[T], *, timeout_s: float | None = None) -> T:
+    async def write(
+        self,
+        work: Work[T],
+        *,
+        timeout_s: float | None = None,
+        unwanted: Callable[[sqlite3.Connection, T], object] | None = None,
+    ) -> T:
         """Run ``work`` in a write transaction; raises as ``read`` does, and then nothing changed.
 
-        Unless it was only the time that ran out: then the work may still be done.
+        Unless it was only the caller that stopped waiting: then the work may still be done, and
+        ``unwanted`` is called in the same transaction with its result.
         """
-        return await self._answer(self._writer, _in_transaction("BEGIN IMMEDIATE", work), timeout_s)
+        gone = threading.Event()
+
+        def run(connection: sqlite3.Connection) -> T:
+            result = work(connection)
+            if unwanted is not None and gone.is_set():
+                unwanted(connection, result)
+            return result
+
+        begun = _in_transaction("BEGIN IMMEDIATE", run)
+        try:
+            return await self._answer(self._writer, begun, timeout_s)
+        except (CacheError, asyncio.CancelledError):
+            gone.set()
+            raise
 
     async def aclose(self) -> None:
         """Close both connections; further calls raise CacheError."""
@@ -67,9 +87,12 @@ class SqliteFile:
     async def _answer(self, worker: "_Worker", work: Work[T], timeout_s: float | None) -> T:
         future = worker.submit(work)
         patience = self._timeout_s if timeout_s is None else timeout_s
-        done, _ = await asyncio.wait((asyncio.wrap_future(future),), timeout=patience)
-        if not done:
-            future.cancel()  # if it has not begun it need not
+        try:
+            await asyncio.wait((asyncio.wrap_future(future),), timeout=patience)
+        finally:
+            late = not future.done()
+            future.cancel()  # what has not begun need not begin
+        if late:
             raise CacheError(f"{self.path} gave no answer within {patience * 1000:.0f} ms")
         return future.result()
 

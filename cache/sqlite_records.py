@@ -7,7 +7,7 @@ from typing import Any
 
 from funnel.cache import sqlite_schema as sql
 from funnel.cache.nearest import Neighbour
-from funnel.cache.store import MISSING, Epoch, Missing, Stored
+from funnel.cache.store import MISSING, Epoch, Lease, Missing, Stored
 
 
 def epoch(connection: sqlite3.Connection) -> Epoch:
@@ -104,3 +104,24 @@ def write_down_use(connection: sqlite3.Connection, used: dict[tuple[str, str], f
         "UPDATE records SET used = ? WHERE partition = ? AND key = ?",
         [(when, *place) for place, when in used.items()],
     )
+
+
+def take_lease(connection: sqlite3.Connection, name: str, ttl_s: float, now: float) -> Lease | None:
+    """A lease, or None while another holds it."""
+    over = "expires <= :now OR expires - ttl > :now + 1"  # the latter: the clock was set back
+    connection.execute(f"DELETE FROM leases WHERE {over}", {"now": now})  # noqa: S608
+    if connection.execute("SELECT 1 FROM leases WHERE name = ?", (name,)).fetchone():
+        return None
+    connection.execute("UPDATE meta SET token = token + 1")
+    lease = Lease(name, gauge(connection, "token"))
+    row = (name, lease.token, now + ttl_s, ttl_s)
+    connection.execute("INSERT INTO leases VALUES (?, ?, ?, ?)", row)
+    return lease
+
+
+def give_back(connection: sqlite3.Connection, lease: Lease | None) -> None:
+    """End a lease, if there is one and it has not passed to another holder."""
+    if lease is None:
+        return
+    place = (lease.name, lease.token)
+    connection.execute("DELETE FROM leases WHERE name = ? AND token = ?", place)

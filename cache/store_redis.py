@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from funnel.cache import redis_lua as lua
 from funnel.cache.nearest import Neighbour
+from funnel.cache.redis_leases import LeaseBook
 from funnel.cache.redis_link import RedisLink
 from funnel.cache.redis_mirror import RedisMirror
 from funnel.cache.redis_vectors import QueryVectors
@@ -35,6 +36,7 @@ log = get_logger(__name__)
 
 _CHUNK = 200
 _NAMES_AT_ONCE = 500
+_READ_AT_ONCE = 100
 _TEND_S = 1.0
 _USED_AT_MOST = 1000
 _BACKGROUND_TIMEOUT_S = 3.0
@@ -74,6 +76,7 @@ class RedisStore(Store):
         self._want_vector_sets = vector_sets
         self._exact_limit = exact_limit
         self._vectors: QueryVectors | None = None
+        self._leases = LeaseBook()
         self._seen = 0
         self._used: dict[str, None] = {}
         self._tender: asyncio.Task[None] | None = None
@@ -174,11 +177,23 @@ class RedisStore(Store):
         return dropped
 
     async def acquire(self, name: str, *, ttl_s: float) -> Lease | None:  # noqa: D102
-        token = await self._link.run(lua.ACQUIRE, name, max(1, _ms(ttl_s)))
-        return None if token is None else Lease(name, int(token))
+        book = self._leases
+        mine_is_free = int(name in book.doubtful())
+        asked = (name, max(1, _ms(ttl_s)), book.owner, mine_is_free)
+        try:
+            token = await self._link.run(lua.ACQUIRE, *asked)
+        except (CacheError, asyncio.CancelledError):
+            book.unanswered(name, ttl_s)
+            raise
+        if token is None:
+            return None
+        lease = Lease(name, int(token))
+        book.granted(lease, ttl_s)
+        return lease
 
     async def release(self, lease: Lease) -> None:  # noqa: D102
-        await self._link.run(lua.RELEASE, lease.name, lease.token)
+        await self._link.run(lua.RELEASE, lease.name, self._leases.mark(lease))
+        self._leases.given_back(lease.name)
 
     async def stats(self) -> StoreStats:  # noqa: D102
         reply = [int(value) for value in await self._link.run(lua.STATS)]
@@ -251,10 +266,13 @@ class RedisStore(Store):
         self._seen = max(self._seen, epoch.current)
         return epoch, valid
 
-    async def _read(self, ids: Sequence[str]) -> tuple[Epoch, Sequence[bytes | None]]:
-        reply = await self._link.run(lua.READ, *ids)
-        epoch, valid = await self._epoch_in(reply)
-        payloads: list[bytes | None] = list(reply[2:]) if valid else [None] * len(ids)
+    async def _read(self, ids: Sequence[str]) -> tuple[Epoch, list[bytes | None]]:
+        payloads: list[bytes | None] = []
+        for start in range(0, max(1, len(ids)), _READ_AT_ONCE):
+            some = ids[start : start + _READ_AT_ONCE]
+            reply = await self._link.run(lua.READ, *some)
+            epoch, valid = await self._epoch_in(reply)
+            payloads.extend(reply[2:] if valid else [None] * len(some))
         for id_, payload in zip(ids, payloads, strict=True):
             if payload is not None:
                 self._touch(id_)
@@ -323,8 +341,16 @@ class RedisStore(Store):
             try:
                 ids = await self._link.run(lua.TEND, *used)
                 await (await self._finder()).dropped([raw.decode() for raw in ids])
+                await self._give_back_doubtful()
             except CacheError as error:
                 log.debug("cache.redis.not_tended", reason=str(error))
+
+    async def _give_back_doubtful(self) -> None:
+        names = self._leases.doubtful()
+        if names:
+            await self._link.run(lua.RELEASE_OWN, self._leases.owner, *names)
+            for name in names:
+                self._leases.given_back(name)
 
     def _in_background(self, chore: Any) -> None:
         async def quietly() -> None:

@@ -223,27 +223,13 @@ class SqliteStore(Store):
 
     async def acquire(self, name: str, *, ttl_s: float) -> Lease | None:  # noqa: D102
         now = self._clock()
-
-        def work(connection: sqlite3.Connection) -> Lease | None:
-            connection.execute(
-                "DELETE FROM leases WHERE expires <= ? OR expires - ttl > ? + 1", (now, now)
-            )
-            if connection.execute("SELECT 1 FROM leases WHERE name = ?", (name,)).fetchone():
-                return None
-            connection.execute("UPDATE meta SET token = token + 1")
-            token = rows.gauge(connection, "token")
-            row = (name, token, now + ttl_s, ttl_s)
-            connection.execute("INSERT INTO leases VALUES (?, ?, ?, ?)", row)
-            return Lease(name, token)
-
-        return await self._file.write(work)
+        return await self._file.write(
+            lambda connection: rows.take_lease(connection, name, ttl_s, now),
+            unwanted=rows.give_back,
+        )
 
     async def release(self, lease: Lease) -> None:  # noqa: D102
-        await self._file.write(
-            lambda connection: connection.execute(
-                "DELETE FROM leases WHERE name = ? AND token = ?", (lease.name, lease.token)
-            )
-        )
+        await self._file.write(lambda connection: rows.give_back(connection, lease))
 
     async def stats(self) -> StoreStats:  # noqa: D102
         entries, aliases, size, evictions, current, floor = await self._file.read(
