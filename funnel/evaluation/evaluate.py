@@ -212,15 +212,19 @@ def evaluate(
 
 
 def answer_all(
-    funnel: "Funnel", queries: Mapping[str, str], *, progress: bool = False
+    funnel: "Funnel",
+    queries: Mapping[str, str],
+    *,
+    overrides: Mapping[str, Mapping[str, Any]] | None = None,
+    progress: bool = False,
 ) -> dict[str, "FunnelResult"]:
     """Answer queries one after another, after one that warms up models and connections."""
     first = next(iter(queries.values()))
-    funnel.run(first, cache=False)
+    funnel.run(first, overrides=overrides, cache=False)
     results = {}
     with bar("queries", len(queries), enabled=progress) as advance:
         for query_id, text in queries.items():
-            results[query_id] = funnel.run(text, cache=False)
+            results[query_id] = funnel.run(text, overrides=overrides, cache=False)
             advance(1)
     return results
 

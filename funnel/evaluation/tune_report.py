@@ -1,0 +1,164 @@
+"""A tuning for people and machines, and the YAML that follows from it."""
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from funnel.errors import ConfigError
+from funnel.evaluation.evaluate import percentile
+from funnel.evaluation.simulate import Plan
+from funnel.evaluation.tune import GOOD_ENOUGH, Point, Tuning
+
+_K_NAMES = ("k", "top_k", "top_n")
+
+
+def planned_yaml(config: Path, plan: Plan) -> str:
+    """The operator's file with a plan's stages and sizes; comments are lost, references are kept.
+
+    Raises:
+        ConfigError: the file does not hold the stages that were tuned.
+    """
+    data = yaml.safe_load(config.read_text(encoding="utf-8"))
+    stages = data.get("stages")
+    if not isinstance(stages, list) or len(stages) != len(plan):
+        raise ConfigError(
+            f"{config}: got other stages than were tuned ({len(plan)}), perhaps from FUNNEL__… "
+            "variables; write the stages into the file"
+        )
+    data["stages"] = [
+        {**{key: value for key, value in stage.items() if key not in _K_NAMES}, "k": size}
+        for stage, size in zip(stages, plan, strict=True)
+        if size is not None
+    ]
+    return yaml.safe_dump(data, sort_keys=False, allow_unicode=True)
+
+
+def show(tuning: Tuning, yaml_text: str | None, console: Console) -> None:
+    """Print the Pareto set, the recommendation with its check, and the stages to write."""
+    console.print(_table(tuning))
+    for line in (*_remarks(tuning), *_verdict(tuning)):
+        console.print(Text(line))
+    if yaml_text is not None:
+        stages = yaml.safe_load(yaml_text)["stages"]
+        console.print(Text(yaml.safe_dump({"stages": stages}, sort_keys=False)))
+
+
+def as_dict(tuning: Tuning, yaml_text: str | None) -> dict[str, Any]:
+    """The result, JSON-ready."""
+    return {
+        "dataset": tuning.dataset,
+        "config_hash": tuning.config_hash,
+        "metric": tuning.metric,
+        "queries": {
+            "tuned": tuning.tuned_on,
+            "held_out": len(tuning.held_out),
+            "failed": tuning.failed,
+        },
+        "depth": tuning.depth,
+        "estimated_stages": list(tuning.estimated_stages),
+        "target": {"max_p95_ms": tuning.target.max_p95_ms, "min_ndcg": tuning.target.min_ndcg},
+        "current": _point_dict(tuning, tuning.current),
+        "pareto": [_point_dict(tuning, point) for point in tuning.pareto],
+        "recommended": _recommended_dict(tuning, yaml_text),
+    }
+
+
+def _table(tuning: Tuning) -> Table:
+    title = (
+        f"{tuning.dataset} · tuned on {tuning.tuned_on} queries, held out "
+        f"{len(tuning.held_out)} · what no other choice beats"
+    )
+    table = Table(title=Text(title, style="bold"), title_justify="left")
+    for name in tuning.stages:
+        table.add_column(Text(f"{name} k"), justify="right")
+    for heading in (tuning.metric, "held out", "p50 ms", "p95 ms", "$ / 1000", ""):
+        table.add_column(heading, justify="right")
+    shown = [*tuning.pareto]
+    for point in (tuning.current, tuning.recommended):
+        if point is not None and point not in shown:
+            shown.append(point)
+    for point in sorted(shown, key=lambda p: p.p95_ms):
+        table.add_row(*_cells(tuning, point))
+    return table
+
+
+def _cells(tuning: Tuning, point: Point) -> list[str]:
+    marks = {"now": point == tuning.current, "recommended": point == tuning.recommended}
+    return [
+        *("off" if size is None else str(size) for size in point.plan),
+        f"{point.tuned:.4f}",
+        f"{point.held_out:.4f}",
+        f"{point.p50_ms:.1f}",
+        f"{point.p95_ms:.1f}",
+        f"{point.cost_usd * 1000:.3f}",
+        ", ".join(name for name, is_so in marks.items() if is_so),
+    ]
+
+
+def _remarks(tuning: Tuning) -> list[str]:
+    lines = ["times and costs are estimated from the deep run; off: the stage is left out"]
+    if tuning.estimated_stages:
+        names = ", ".join(tuning.estimated_stages)
+        lines.append(f"{names} ranks lists as a whole: its order of shorter lists is estimated")
+    if tuning.failed:
+        lines.append(f"! {tuning.failed} queries did not get through all stages and are left out")
+    return lines
+
+
+def _verdict(tuning: Tuning) -> list[str]:
+    point = tuning.recommended
+    if point is None:
+        best = max(tuning.pareto, key=lambda p: p.tuned)
+        return [
+            f"no choice meets the target ({_target(tuning)}); the fastest takes "
+            f"p95 {tuning.pareto[0].p95_ms:.1f} ms, the best has {tuning.metric} {best.tuned:.4f}"
+        ]
+    return [f"recommended: {_target(tuning)}", *_measured(tuning, point)]
+
+
+def _target(tuning: Tuning) -> str:
+    target = tuning.target
+    parts = []
+    if target.max_p95_ms is not None:
+        parts.append(f"p95 at most {target.max_p95_ms:g} ms")
+    if target.min_ndcg is not None:
+        parts.append(f"{tuning.metric} at least {target.min_ndcg:g}")
+    return " and ".join(parts) or f"the fastest within {GOOD_ENOUGH} of the best {tuning.metric}"
+
+
+def _measured(tuning: Tuning, point: Point) -> list[str]:
+    run = tuning.verified
+    if run is None:
+        return []
+    return [
+        f"really run on the held-out queries: {tuning.metric} {run.metrics[tuning.metric]:.4f} "
+        f"(expected {point.held_out:.4f}), p95 {percentile(run.totals_ms, 95):.1f} ms "
+        f"(expected {point.p95_ms:.1f})"
+    ]
+
+
+def _point_dict(tuning: Tuning, point: Point) -> dict[str, Any]:
+    return {
+        "k": tuning.named(point.plan),
+        "tuned": {tuning.metric: point.tuned},
+        "held_out": {tuning.metric: point.held_out},
+        "p50_ms": point.p50_ms,
+        "p95_ms": point.p95_ms,
+        "cost_usd": point.cost_usd,
+    }
+
+
+def _recommended_dict(tuning: Tuning, yaml_text: str | None) -> dict[str, Any] | None:
+    if tuning.recommended is None:
+        return None
+    run = tuning.verified
+    measured = run and {
+        "metrics": run.metrics,
+        "p50_ms": percentile(run.totals_ms, 50),
+        "p95_ms": percentile(run.totals_ms, 95),
+    }
+    return {**_point_dict(tuning, tuning.recommended), "measured": measured, "yaml": yaml_text}

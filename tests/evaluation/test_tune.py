@@ -1,0 +1,228 @@
+"""Choosing stage sizes: the Pareto set, the target, the held-out half, the YAML."""
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import structlog
+import typer
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+from typer.testing import CliRunner
+
+from funnel.cli.app import configure_logging
+from funnel.cli.tune import tune as tune_command
+from funnel.errors import ConfigError, InputError, StageError
+from funnel.evaluation.beir import load_beir
+from funnel.evaluation.evaluate import index_dataset
+from funnel.evaluation.tune import Point, Target, Tuning, halves, pareto, recommend, tune
+from funnel.evaluation.tune_report import planned_yaml
+from funnel.models.pool import ModelPool
+from funnel.settings import FunnelSettings
+from tests.evaluation import folders
+from tests.evaluation.folders import FakeModels, beir_folder, funnel_over
+
+POINTS = st.builds(
+    Point,
+    plan=st.tuples(st.integers(1, 9)),
+    tuned=st.floats(0, 1),
+    held_out=st.floats(0, 1),
+    p50_ms=st.just(1.0),
+    p95_ms=st.floats(1, 1000),
+    cost_usd=st.sampled_from([0.0, 0.001, 0.01]),
+)
+
+
+@given(st.lists(POINTS, min_size=1, max_size=30))
+def test_the_pareto_set_is_what_nothing_beats(points: list[Point]) -> None:
+    """Everything left out is beaten by something kept, and nothing kept is strictly beaten."""
+
+    def at_least(a: Point, b: Point) -> bool:
+        return a.p95_ms <= b.p95_ms and a.tuned >= b.tuned and a.cost_usd <= b.cost_usd
+
+    def strictly(a: Point, b: Point) -> bool:
+        better = a.p95_ms < b.p95_ms or a.tuned > b.tuned or a.cost_usd < b.cost_usd
+        return at_least(a, b) and better
+
+    kept = pareto(points)
+    assert all(any(at_least(k, point) for k in kept) for point in points)
+    assert not any(strictly(a, b) for a in points for b in kept)
+
+
+@given(
+    st.lists(POINTS, min_size=1, max_size=20),
+    st.none() | st.floats(1, 1000),
+    st.none() | st.floats(0, 1),
+)
+def test_a_recommendation_meets_its_target(
+    points: list[Point], max_p95_ms: float | None, min_ndcg: float | None
+) -> None:
+    """None is given only if no plan meets the target."""
+    target = Target(max_p95_ms, min_ndcg)
+    found = recommend(points, target)
+    assert (found is None) == (not any(target.allows(point) for point in points))
+    assert found is None or target.allows(found)
+
+
+def point(tuned: float, p95_ms: float) -> Point:
+    return Point((1,), tuned, 0.0, 0.0, p95_ms, 0.0)
+
+
+def test_each_target_has_its_own_best() -> None:
+    """A time limit takes the best within it, a quality the fastest, no target the near best."""
+    fast, middle, best, slow = (
+        point(0.5, 10),
+        point(0.698, 40),
+        point(0.70, 90),
+        point(0.69, 200),
+    )
+    points = [fast, middle, best, slow]
+    assert recommend(points, Target(max_p95_ms=100)) == best
+    assert recommend(points, Target(max_p95_ms=50)) == middle
+    assert recommend(points, Target(min_ndcg=0.6)) == middle
+    assert recommend(points, Target()) == middle
+    assert recommend(points, Target(max_p95_ms=20, min_ndcg=0.6)) is None
+
+
+@given(st.sets(st.text(min_size=1), min_size=2, max_size=40))
+def test_halves_share_nothing_and_do_not_depend_on_the_order(names: set[str]) -> None:
+    """Each query lands in one half, the same one in every run."""
+    first, second = halves(sorted(names))
+    assert set(first) | set(second) == names
+    assert not set(first) & set(second)
+    assert 0 <= len(first) - len(second) <= 1
+    assert halves(sorted(names, reverse=True)) == (first, second)
+
+
+# -- on a small dataset
+
+
+def tuned(tmp_path: Path, target: Target | None = None, **functions: Any) -> Tuning:
+    data = load_beir(beir_folder(tmp_path / "tiny"))
+    base = folders.settings()
+    with funnel_over(data, base, **functions) as funnel:
+        index_dataset(funnel, data)
+        return tune(funnel, data, target=target, depth=5, config_hash=base.hash)
+
+
+def test_a_tuning_reports_the_current_plan_and_the_pareto_set(tmp_path: Path) -> None:
+    """The operator's own sizes are among the plans, and halves are counted."""
+    tuning = tuned(tmp_path)
+    assert tuning.current.plan == (4, 2)
+    assert (tuning.tuned_on, len(tuning.held_out)) == (2, 1)
+    assert tuning.recommended is not None
+    assert any(found.p95_ms <= tuning.current.p95_ms for found in tuning.pareto)
+    assert tuning.estimated_stages == ()
+
+
+def test_a_stage_that_only_harms_is_left_out(tmp_path: Path) -> None:
+    """If reranking worsens the order, the recommendation does without it."""
+
+    def worst_first(query: str, candidates: Sequence[Any]) -> list[float]:
+        return [-score for score in folders.shared_letters(query, candidates)]
+
+    tuning = tuned(tmp_path, words=worst_first)
+    assert tuning.recommended is not None
+    assert tuning.recommended.plan[1] is None
+
+
+def test_an_impossible_target_recommends_nothing(tmp_path: Path) -> None:
+    """Nothing is bent to fit."""
+    assert tuned(tmp_path, Target(max_p95_ms=1e-9)).recommended is None
+
+
+def test_a_stage_that_always_fails_cannot_be_tuned(tmp_path: Path) -> None:
+    """The reason is told instead of figures about another funnel."""
+
+    def broken(query: str, candidates: Sequence[Any]) -> list[float]:
+        raise StageError("no")
+
+    with pytest.raises(StageError, match="words:error"):
+        tuned(tmp_path, words=broken)
+
+
+def test_one_query_cannot_be_halved(tmp_path: Path) -> None:
+    """Too few queries are refused, not divided by."""
+    data = load_beir(beir_folder(tmp_path / "tiny")).first(1)
+    with (
+        funnel_over(data, folders.settings()) as funnel,
+        pytest.raises(InputError, match="at least 2"),
+    ):
+        tune(funnel, data)
+
+
+CONFIG = """\
+collection: mine
+stages:
+  - kind: bm25
+    top_k: 4
+qdrant: {path: ":memory:"}
+cache: {store: redis, url: "${REDIS_URL}"}
+"""
+
+
+def test_the_yaml_keeps_everything_but_sizes(tmp_path: Path) -> None:
+    """References to secrets stay references, aliases of k do not double it."""
+    file = tmp_path / "c.yaml"
+    file.write_text(CONFIG)
+    plain = yaml.safe_load(planned_yaml(file, (2,)))
+    assert plain["stages"] == [{"kind": "bm25", "k": 2}]
+    assert plain["cache"]["url"] == "${REDIS_URL}"
+    assert list(plain) == ["collection", "stages", "qdrant", "cache"]
+    with pytest.raises(ConfigError, match="other stages"):
+        planned_yaml(file, (4, 2))
+
+
+@pytest.fixture
+def command(monkeypatch: pytest.MonkeyPatch) -> Iterator[typer.Typer]:
+    monkeypatch.setattr(ModelPool, "shared", staticmethod(FakeModels))
+    configure_logging("warning")
+    app = typer.Typer()
+    app.command()(tune_command)
+    yield app
+    structlog.reset_defaults()
+
+
+@pytest.fixture
+def arguments(tmp_path: Path) -> list[str]:
+    (tmp_path / "c.yaml").write_text("stages:\n  - {kind: bm25, k: 2}\nqdrant: ':memory:'\n")
+    return [str(beir_folder(tmp_path / "tiny")), "-c", str(tmp_path / "c.yaml"), "--depth", "4"]
+
+
+def test_the_command_prints_one_object_and_a_file_that_loads(
+    command: typer.Typer, arguments: list[str], tmp_path: Path
+) -> None:
+    """The recommendation is measured on the held-out half and written as a configuration."""
+    out = tmp_path / "tuned.yaml"
+    result = CliRunner().invoke(
+        command, [*arguments, "--json", "--out", str(out)], catch_exceptions=False
+    )
+    assert result.exit_code == 0
+    report = json.loads(result.stdout)
+    found = report["recommended"]
+    assert found["k"] == {"bm25": 2}
+    assert set(found["measured"]) == {"metrics", "p50_ms", "p95_ms"}
+    assert found["measured"]["metrics"]["ndcg@10"] == pytest.approx(found["held_out"]["ndcg@10"])
+    assert report["queries"] == {"tuned": 2, "held_out": 1, "failed": 0}
+    assert FunnelSettings.from_yaml(out, environment={}).stages[0].k == 2
+    assert found["yaml"] == out.read_text()
+
+
+def test_the_command_fails_visibly_without_a_plan(
+    command: typer.Typer, arguments: list[str]
+) -> None:
+    """A target out of reach is exit code 1 and says how far it is."""
+    impossible = [*arguments, "--max-p95-ms", "0.0000001", "--no-verify"]
+    result = CliRunner().invoke(command, impossible, catch_exceptions=False)
+    assert result.exit_code == 1
+    assert "no choice meets the target" in result.stdout
+
+
+def test_the_command_shows_a_table(command: typer.Typer, arguments: list[str]) -> None:
+    """People see the Pareto set, the check and the stages to write."""
+    result = CliRunner().invoke(command, arguments, catch_exceptions=False)
+    for said in ("held out", "recommended", "really run", "stages:"):
+        assert said in result.stdout
