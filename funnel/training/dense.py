@@ -32,6 +32,11 @@ class DensePart:
     max_tokens: int
 
     @property
+    def unfitted(self) -> bool:
+        """Whether the similarities have no weights yet."""
+        return not (self.combine.cosine or self.combine.maxsim)
+
+    @property
     def weight(self) -> float:
         """What the cross-encoder's logit is multiplied by."""
         return self.combine.cross

@@ -13,9 +13,9 @@ Floats = NDArray[np.float64]
 
 
 def classification_figures(scores: ArrayLike, labels: ArrayLike) -> dict[str, float]:
-    """AUC, AP, recall at 1% false positives and at 95% and 99% precision; 0.5 and up is positive.
+    """AUC, AP, recall at 1% false positives and at 95% and 99% precision, and log loss.
 
-    Both arguments have shape (n,).
+    ``scores`` are logits; labels from 0.5 up are positive. Both arguments have shape (n,).
     """
     return {
         "auc": roc_auc(scores, labels),
@@ -23,6 +23,7 @@ def classification_figures(scores: ArrayLike, labels: ArrayLike) -> dict[str, fl
         "recall@fpr1%": recall_at_fpr(scores, labels, 0.01),
         "recall@p95": recall_at_precision(scores, labels, 0.95),
         "recall@p99": recall_at_precision(scores, labels, 0.99),
+        "log_loss": log_loss(scores, labels),
     }
 
 
@@ -66,6 +67,12 @@ def recall_at_precision(scores: ArrayLike, labels: ArrayLike, precision: float) 
     hits, alarms = _cumulative(scores, labels)
     allowed = hits >= precision * (hits + alarms)
     return _best(hits, allowed)
+
+
+def log_loss(logits: ArrayLike, labels: ArrayLike) -> float:
+    """Mean binary cross-entropy of the logits' probabilities, in nats."""
+    values, wanted = np.asarray(logits, np.float64), np.asarray(labels, np.float64)
+    return float(np.mean(np.logaddexp(0.0, values) - wanted * values))
 
 
 def spearman(left: ArrayLike, right: ArrayLike) -> float:

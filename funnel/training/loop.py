@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 _log = structlog.get_logger("funnel.training")
 
+_SELECTION = "selection"
 Figures = Callable[[], Mapping[str, float]]
 
 
@@ -38,7 +39,7 @@ class Job:
 
     ``columns`` are the training texts and a ``label``, all of one length. ``figures`` measures the
     model as it stands on the development part; ``primary`` names the figure (higher is better)
-    that decides which checkpoint is kept. ``figures`` is None if there is no development part.
+    that decides which checkpoint is kept (with the error to break ties). ``figures`` is None if there is no development part.
     """
 
     model: Any
@@ -168,13 +169,19 @@ def _arguments(
         "save_steps": every,
         "save_total_limit": 2,
         "load_best_model_at_end": evaluated and settings.keep_best,
-        "metric_for_best_model": job.primary if evaluated else None,
+        "metric_for_best_model": _SELECTION if evaluated else None,
         "greater_is_better": True if evaluated else None,
         "logging_strategy": "steps",
         "logging_steps": max(1, steps // 20),
         "report_to": [],
         "disable_tqdm": True,
     }
+
+
+def _selection(figures: Mapping[str, float], primary: str) -> float:
+    """The primary figure; a smaller error decides between checkpoints that rank alike."""
+    errors = [min(figures[name], 10.0) for name in ("log_loss", "mse") if name in figures]
+    return figures[primary] - 1e-3 * sum(errors)
 
 
 def _evaluator(figures: Figures, primary: str) -> Any:
@@ -185,10 +192,11 @@ def _evaluator(figures: Figures, primary: str) -> Any:
 
         def __init__(self) -> None:
             super().__init__()  # type: ignore[no-untyped-call]
-            self.primary_metric = primary
+            self.primary_metric = _SELECTION
 
         def __call__(self, *_: Any, **__: Any) -> dict[str, float]:
-            return dict(figures())
+            measured = dict(figures())
+            return {**measured, _SELECTION: _selection(measured, primary)}
 
     return OnDev()
 

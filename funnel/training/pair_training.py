@@ -107,7 +107,7 @@ def _student(train: Sequence[LabelledPair], task: PairTask, session: Session) ->
         hardware=session.hardware,
         seed=settings.seed,
     )
-    if student.dense is None or student.rank:
+    if student.dense is None or not student.dense.unfitted:
         return student
     texts, targets = [(pair.query, pair.document) for pair in train], [p.score for p in train]
     chances = targets if task.scale == "probability" else [float(p) for p in sigmoid(targets)]

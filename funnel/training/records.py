@@ -74,6 +74,17 @@ def labelled_pair(values: Values, place: str) -> LabelledPair:
     )
 
 
+def unlabelled_pair(values: Values, place: str) -> LabelledPair:
+    """Read a pair for a teacher to score; a score in the file is not looked at."""
+    return LabelledPair(
+        _text(values, QUERY, "query"),
+        _text(values, DOCUMENT, "document"),
+        0.0,
+        _topic(values),
+        place,
+    )
+
+
 def positive_pair(values: Values, place: str) -> PositivePair:
     """Read one (query, positive) pair."""
     return PositivePair(_text(values, QUERY, "query"), _text(values, POSITIVE, "positive"), place)

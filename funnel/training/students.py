@@ -2,7 +2,8 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from logging import ERROR, getLogger
 from pathlib import Path
 from typing import Any
 
@@ -81,14 +82,18 @@ def load_cross_student(
     seed_everything(seed)
     folder = None if base == EMBEDDED_ENCODER else adapter_folder(base)
     if folder is None:
-        return _plain_student(base, residual, max_tokens, hardware)
+        return _plain_student(
+            base, Combination(order=residual) if residual else None, hardware, max_tokens
+        )
     adapter = read_adapter(folder)
     encoder = adapter_base(adapter).name
+    if not adapter.combine.orders:  # only similarities so far: the cross-encoder starts here
+        return _plain_student(encoder, replace(adapter.combine, cross=1.0), hardware, max_tokens)
     model = _cross_encoder(locate(encoder).folder, encoder, hardware, max_tokens)
     _load_adapter(model[0].model, adapter, locate(encoder).folder)
-    part = _dense_part(encoder, adapter.combine, max_tokens)
     plain = adapter.combine == Combination()
-    return CrossStudent(model, encoder, None if plain else part, adapter.rank, fresh_head=False)
+    part = None if plain else _dense_part(encoder, adapter.combine, max_tokens)
+    return CrossStudent(model, encoder, part, adapter.rank, fresh_head=False)
 
 
 def load_bi_student(base: str, *, max_tokens: int, hardware: Hardware, seed: int) -> Any:
@@ -117,18 +122,22 @@ def quiet_loading() -> Iterator[None]:
 
     logging: Any = transformers_logging  # its functions carry no types
     level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    sentences = getLogger("sentence_transformers")
+    before = sentences.level
+    sentences.setLevel(ERROR)
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     try:
         yield
     finally:
+        sentences.setLevel(before)
         logging.set_verbosity(level)
         if bars:
             logging.enable_progress_bar()
 
 
 def _plain_student(
-    base: str, residual: PairOrder | None, max_tokens: int, hardware: Hardware
+    base: str, combine: Combination | None, hardware: Hardware, max_tokens: int
 ) -> CrossStudent:
     from funnel.models.bert import read_config
 
@@ -136,7 +145,7 @@ def _plain_student(
     model = _cross_encoder(source.folder, base, hardware, max_tokens)
     kinds = read_config(source.folder).get("architectures") or [""]
     headed = isinstance(kinds, list) and str(kinds[0]).endswith("ForSequenceClassification")
-    part = _dense_part(base, Combination(order=residual), max_tokens) if residual else None
+    part = _dense_part(base, combine, max_tokens) if combine else None
     return CrossStudent(model, base, part, rank=0, fresh_head=not headed)
 
 

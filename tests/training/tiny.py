@@ -37,3 +37,15 @@ def tiny_bert(folder: Path) -> Path:
     BertModel(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
+
+
+def tiny_encoder(folder: Path) -> Path:
+    """Save the same network as a sentence-transformers encoder with mean pooling."""
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer.modules import Normalize, Pooling, Transformer
+
+    network = Transformer(str(tiny_bert(folder.with_name(f"{folder.name}-network"))))
+    pooling = Pooling(network.get_embedding_dimension(), pooling_mode="mean")
+    model = SentenceTransformer(modules=[network, pooling, Normalize()], device="cpu")
+    model.save(str(folder), create_model_card=False)
+    return folder

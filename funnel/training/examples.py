@@ -1,0 +1,143 @@
+"""Three worked examples with data written for this project, each from start to a table.
+
+``legal``: binary cross-entropy on labelled pairs. ``bicycle``: mean squared error on graded
+scores. ``security``: a cross-encoder teaches a bi-encoder. All on a pair of CPU cores in minutes.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from importlib.resources import files
+from pathlib import Path
+from types import MappingProxyType
+
+from funnel.errors import ConfigError
+from funnel.models.source import EMBEDDED_ENCODER
+from funnel.training.bi_encoder import from_pairs, train_bi_encoder
+from funnel.training.cross_encoder import train_cross_encoder
+from funnel.training.judges import pair_scores
+from funnel.training.protocol import Comparison, GroupFigures, compare, judge
+from funnel.training.reading import read_rows
+from funnel.training.records import Case, LabelledPair, case, labelled_pair
+from funnel.training.report import TrainReport
+from funnel.training.session import RunOptions
+from funnel.training.settings import TrainSettings
+from funnel.training.teacher import scored_pairs
+
+PREFIX = "example:"
+RELEVANCE = "embedded:relevance"
+
+
+@dataclass(frozen=True, slots=True)
+class ExampleResult:
+    """What an example measured. ``rivals`` are other models on the same cases."""
+
+    name: str
+    base: str
+    tuned: Path
+    reports: Mapping[str, TrainReport]
+    comparison: Comparison
+    rivals: Mapping[str, Mapping[str, GroupFigures]]
+
+    def as_json(self) -> dict[str, object]:
+        """Plain values for ``--json``."""
+        return {
+            "name": self.name,
+            "base": self.base,
+            "tuned": str(self.tuned),
+            "reports": {name: report.as_json() for name, report in self.reports.items()},
+            "comparison": self.comparison.as_json(),
+            "rivals": {
+                name: {group: asdict(found) for group, found in figures.items()}
+                for name, figures in self.rivals.items()
+            },
+        }
+
+
+def example_file(name: str, file: str) -> Path:
+    """Path of a shipped file: ``train.jsonl`` or ``cases.jsonl`` of an example.
+
+    Raises:
+        ConfigError: there is no such example.
+    """
+    if name not in EXAMPLES:
+        raise ConfigError(f"unknown example {name!r}; known: {', '.join(EXAMPLES)}")
+    return Path(str(files("funnel.training").joinpath("data", name, file)))
+
+
+def data_file(given: str, file: str) -> Path:
+    """Turn ``example:NAME`` into the shipped file; anything else is a path already."""
+    if given.startswith(PREFIX):
+        return example_file(given.removeprefix(PREFIX), file)
+    return Path(given)
+
+
+def run_example(name: str, folder: Path, *, overwrite: bool = False) -> ExampleResult:
+    """Train and judge one example; the models go into ``folder``.
+
+    Raises:
+        ConfigError: there is no such example, or the output exists already.
+    """
+    pairs = read_rows(example_file(name, "train.jsonl"), labelled_pair)
+    cases = read_rows(example_file(name, "cases.jsonl"), case)
+    return EXAMPLES[name](pairs, cases, folder, overwrite)
+
+
+def _legal(
+    pairs: list[LabelledPair], cases: list[Case], folder: Path, overwrite: bool
+) -> ExampleResult:
+    options = RunOptions(output=folder / "legal", overwrite=overwrite)
+    report = train_cross_encoder(pairs, options, base=RELEVANCE, settings=_CROSS)
+    return _judged("legal", RELEVANCE, {"cross-encoder": report}, cases)
+
+
+def _bicycle(
+    pairs: list[LabelledPair], cases: list[Case], folder: Path, overwrite: bool
+) -> ExampleResult:
+    options = RunOptions(output=folder / "bicycle", overwrite=overwrite)
+    report = train_cross_encoder(pairs, options, base=RELEVANCE, loss="mse", settings=_CROSS)
+    return _judged("bicycle", RELEVANCE, {"cross-encoder": report}, cases)
+
+
+def _security(
+    pairs: list[LabelledPair], cases: list[Case], folder: Path, overwrite: bool
+) -> ExampleResult:
+    teacher_options = RunOptions(output=folder / "security-teacher", overwrite=overwrite)
+    teacher = train_cross_encoder(pairs, teacher_options, base=RELEVANCE, settings=_CROSS)
+    texts = [(pair.query, pair.document) for pair in _all_pairs(pairs)]
+    soft = scored_pairs(texts, pair_scores(str(teacher.output)))
+    options = RunOptions(output=folder / "security", overwrite=overwrite)
+    student = train_bi_encoder(from_pairs(soft, scale="probability"), options, settings=_STUDENT)
+    reports = {"teacher": teacher, "bi-encoder": student}
+    return _judged("security", EMBEDDED_ENCODER, reports, cases)
+
+
+def _all_pairs(pairs: list[LabelledPair]) -> list[LabelledPair]:
+    """Every query with every document: what a teacher scores costs no labels."""
+    queries = dict.fromkeys(pair.query for pair in pairs)
+    documents = dict.fromkeys(pair.document for pair in pairs)
+    return [LabelledPair(query, document, 0.0) for query in queries for document in documents]
+
+
+def _judged(
+    name: str, base: str, reports: Mapping[str, TrainReport], cases: list[Case]
+) -> ExampleResult:
+    *others, (_, final) = reports.items()
+    before = judge(cases, pair_scores(base))
+    comparison = compare(before, judge(cases, pair_scores(str(final.output))))
+    names = {role: str(report.output) for role, report in others}
+    if base != EMBEDDED_ENCODER:
+        names["cosine of all-MiniLM-L6-v2"] = EMBEDDED_ENCODER
+    rivals = {
+        role: compare(before, judge(cases, pair_scores(model))).tuned
+        for role, model in names.items()
+    }
+    return ExampleResult(name, base, final.output, reports, comparison, rivals)
+
+
+_CROSS = TrainSettings(epochs=4, learning_rate=1e-4, lora_rank=16, keep_best=False)
+_STUDENT = TrainSettings(epochs=2, batch_size=32, learning_rate=3e-5, max_tokens=128)
+
+Run = Callable[[list[LabelledPair], list[Case], Path, bool], ExampleResult]
+EXAMPLES: Mapping[str, Run] = MappingProxyType(
+    {"legal": _legal, "bicycle": _bicycle, "security": _security}
+)

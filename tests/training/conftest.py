@@ -1,0 +1,50 @@
+"""Tiny models and learnable data for the training tests."""
+
+import logging
+import random
+from collections.abc import Iterator
+
+import pytest
+import structlog
+
+from funnel.training import LabelledPair, TrainSettings
+from tests.training.tiny import NAMES, tiny_bert, tiny_encoder
+
+
+@pytest.fixture(scope="session")
+def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """An encoder without a head for pairs."""
+    return str(tiny_bert(tmp_path_factory.mktemp("tiny") / "bert"))
+
+
+@pytest.fixture(scope="session")
+def tiny_bi(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A sentence-transformers encoder with mean pooling."""
+    return str(tiny_encoder(tmp_path_factory.mktemp("tiny") / "encoder"))
+
+
+@pytest.fixture(scope="session")
+def pairs() -> list[LabelledPair]:
+    """96 pairs that match exactly if both sides name the same thing."""
+    chance = random.Random(0)
+    made = []
+    for number in range(96):
+        name = chance.choice(NAMES)
+        other = name if number % 2 else chance.choice([n for n in NAMES if n != name])
+        text = f"about {other}"
+        made.append(LabelledPair(f"find {name} {number}", text, float(number % 2)))
+    return made
+
+
+@pytest.fixture
+def quick() -> TrainSettings:
+    """Settings that train the tiny model in about a second."""
+    return TrainSettings(epochs=4, learning_rate=3e-3, precision="fp32", evaluations=2)
+
+
+@pytest.fixture(autouse=True)
+def calm_log() -> Iterator[None]:
+    """Keep training's debug events out of the test output."""
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))
+    yield
+    structlog.reset_defaults()
