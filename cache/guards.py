@@ -4,6 +4,7 @@ A *veto* ends it: these are two questions. A *raise* demands a higher score of t
 margin in logits. Guards only ever make a hit harder; equal texts have no findings.
 """
 
+import re
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -13,16 +14,22 @@ from typing import TYPE_CHECKING, Literal
 from funnel.cache.lexicon import (
     KINDS,
     NEGATING_PREFIXES,
+    NEGATIONS,
     NOT_NEGATED,
     OPPOSITES,
     QUESTION_WORDS,
     STOPWORDS,
+    UNDOING,
 )
 from funnel.cache.order import swap
+from funnel.cache.quantities import LOOSELY, is_measure
 from funnel.cache.words import Question, stem, take_apart
 
 if TYPE_CHECKING:
     from funnel.cache.settings import GuardSettings
+
+_NOTHING_ELSE = 0.75
+_COMPARING = re.compile(r"\b\w+er\b|\b(?:more|less|before|after)\b")
 
 FindingKind = Literal[
     "number", "unit", "symbol", "script", "opposite", "negation", "entity", "role", "order"
@@ -31,11 +38,15 @@ FindingKind = Literal[
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One difference. ``margin`` is None for a veto, else what is added to the threshold."""
+    """One difference. ``margin`` is None for a veto, else what is added to the threshold.
+
+    ``exchange``: two words took each other's places.
+    """
 
     kind: FindingKind
     detail: str
     margin: float | None = None
+    exchange: bool = False
 
     @property
     def veto(self) -> bool:
@@ -50,7 +61,7 @@ class Margins:
     one_sided_number: float = 1.0
     negation: float = 3.0
     one_sided_name: float = 0.5
-    order: float = 1.5
+    order: float = 0.5
 
 
 def inspect(first: str, second: str, settings: "GuardSettings", margins: Margins) -> list[Finding]:
@@ -62,7 +73,17 @@ def inspect(first: str, second: str, settings: "GuardSettings", margins: Margins
     for wanted, guard in _guards(settings):
         if wanted:
             found.extend(guard(a, b, margins))
-    return sorted(found, key=lambda finding: not finding.veto)
+    return sorted(_turned_twice(found, margins), key=lambda finding: not finding.veto)
+
+
+def _turned_twice(found: list[Finding], margins: Margins) -> list[Finding]:
+    """A comparison and a swap undo each other: A faster than B is B slower than A."""
+    compared = [f for f in found if f.kind == "opposite" and _COMPARING.search(f.detail)]
+    swapped = [f for f in found if f.kind in ("role", "order") and f.exchange]
+    if not compared or not swapped:
+        return found
+    others = [f for f in found if f not in compared and f not in swapped]
+    return [*others, Finding("order", "turned round twice", margins.order)]
 
 
 _Guard = Callable[[Question, Question, Margins], Iterator[Finding]]
@@ -89,7 +110,7 @@ def _scripts(a: Question, b: Question) -> Iterator[Finding]:
 
 def _numbers(a: Question, b: Question, margins: Margins) -> Iterator[Finding]:
     ours, theirs = ({q.value for q in x.quantities} for x in (a, b))
-    only_a, only_b = ours - theirs, theirs - ours
+    only_a, only_b = _unexcused(ours - theirs, b), _unexcused(theirs - ours, a)
     if only_a and only_b:
         yield Finding("number", f"{_list(only_a)} against {_list(only_b)}")
     elif only_a or only_b:
@@ -100,25 +121,40 @@ def _numbers(a: Question, b: Question, margins: Margins) -> Iterator[Finding]:
             yield Finding("unit", f"{value} {_list(units[0])} against {_list(units[1])}")
 
 
+def _unexcused(values: set[str], other: Question) -> set[str]:
+    """Numbers that the other question does not even say loosely ("both", "half")."""
+    said = {word.folded for word in other.words}
+    return {value for value in values if not said & set(LOOSELY.get(value, "").split())}
+
+
 def _opposites(a: Question, b: Question, margins: Margins) -> Iterator[Finding]:  # noqa: ARG001
     ours, theirs = _sides_of(a), _sides_of(b)
     for group in ours.keys() & theirs.keys():
         only_a = ours[group].keys() - theirs[group].keys()
         only_b = theirs[group].keys() - ours[group].keys()
         if only_a and only_b:
-            words = (ours[group][min(only_a)], theirs[group][min(only_b)])
-            yield Finding("opposite", f"{words[0]} against {words[1]}")
-    folded_a, folded_b = ({w.folded for w in x.words} for x in (a, b))
-    for plain, negated in (*_prefixed(folded_a, folded_b), *_prefixed(folded_b, folded_a)):
+            first, second = ours[group][min(only_a)], theirs[group][min(only_b)]
+            if not (_undoes(a, first, second) or _undoes(b, second, first)):
+                yield Finding("opposite", f"{first} against {second}")
+    for plain, negated in (*_prefixed(a, b), *_prefixed(b, a)):
         yield Finding("opposite", f"{plain} against {negated}")
 
 
-def _prefixed(plain: set[str], negated: set[str]) -> Iterator[tuple[str, str]]:
-    for word in negated - plain:
+def _prefixed(plain: Question, negated: Question) -> Iterator[tuple[str, str]]:
+    """Words that only differ by a negating prefix, unless the plain side undoes its word."""
+    ours, theirs = ({word.folded for word in x.words} for x in (plain, negated))
+    for word in theirs - ours:
         for prefix in NEGATING_PREFIXES:
             rest = word.removeprefix(prefix)
-            if rest != word and len(rest) > 3 and _same_word(rest, plain - negated):
+            found = rest != word and len(rest) > 3 and _same_word(rest, ours - theirs)
+            if found and not _undoes(plain, rest, word):
                 yield rest, word
+
+
+def _undoes(question: Question, plain: str, negated: str) -> bool:
+    """Whether "remove the block" stands for "unblock"."""
+    said = {word.folded for word in question.words}
+    return bool(said & UNDOING) and stem(negated).endswith(stem(plain))
 
 
 def _same_word(rest: str, words: set[str]) -> bool:
@@ -146,8 +182,31 @@ def _places() -> dict[str, list[tuple[int, int]]]:
 
 
 def _negation(a: Question, b: Question, margins: Margins) -> Iterator[Finding]:
-    if a.negations % 2 != b.negations % 2:
-        yield Finding("negation", "only one side is negated", margins.negation)
+    if _times_negated(a, b) % 2 == _times_negated(b, a) % 2:
+        return
+    ours, theirs = _without_negations(a), _without_negations(b)
+    alike = len(ours & theirs) >= _NOTHING_ELSE * max(1, len(ours | theirs))
+    yield Finding("negation", "only one side is negated", None if alike else margins.negation)
+
+
+def _times_negated(question: Question, other: Question) -> int:
+    """Negations of a question, counting words that the other has without their prefix."""
+    theirs = {word.folded for word in other.words}
+    prefixed = (
+        0
+        if theirs & UNDOING
+        else sum(
+            word.folded.startswith(prefix) and _same_word(word.folded.removeprefix(prefix), theirs)
+            for word in question.words
+            for prefix in NEGATING_PREFIXES
+        )
+    )
+    return question.negations + prefixed
+
+
+def _without_negations(question: Question) -> set[str]:
+    skip = STOPWORDS | NEGATIONS
+    return {word.stem for word in question.words if word.folded not in skip}
 
 
 def _entities(a: Question, b: Question, margins: Margins) -> Iterator[Finding]:
@@ -168,7 +227,7 @@ def _unmatched(a: Question, b: Question) -> set[str]:
         if not any(_alike(name, other) for other in others)
         and not (len(name) > 1 and name in initials)
         and not _abbreviates(a, b, name)
-        and not any(q.value == name for q in a.quantities)
+        and not is_measure(name)
     }
 
 
@@ -207,6 +266,7 @@ def _order(a: Question, b: Question, margins: Margins) -> Iterator[Finding]:
             "role" if found.directed else "order",
             found.detail,
             None if found.directed else margins.order,
+            found.exchange,
         )
 
 

@@ -76,7 +76,19 @@ _ONES = [
 _TENS = ["twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety"]
 _WORDS = {word: value for value, word in enumerate(_ONES) if value != 1}
 _WORDS |= {word: 10 * value for value, word in enumerate(_TENS, start=2)}
-_WORDS |= {"hundred": 100, "dozen": 12, "third": 3, "fourth": 4, "fifth": 5, "twice": 2}
+_WORDS |= {
+    "hundred": 100,
+    "dozen": 12,
+    "third": 3,
+    "fourth": 4,
+    "fifth": 5,
+    "sixth": 6,
+    "seventh": 7,
+    "eighth": 8,
+    "ninth": 9,
+    "tenth": 10,
+    "twice": 2,
+}
 _DIGITS = {word: value for value, word in enumerate(_ONES) if 0 < value < 10}
 # "I", "V", "X", "C", "D", "M", "L" alone are letters far more often than numbers.
 _ROMAN = {"ii": 2, "iii": 3, "iv": 4, "vi": 6, "vii": 7, "viii": 8, "ix": 9, "xi": 11, "xii": 12}
@@ -84,8 +96,11 @@ _ROMAN = {"ii": 2, "iii": 3, "iv": 4, "vi": 6, "vii": 7, "viii": 8, "ix": 9, "xi
 _TIMES = {"k": 1_000, "thousand": 1_000, "lakh": 100_000, "lakhs": 100_000, "crore": 10**7}
 _TIMES |= {"crores": 10**7, "m": 10**6, "million": 10**6, "bn": 10**9, "billion": 10**9}
 
+# Words that may or may not count; they excuse a number that only the other side has.
+LOOSELY = {"1": "one first single once", "2": "second double both pair couple", "0.5": "half"}
+
 _NUMBER = re.compile(
-    r"([$€£₹¥])?\s?(?<![\d.,])(\d+(?:[.,]\d+)*)(?:st|nd|rd|th)?\s?-?(°?[^\W\d_]+|%)?"
+    r"([$€£₹¥])?\s?(?<![\d.,])(\d+(?:[.,:]\d+)*)(?:st|nd|rd|th)?\s?-?(?:degrees?\s)?(°?[^\W\d_]+|%)?"
 )
 _COMPOUND = re.compile(rf"\b({'|'.join(_TENS)})[\s-]({'|'.join(_DIGITS)})\b")
 _SPELLED = re.compile(rf"\b({'|'.join([*_WORDS, *_ROMAN])})\b(?:[\s-]([a-z]+))?")
@@ -98,6 +113,11 @@ class Quantity:
 
     value: str
     unit: str = ""
+
+
+def is_measure(word: str) -> bool:
+    """Whether a folded word is a unit or a Roman numeral rather than a name."""
+    return word in _UNIT or word in _ROMAN or word in _TIMES
 
 
 def quantities(text: str) -> frozenset[Quantity]:
@@ -134,7 +154,9 @@ def _from_word(match: re.Match[str]) -> Quantity:
 def _canonical(number: str, *, measured: bool) -> str:
     if _THOUSANDS.match(number):
         number = number.replace(",", "")
-    number = number.replace(",", ".")
+    number = number.replace(",", ".").replace(":", ".")
+    if number.count(".") == 1 and not number.split(".")[1].strip("0"):  # 3.0 is 3, 8:00 is 8
+        number = number.split(".")[0]
     if measured and number.count(".") == 1:  # 2.50 dollars are 2.5; version 3.10 is not 3.1
         number = number.rstrip("0").rstrip(".")
     return number.lstrip("0") or "0"

@@ -5,7 +5,7 @@ import unicodedata
 from dataclasses import dataclass
 from functools import cache, lru_cache
 
-from funnel.cache.lexicon import ALIASES, NEGATIONS, STOPWORDS
+from funnel.cache.lexicon import ALIASES, DIRECTED, NEGATIONS, STOPWORDS
 from funnel.cache.quantities import Quantity, quantities
 
 _TOKEN = re.compile(r"[^\W_]+(?:['\u2019][^\W_]+)*(?:[+#]+|\.(?=[^\W\d_]\b))?")
@@ -17,8 +17,16 @@ _PHRASES = (
     (re.compile(r"\bget(?:ting|s)?\s+rid\s+of\b"), "remove"),
     (re.compile(r"\bopt(?:ing|ed|s)?[\s-]+in\b"), "enable"),
     (re.compile(r"\bopt(?:ing|ed|s)?[\s-]+out\b"), "disable"),
-    (re.compile(r"\bhow\s+(many|long|far|often|old|big|tall|high)\b"), r"how_\1"),
+    (re.compile(r"\bhow\s+(many|much|long|far|often|old|big|tall|high)\b"), r"how_\1"),
     (re.compile(r"\b2[\s-]?fa\b"), "two factor authentication"),
+    (re.compile(r"\b(zoom|check)(?:ed|ing|s)?[\s-]+(in|out)\b"), r"\1\2"),
+    (
+        re.compile(r"\b(last|this|next|previous|current)\s+(week|month|quarter|year)\b"),
+        r"\1_period \2",
+    ),
+    (re.compile(r"\b(\w+)-free\b"), r"without \1"),
+    (re.compile(r"\bwi[\s-]fi\b"), "wifi"),
+    (re.compile(r"\be-mail"), "email"),
     (re.compile(r"\bnyc\b"), "new york"),
     (re.compile(r"\b(?:in|un)able\s+to\b"), "cannot"),
     (re.compile(r"\bcan\s+not\b"), "cannot"),
@@ -73,7 +81,7 @@ def take_apart(text: str) -> Question:
         text=plain,
         words=words,
         stems=stems,
-        content=tuple(w.stem for w in words if w.folded not in STOPWORDS and len(w.stem) > 0),
+        content=tuple(w.stem for w in words if w.folded not in STOPWORDS | DIRECTED),
         quantities=quantities(plain),
         negations=sum(word.folded in NEGATIONS for word in words),
         scripts=frozenset().union(*(_scripts(word.text) for word in words)),
@@ -107,7 +115,7 @@ def _words(plain: str) -> tuple[Word, ...]:
     for pattern, replacement in _PHRASES:
         text = pattern.sub(replacement, text)
     folded = (
-        _APOSTROPHES.sub("", token) for token in re.findall(r"how_\w+|" + _TOKEN.pattern, text)
+        _APOSTROPHES.sub("", token) for token in re.findall(r"\w+_(?:\w+)|" + _TOKEN.pattern, text)
     )
     return tuple(_word(token, written) for token in folded)
 
