@@ -12,11 +12,14 @@ import structlog
 import typer
 from rich.console import Console
 
+from funnel.cli import train
+from funnel.cli.cache import cache_app
 from funnel.cli.demo import demo
 from funnel.cli.doctor import doctor
 from funnel.cli.eval import eval_
 from funnel.cli.index import index
 from funnel.cli.query import query
+from funnel.cli.tune import tune
 from funnel.errors import ConfigError, FunnelError, InputError
 
 FAILED, USAGE = 1, 2
@@ -66,7 +69,10 @@ app.command()(demo)
 app.command()(index)
 app.command()(query)
 app.command("eval")(eval_)
+app.command()(tune)
 app.command()(doctor)
+app.add_typer(train.app, name="train")
+app.add_typer(cache_app, name="cache")
 
 
 def main() -> None:
