@@ -3,6 +3,7 @@
 Imports torch: import lazily.
 """
 
+import copy
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -120,7 +121,7 @@ class TorchCross:
 
     def __init__(self, model: CrossBert, precision: str) -> None:
         self._dtype = torch.bfloat16 if precision == "bf16" else torch.float32
-        self._model = model.to(self._dtype)
+        self._model = copy.deepcopy(model).to(self._dtype) if precision == "bf16" else model
 
     @torch.inference_mode()
     def logits(self, batch: Sequence[Tokens]) -> "FloatArray":

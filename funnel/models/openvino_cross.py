@@ -1,0 +1,94 @@
+"""A cross-encoder's network on OpenVINO, converted from the torch module itself.
+
+Imports torch and openvino: import lazily. (The openvino extra of sentence-transformers is not used:
+it brings a torchvision that breaks a CPU build of torch.)
+"""
+
+import hashlib
+import io
+import threading
+import warnings
+from typing import TYPE_CHECKING, Any
+
+import structlog
+import torch
+
+from funnel.models import sealed
+from funnel.models.cross_networks import collated
+from funnel.models.hardware import cpu_flags
+from funnel.models.worker import available_cores
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from funnel.models.cross_networks import CrossBert
+    from funnel.models.tokens import Tokens
+
+    FloatArray = NDArray[np.float32]
+
+PRECISIONS = {"f32": "f32", "bf16": "bf16"}
+log = structlog.get_logger("funnel.models")
+
+
+class OpenVinoCross:
+    """Compiled for this CPU: as many streams as cores, one thread each."""
+
+    def __init__(self, model: "CrossBert", precision: str, weights_key: str) -> None:
+        self._compiled = _compiled(model, precision, weights_key)
+        self._local = threading.local()
+
+    def logits(self, batch: "Sequence[Tokens]") -> "FloatArray":
+        """Raw logits (n,), float32."""
+        inputs = collated(batch)
+        mask = inputs.mask(torch.float32)
+        if mask is None:
+            mask = torch.zeros(len(batch), 1, 1, inputs.ids.shape[1])
+        arguments = [inputs.ids.numpy(), inputs.second.numpy(), mask.numpy()]
+        logits: FloatArray = self._request().infer(arguments)[0]
+        return logits.copy()
+
+    def _request(self) -> Any:
+        # A request can serve one caller at a time, so each worker thread has its own.
+        if not hasattr(self._local, "request"):
+            self._local.request = self._compiled.create_infer_request()
+        return self._local.request
+
+
+def _compiled(model: "CrossBert", precision: str, weights_key: str) -> Any:
+    """The compiled model, from disk if this machine and version compiled it before."""
+    import openvino
+
+    settings = {
+        "INFERENCE_PRECISION_HINT": PRECISIONS[precision],
+        "NUM_STREAMS": str(available_cores()),
+        "INFERENCE_NUM_THREADS": str(available_cores()),
+    }
+    core = openvino.Core()
+    name = f"openvino/{_key(weights_key, openvino.__version__, settings)}.blob"
+    kept = sealed.read(name)
+    if kept is not None:
+        try:
+            return core.import_model(io.BytesIO(kept), "CPU", settings)
+        except RuntimeError as error:
+            log.warning("compiled_model_refused", error=str(error)[:200], mend="compiled anew")
+    compiled = core.compile_model(_converted(model), "CPU", settings)
+    sealed.write(name, compiled.export_model().getvalue())
+    return compiled
+
+
+def _converted(model: "CrossBert") -> Any:
+    import openvino
+
+    ids = torch.zeros(2, 8, dtype=torch.long)
+    example = {"ids": ids, "second": ids, "mask": torch.zeros(2, 1, 1, 8)}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # its use of torch.jit.trace is not ours to mend
+        return openvino.convert_model(model, example_input=example)
+
+
+def _key(*parts: object) -> str:
+    text = repr((*parts, sorted(cpu_flags())))
+    return hashlib.sha256(text.encode()).hexdigest()[:24]
