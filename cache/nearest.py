@@ -122,7 +122,7 @@ class NearestIndex:
         self, vector: ArrayLike, count: int, *, floor: float = -1.0
     ) -> list[Neighbour]:
         """As ``search``, over all partitions whose vectors are as long as this one."""
-        unit = _unit(vector)
+        unit = unit_vector(vector)
         with self._lock:
             segments = [s for s in self._segments.values() if s.dimensions == len(unit)]
         found = [hit for segment in segments for hit in _search(segment, unit, count, floor)]
@@ -248,7 +248,7 @@ class _Settler:
 
 
 def _search(segment: Segment, vector: ArrayLike, count: int, floor: float) -> list[Neighbour]:
-    unit = _unit(vector)
+    unit = unit_vector(vector)
     _check_length(segment, len(unit))
     return [Neighbour(id_, s) for id_, s in segment.search(unit, count) if s >= floor]
 
@@ -261,7 +261,12 @@ def _check_length(segment: Segment, dimensions: int) -> None:
         )
 
 
-def _unit(vector: ArrayLike) -> Vector:
+def unit_vector(vector: ArrayLike) -> Vector:
+    """The vector at length one, float32.
+
+    Raises:
+        CacheError: it is not finite, is zero, or is no vector.
+    """
     row: Vector = _unit_rows(np.asarray(vector, dtype=np.float32)[None, :], 1)[0]
     return row
 

@@ -8,9 +8,7 @@ import asyncio
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-import numpy as np
-
-from funnel.cache.nearest import Neighbour
+from funnel.cache.nearest import Neighbour, unit_vector
 from funnel.cache.redis_link import RedisLink
 from funnel.cache.redis_lua import READ
 from funnel.cache.redis_vectors import QueryVectors
@@ -121,7 +119,7 @@ class RedisVectorSets(QueryVectors):
 
 
 def _raw(vector: Vector) -> bytes:
-    return np.asarray(vector, dtype="<f4").tobytes()
+    return unit_vector(vector).astype("<f4").tobytes()
 
 
 def _pairs(reply: Any) -> Iterable[tuple[bytes, Any]]:

@@ -13,6 +13,7 @@ from funnel.cache.store_memory import MemoryStore
 from funnel.cache.store_redis import RedisStore
 from funnel.cache.store_sqlite import SqliteStore
 from tests.redis_servers import RedisFarm, RedisServer
+from tests.vector_set_server import VectorSetServer
 
 MakeStore = Callable[..., Awaitable[Store]]
 
@@ -20,6 +21,7 @@ SHARED_KINDS = [
     "sqlite",
     "redis",
     "redis_cluster",
+    "redis_vector_sets",
     *(["redis_url"] if os.environ.get("REDIS_URL") else []),
 ]
 _KINDS = ["memory", *SHARED_KINDS]
@@ -44,6 +46,14 @@ def redis_server(farm: RedisFarm) -> RedisServer:
 def redis_cluster(farm: RedisFarm) -> list[RedisServer]:
     """Three nodes that tests share."""
     return farm.cluster()
+
+
+@pytest.fixture(scope="session")
+def vector_set_server(redis_server: RedisServer) -> Iterator[VectorSetServer]:
+    """A stand-in for Redis 8 that tests share."""
+    server = VectorSetServer(redis_server)
+    yield server
+    server.close()
 
 
 @pytest.fixture(params=_KINDS)
@@ -90,6 +100,8 @@ def _build(kind: str, request: pytest.FixtureRequest, folder: Path, limits: Stor
         return RedisStore(request.getfixturevalue("redis_server").url, limits)
     if kind == "redis_cluster":
         return RedisStore(request.getfixturevalue("redis_cluster")[1].url, limits)
+    if kind == "redis_vector_sets":
+        return RedisStore(request.getfixturevalue("vector_set_server").url, limits)
     return RedisStore(os.environ["REDIS_URL"], limits)
 
 

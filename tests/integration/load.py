@@ -137,6 +137,14 @@ class Stream:
 
         await asyncio.gather(*(asker(number) for number in range(tasks)))
 
+    async def fill(self, *, within_s: float = 20.0) -> None:
+        """Ask every question until all of them are in the store."""
+        end = time.monotonic() + within_s
+        while (await self.cache.guarded.store.stats()).entries < INTENTS:
+            assert time.monotonic() < end, "the store does not fill"
+            for intent in range(INTENTS):
+                await self.ask(intent, 0)
+
     def wrong(self) -> list[str]:
         """Every wrong answer, said in words."""
         return [seen.wrong for seen in self.seen if seen.wrong]

@@ -123,7 +123,7 @@ async def test_restarted_from_an_old_snapshot(
         with server.client() as client:
             client.save()
 
-    await asyncio.gather(*(streams[0].ask(intent, 0) for intent in range(INTENTS)))
+    await streams[0].fill()
     await asyncio.to_thread(snapshot)
     for stream in streams:
         stream.version = 1
@@ -157,10 +157,11 @@ async def test_index_writes_while_it_is_down(
 ) -> None:
     """An index write that the store could not be told of still ends the old answers."""
     stream = streams[0]
-    await asyncio.gather(*(stream.ask(intent, 0) for intent in range(INTENTS)))
+    await stream.fill()
     await asyncio.to_thread(server.pause)
     await stream.write_index()
-    await asyncio.gather(*(stream.ask(intent, 0) for intent in range(INTENTS)))
+    for intent in range(INTENTS):
+        await stream.ask(intent, 0)
     await asyncio.to_thread(server.resume)
     end = time.monotonic() + RECOVERY_S
     while (await stream.ask(0, 0)).info.status != "hit":
