@@ -13,6 +13,7 @@ from funnel.evaluation.evaluate import percentile
 from funnel.evaluation.simulate import Plan
 from funnel.evaluation.tune import GOOD_ENOUGH, Point, Tuning
 
+_FEW_QUERIES = 50
 _K_NAMES = ("k", "top_k", "top_n")
 
 
@@ -104,6 +105,8 @@ def _remarks(tuning: Tuning) -> list[str]:
     if tuning.estimated_stages:
         names = ", ".join(tuning.estimated_stages)
         lines.append(f"{names} ranks lists as a whole: its order of shorter lists is estimated")
+    if tuning.tuned_on < _FEW_QUERIES:
+        lines.append(f"! {tuning.tuned_on} queries chose: small differences are chance")
     if tuning.failed:
         lines.append(f"! {tuning.failed} queries did not get through all stages and are left out")
     return lines
