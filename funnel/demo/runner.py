@@ -13,6 +13,7 @@ from funnel.errors import InputError
 from funnel.progress import bar
 
 if TYPE_CHECKING:
+    from funnel.cache.settings import CacheSettings
     from funnel.engine import Funnel
     from funnel.index import IndexReport
     from funnel.result import FunnelResult
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 
 SPEND_CAP_USD = 0.25
 """What the LLM stage of one demo may cost; a run takes about a tenth of it."""
+
+_PATIENCE_MS = 5_000
 
 Bar = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
 
@@ -70,20 +73,19 @@ def demo_settings(base: "FunnelSettings", llm_config: Path | None) -> "FunnelSet
     """Adapt an operator's settings to the demo.
 
     The collection is named after the corpus' content, so that the operator's own is untouched and
-    a newer corpus is indexed anew. The cache lives in memory, so that every run begins cold. The
-    LLM stage of ``llm_config`` is appended when one is given and there is none yet.
+    a newer corpus is indexed anew. The cache lives in memory, so that every run begins cold. There
+    is no deadline and the cache's limits are wide: a slow machine shows the same answers, later.
+    The LLM stage of ``llm_config`` is appended when one is given and there is none yet.
     """
-    from funnel.cache.settings import CacheSettings
-
-    cache = (base.cache or CacheSettings()).model_copy(update={"store": "memory", "url": None})
     stages = base.stages
     if llm_config is not None and all(stage.kind != "llm_listwise" for stage in stages):
         stages = (*stages, _llm_stage(llm_config, stages[-1].k))
     return base.model_copy(
         update={
             "collection": f"demo-{loader.corpus_fingerprint()}",
+            "deadline_ms": None,
             "stages": stages,
-            "cache": cache,
+            "cache": _patient_cache(base.cache),
         }
     )
 
@@ -123,6 +125,19 @@ def run_demo(
         cache=cache,
         degraded=_degraded(results.values()),
     )
+
+
+def _patient_cache(base: "CacheSettings | None") -> "CacheSettings":
+    from funnel.cache.settings import CacheSettings
+
+    cache = base or CacheSettings()
+    changes = {
+        "store": "memory",
+        "url": None,
+        "timeout_ms": _PATIENCE_MS,
+        "verifier": cache.verifier.model_copy(update={"timeout_ms": _PATIENCE_MS}),
+    }
+    return cache.model_copy(update=changes)
 
 
 def _rank(

@@ -32,6 +32,16 @@ def test_demo_settings_are_valid_as_a_whole(embedded: FunnelSettings) -> None:
     assert FunnelSettings.from_mapping(plain).hash == settings.hash
 
 
+def test_slow_machines_are_given_time(embedded: FunnelSettings) -> None:
+    """Neither a deadline nor the verifier's limit cuts the demo short; the rest is kept."""
+    settings = demo_settings(embedded, None)
+    assert embedded.cache is not None and settings.cache is not None
+    assert settings.deadline_ms is None
+    assert settings.cache.verifier.timeout_ms > embedded.cache.verifier.timeout_ms
+    assert settings.cache.verifier.model == embedded.cache.verifier.model
+    assert settings.cache.target_precision == embedded.cache.target_precision
+
+
 def test_redis_address_does_not_outlive_the_change_to_memory() -> None:
     """A service's Redis settings turn into a memory cache without an address."""
     base = FunnelSettings.from_yaml(CONFIGS / "default.yaml", environment={})
