@@ -7,7 +7,7 @@ final at once.
 
 import asyncio
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -198,8 +198,3 @@ class Attempts:
 def models_of(model: str, fallbacks: Sequence[str]) -> tuple[str, ...]:
     """The models to ask, first to last, without repeats."""
     return tuple(dict.fromkeys((model, *fallbacks)))
-
-
-def as_details(attempts: Attempts) -> Mapping[str, Any]:
-    """What happened on the way, for the trace."""
-    return {"repeats": attempts.repeats, "shrunk": attempts.shrunk}

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from funnel.stages.document_text import TITLE_AND_TEXT, document_text
 from funnel.stages.permutation import KEY
 from funnel.types import Document
 
@@ -60,17 +61,19 @@ def listwise_prompt(
     query: str,
     documents: Sequence[Document],
     max_chars: int,
+    template: str = TITLE_AND_TEXT,
     new_word: Callable[[], str] = lambda: secrets.token_hex(8),
 ) -> Prompt:
     """Ask for a ranking of documents, numbered from 1 in the order given.
 
     Args:
         query: the query's text; it is fenced like a passage.
-        documents: what to rank; title and text are shown.
+        documents: what to rank.
         max_chars: how many characters of each are shown.
+        template: what is shown of each, see :mod:`funnel.stages.document_text`.
         new_word: makes a random word for the fence.
     """
-    texts = [_full_text(document) for document in documents]
+    texts = [_printable(document_text(document, template)) for document in documents]
     shown = [text[:max_chars] for text in texts]
     clean_query = _printable(query)
     fence = _fence([clean_query, *shown], new_word)
@@ -102,11 +105,6 @@ def _longer_than(
 ) -> frozenset[str]:
     pairs = zip(documents, texts, strict=True)
     return frozenset(document.id for document, text in pairs if len(text) > max_chars)
-
-
-def _full_text(document: Document) -> str:
-    joined = f"{document.title}\n{document.text}" if document.title else document.text
-    return _printable(joined)
 
 
 def _printable(text: str) -> str:

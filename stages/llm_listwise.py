@@ -1,24 +1,22 @@
 """A language model behind OpenRouter that ranks whole lists of passages."""
 
-import random
-from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, cast
 
 from pydantic import Field, SecretStr, field_validator, model_validator
 
 from funnel.deadline import Deadline
-from funnel.errors import MalformedOutput, StageError
+from funnel.errors import StageError
 from funnel.log import get_logger
-from funnel.stages.attempts import Attempts, MaxPrice, Wishes, as_details, models_of
+from funnel.stages.attempts import Attempts, MaxPrice, Wishes, models_of
 from funnel.stages.base import Ranked, Role, Stage, StageOutput, StageRequest, StageSettings
-from funnel.stages.listwise_prompt import PROMPT_VERSION, listwise_prompt
+from funnel.stages.document_text import TITLE_AND_TEXT, Template
+from funnel.stages.listwise_pass import ListwisePass
+from funnel.stages.listwise_prompt import PROMPT_VERSION
 from funnel.stages.openrouter import BASE_URL, OpenRouter, check_base_url, check_key
-from funnel.stages.permutation import Repaired, read_permutation
 from funnel.stages.spend import PROCESS, Ledger, QuerySpend, SpendCaps
 from funnel.stages.windows import windows
-from funnel.types import Candidate, Document, ScoreKind
+from funnel.types import Candidate, ScoreKind
 
 if TYPE_CHECKING:
     from funnel.resources import Resources
@@ -34,7 +32,8 @@ class LlmListwiseSettings(StageSettings):
 
     ``model`` and ``fallback_models`` are OpenRouter's names. Lists of up to ``in_one_call``
     passages are one call; longer ones are ranked in windows of ``window`` passages that move up by
-    ``stride``. ``shuffle_seed`` shows the passages of a call in an order shuffled by that seed
+    ``stride``. ``template`` says what is shown of a document, up to ``max_passage_chars``.
+    ``shuffle_seed`` shows the passages of a call in an order shuffled by that seed
     (against position bias) instead of the prior order. ``max_price`` restricts routing to
     endpoints that take no more, and makes the check of the caps exact before a model's first
     answer. ``max_usd_per_process`` counts all funnels of the process. The key comes from
@@ -47,6 +46,7 @@ class LlmListwiseSettings(StageSettings):
     window: int = Field(default=20, ge=2, le=100)
     stride: int = Field(default=10, ge=1)
     in_one_call: int = Field(default=30, ge=1, le=100)
+    template: Template = TITLE_AND_TEXT
     max_passage_chars: int = Field(default=1_500, ge=50)
     max_tokens: int = Field(default=256, ge=16)
     temperature: float | None = Field(default=0.0, ge=0, le=2)
@@ -103,26 +103,6 @@ class LlmListwiseSettings(StageSettings):
         )
 
 
-@dataclass(slots=True)
-class _Ranking:
-    """One query's order so far, and what happened to the answers."""
-
-    documents: list[Document]
-    attempts: Attempts
-    answers: Counter[str] = field(default_factory=Counter)
-    repairs: Counter[str] = field(default_factory=Counter)
-    models: dict[str, None] = field(default_factory=dict)
-    cut_short: set[str] = field(default_factory=set)
-    windows_done: int = 0
-    degraded: str | None = None
-    message: str | None = None
-
-    def count(self, repaired: Repaired) -> None:
-        self.answers[repaired.status] += 1
-        for name in ("dropped", "repeated", "missing"):
-            self.repairs[name] += getattr(repaired, name)
-
-
 class LlmListwiseStage(Stage):
     """Orders candidates as a language model ranks them; gives ranks, no scores.
 
@@ -160,13 +140,13 @@ class LlmListwiseStage(Stage):
         return {**plain, "prompt": PROMPT_VERSION}
 
     async def start(self) -> None:
-        """Check that there is a key.
+        """Check that there is a key, and make the client.
 
         Raises:
             AuthError: there is none, and ``on_error`` is ``raise``.
         """
         try:
-            check_key(self._key)
+            self._connected()
         except StageError as error:
             if self.settings.on_error == "raise":
                 raise
@@ -191,21 +171,24 @@ class LlmListwiseStage(Stage):
         """
         if len(candidates) < 2:
             return StageOutput([Ranked(candidate.document, None) for candidate in candidates])
-        ranking = self._begin(request, candidates)
         settings = cast("LlmListwiseSettings", request.settings)
+        listwise = self._begin(settings, request, candidates)
         spans = windows(len(candidates), settings.window, settings.stride, settings.in_one_call)
         try:
             for start, end in spans:
-                await self._rank_window(request, ranking, start, end)
+                await listwise.rank(start, end)
         except StageError as error:
-            worth_keeping = ranking.windows_done or ranking.attempts.spend.usage.cost_usd
-            if settings.on_error == "raise" or not worth_keeping:
+            if settings.on_error == "raise" or not listwise.worth_keeping:
                 raise
-            ranking.degraded, ranking.message = error.reason, str(error)
-        return self._output(settings, ranking, len(spans))
+            listwise.degrade(error.reason, str(error))
+        return listwise.output(len(spans))
 
-    def _begin(self, request: StageRequest, candidates: Sequence[Candidate]) -> _Ranking:
-        settings = cast("LlmListwiseSettings", request.settings)
+    def _begin(
+        self,
+        settings: LlmListwiseSettings,
+        request: StageRequest,
+        candidates: Sequence[Candidate],
+    ) -> ListwisePass:
         caps = SpendCaps(settings.max_usd_per_query, settings.max_usd_per_process)
         attempts = Attempts(
             client=self._connected(),
@@ -215,7 +198,15 @@ class LlmListwiseStage(Stage):
             call_timeout_s=settings.call_timeout_ms / 1000,
             passage_chars=settings.max_passage_chars,
         )
-        return _Ranking([candidate.document for candidate in candidates], attempts)
+        return ListwisePass(
+            query=request.query.text,
+            documents=[candidate.document for candidate in candidates],
+            attempts=attempts,
+            stage=settings.name,
+            template=settings.template,
+            shuffle_seed=settings.shuffle_seed,
+            raises=settings.on_error == "raise",
+        )
 
     def _connected(self) -> OpenRouter:
         if self._client is None:
@@ -226,50 +217,6 @@ class LlmListwiseStage(Stage):
             self._client = OpenRouter(self.settings.base_url, check_key(self._key), headers)
         return self._client
 
-    async def _rank_window(
-        self, request: StageRequest, ranking: _Ranking, start: int, end: int
-    ) -> None:
-        settings = cast("LlmListwiseSettings", request.settings)
-        prior = ranking.documents[start:end]
-        shown = _shown(len(prior), settings.shuffle_seed)
-        documents = [prior[position] for position in shown]
-        repaired = await self._ask(request.query.text, documents, ranking)
-        if repaired.status == "malformed" and ranking.degraded is None:
-            repaired = await self._ask(request.query.text, documents, ranking)
-        if repaired.status == "malformed":
-            self._malformed(settings, ranking)
-            return
-        order = _in_prior_order(repaired, shown)
-        ranking.documents[start:end] = [prior[position] for position in order]
-        ranking.windows_done += 1
-
-    async def _ask(self, query: str, documents: list[Document], ranking: _Ranking) -> Repaired:
-        answered = await ranking.attempts.ask(
-            lambda chars: listwise_prompt(query, documents, chars)
-        )
-        ranking.cut_short |= answered.prompt.cut
-        ranking.models[answered.model] = None
-        repaired = read_permutation(answered.text, len(documents))
-        ranking.count(repaired)
-        return repaired
-
-    def _malformed(self, settings: LlmListwiseSettings, ranking: _Ranking) -> None:
-        models = ", ".join(ranking.models)
-        message = f"{models} named no passage in its answer; the prior order stands"
-        if settings.on_error == "raise":
-            raise MalformedOutput(message)
-        log.warning("llm_answer_malformed", stage=settings.name, models=models)
-        ranking.degraded, ranking.message = MalformedOutput.reason, message
-
-    def _output(self, settings: LlmListwiseSettings, ranking: _Ranking, spans: int) -> StageOutput:
-        return StageOutput(
-            [Ranked(document, None) for document in ranking.documents],
-            usage=ranking.attempts.spend.usage,
-            truncated=len(ranking.cut_short),
-            degraded=ranking.degraded,
-            details=_details(settings, ranking, spans),
-        )
-
 
 def _inner(deadline: Deadline) -> Deadline:
     """A deadline a little before the engine's own."""
@@ -277,35 +224,3 @@ def _inner(deadline: Deadline) -> Deadline:
     if remaining is None:
         return deadline
     return deadline.within(remaining - min(_MARGIN_S, _MARGIN_SHARE * remaining))
-
-
-def _shown(size: int, seed: int | None) -> list[int]:
-    """The positions in the order in which they are shown."""
-    positions = list(range(size))
-    if seed is not None:
-        random.Random(seed).shuffle(positions)  # noqa: S311 - not for secrets
-    return positions
-
-
-def _in_prior_order(repaired: Repaired, shown: list[int]) -> list[int]:
-    """Named positions as the model ranked them, the missing ones in prior, not shown, order."""
-    positions = [shown[index] for index in repaired.order]
-    named = len(positions) - repaired.missing
-    return positions[:named] + sorted(positions[named:])
-
-
-def _details(settings: LlmListwiseSettings, ranking: _Ranking, spans: int) -> dict[str, Any]:
-    usage = ranking.attempts.spend.usage
-    seed = settings.shuffle_seed
-    details = {
-        "models": list(ranking.models),
-        "windows": spans,
-        "windows_ranked": ranking.windows_done,
-        "calls": usage.calls,
-        **as_details(ranking.attempts),
-        **{status: ranking.answers[status] for status in ("ok", "repaired", "malformed")},
-        **{name: ranking.repairs[name] for name in ("dropped", "repeated", "missing")},
-        "shown": "prior order" if seed is None else f"shuffled with seed {seed}",
-        "prompt": PROMPT_VERSION,
-    }
-    return details if ranking.message is None else {**details, "message": ranking.message}

@@ -26,7 +26,9 @@ def test_a_passage_that_guesses_the_fence_makes_it_change() -> None:
     """A fence that occurs in a passage or in the query is not used."""
     words = chain(["guess", "asked"], repeat("fresh"))
     documents = [Document("a", "text </passage guess> more")]
-    user = listwise_prompt("asked", documents, 100, lambda: next(words)).messages[1]["content"]
+    user = listwise_prompt("asked", documents, 100, new_word=lambda: next(words)).messages[1][
+        "content"
+    ]
     assert "</passage fresh>" in user
 
 
@@ -42,6 +44,13 @@ def test_title_and_text_are_shown_up_to_the_cap() -> None:
     prompt = listwise_prompt("q", documents, 50)
     assert "Title " + "b" * 44 + "\n" in prompt.messages[1]["content"]
     assert prompt.cut == {"a"}
+
+
+def test_a_template_says_what_is_shown() -> None:
+    """Metadata such as a date can be shown beside the text."""
+    documents = [Document("a", "text", "title", {"updated": "2026-01-02"})]
+    prompt = listwise_prompt("q", documents, 80, "{metadata.updated}: {text}")
+    assert "\n2026-01-02: text\n" in prompt.messages[1]["content"]
 
 
 def test_hidden_characters_do_not_reach_the_model() -> None:

@@ -20,6 +20,7 @@ from funnel.errors import (
     StageError,
     StageTimeout,
 )
+from funnel.stages import attempts
 from funnel.stages.openrouter_answer import Response, content, retry_after_s
 from tests.openrouter_server import (
     Answer,
@@ -114,9 +115,9 @@ async def test_429_beyond_the_deadline_is_raised_at_once(server: OpenRouterServe
     server.script = [failure(429, headers={"Retry-After": "30"})]
     started = time.monotonic()
     with pytest.raises(RateLimited) as caught:
-        await rank(llm_stage(server), deadline_ms=2_000)
+        await rank(llm_stage(server), deadline_ms=20_000)
     assert caught.value.retry_after == 30
-    assert time.monotonic() - started < 1
+    assert time.monotonic() - started < 10
     assert len(server.asked) == 1
 
 
@@ -177,13 +178,16 @@ async def test_when_all_models_are_down_the_last_error_is_raised(server: OpenRou
     assert len(server.asked) == 6
 
 
-async def test_no_repeat_past_the_deadline(server: OpenRouterServer) -> None:
-    """A pause that does not fit into the time left is not made."""
+async def test_no_repeat_past_the_deadline(
+    server: OpenRouterServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A pause that does not fit into the time left is not begun."""
+    monkeypatch.setattr(attempts, "FIRST_PAUSE_S", 600.0)
     server.script = [failure(500)]
     started = time.monotonic()
     with pytest.raises(BackendUnavailable):
-        await rank(llm_stage(server), deadline_ms=100)
-    assert time.monotonic() - started < 0.1
+        await rank(llm_stage(server), deadline_ms=10_000)
+    assert time.monotonic() - started < 5
     assert len(server.asked) == 1
 
 
