@@ -2,7 +2,7 @@
 
 import asyncio
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from funnel.cache import redis_lua as lua
@@ -164,7 +164,7 @@ class RedisStore(Store):
     async def bump(self, *, invalidate: bool) -> Epoch:  # noqa: D102
         epoch, _ = await self._epoch_in(await self._link.run(lua.BUMP, int(invalidate)))
         if invalidate:
-            self._in_background(self._drop_stale())
+            self._in_background(self._drop_stale)
         return epoch
 
     async def purge(self, *, scope: str | None = None) -> int:  # noqa: D102
@@ -352,10 +352,10 @@ class RedisStore(Store):
             for name in names:
                 self._leases.given_back(name)
 
-    def _in_background(self, chore: Any) -> None:
+    def _in_background(self, chore: Callable[[], Awaitable[object]]) -> None:
         async def quietly() -> None:
             try:
-                await chore
+                await chore()
             except CacheError as error:
                 log.info("cache.redis.chore_failed", reason=str(error))
 

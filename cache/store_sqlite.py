@@ -4,7 +4,7 @@ import asyncio
 import hashlib
 import sqlite3
 import time
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -197,7 +197,7 @@ class SqliteStore(Store):
         )
         self._seen = max(self._seen, epoch.current)
         if invalidate:
-            self._in_background(self._drop_all(sql.STALE, {}))
+            self._in_background(lambda: self._drop_all(sql.STALE, {}))
         return epoch
 
     async def purge(self, *, scope: str | None = None) -> int:  # noqa: D102
@@ -276,7 +276,7 @@ class SqliteStore(Store):
 
         epoch, found, more = await self._file.read(work)
         if more and not self._chores:
-            self._in_background(self._catch_up())
+            self._in_background(self._catch_up)
         epoch, valid = await self._checked(epoch)
         for stored in found:
             self._touch(stored)
@@ -332,21 +332,21 @@ class SqliteStore(Store):
         now = time.monotonic()
         if now - self._flushed > _FLUSH_S:
             self._flushed = now
-            self._in_background(self._flush())
+            self._in_background(self._flush)
 
     async def _flush(self) -> None:
         used, self._used = self._used, {}
         await self._file.write(lambda connection: rows.write_down_use(connection, used))
 
-    def _in_background(self, chore: Coroutine[Any, Any, object]) -> None:
+    def _in_background(self, chore: Callable[[], Awaitable[object]]) -> None:
         task = asyncio.create_task(_quietly(chore))
         self._chores.add(task)
         task.add_done_callback(self._chores.discard)
 
 
-async def _quietly(chore: Coroutine[Any, Any, object]) -> None:
+async def _quietly(chore: Callable[[], Awaitable[object]]) -> None:
     try:
-        await chore
+        await chore()
     except CacheError as error:
         log.info("cache.sqlite.chore_failed", reason=str(error))
 
