@@ -82,6 +82,11 @@ class RedisStore(Store):
         self._tender: asyncio.Task[None] | None = None
         self._chores: set[asyncio.Task[None]] = set()
 
+    @property
+    def prefix(self) -> str:
+        """What all keys of this namespace begin with, for an operator's own look."""
+        return self._link.prefix
+
     async def get(self, partition: str, key: str) -> Reading:  # noqa: D102
         reply = await self._link.run(lua.GET, partition, key)
         epoch, valid = await self._epoch_in(reply)

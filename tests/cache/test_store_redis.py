@@ -1,0 +1,408 @@
+"""What only a server can suffer: other users' settings, lost keys, missed changes, silence."""
+
+import asyncio
+import time
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+
+import pytest
+import redis
+
+from funnel.cache.store import StoreLimits
+from funnel.cache.store_redis import RedisStore
+from funnel.errors import CacheError, ConfigError
+from tests.cache.test_stores import P, axis, eventually, keep, keep_many, near, payload
+from tests.redis_servers import RedisFarm, RedisServer
+from tests.vector_set_server import VectorSetServer
+
+MakeRedis = Callable[..., Awaitable[RedisStore]]
+
+
+@pytest.fixture
+async def make_redis(redis_server: RedisServer) -> AsyncIterator[MakeRedis]:
+    """Makes started stores that share a namespace of their own."""
+    namespace = f"test-{uuid.uuid4().hex[:12]}"
+    made: list[RedisStore] = []
+
+    async def make(url: str = redis_server.url, **limits: Any) -> RedisStore:
+        allowed = {"namespace": namespace, "timeout_ms": 5000.0, **limits}
+        made.append(RedisStore(url, StoreLimits(**allowed)))
+        await made[-1].start()
+        return made[-1]
+
+    yield make
+    for store in made:
+        await store.aclose()
+
+
+@pytest.fixture
+async def store(make_redis: MakeRedis) -> RedisStore:
+    """One store."""
+    return await make_redis()
+
+
+@pytest.fixture
+def behind(redis_server: RedisServer, store: RedisStore) -> "Behind":
+    """A look behind the store's back."""
+    return Behind(redis_server.client(), store.prefix)
+
+
+class Behind:
+    """The keys of one namespace, as the server has them."""
+
+    def __init__(self, client: redis.Redis, prefix: str) -> None:
+        self.client = client
+        self.prefix = prefix
+
+    def names(self) -> set[str]:
+        """Names without the prefix."""
+        found = self.client.scan_iter(match=f"{self.prefix}*", count=1000)
+        return {key.decode().removeprefix(self.prefix) for key in found}
+
+    def name(self, key: str) -> str:
+        return self.prefix + key
+
+
+def loads(stats: Any) -> int:
+    """How often the mirror was loaded."""
+    count: int = stats.extra["nearest"]["loads"]
+    return count
+
+
+class TestSettings:
+    @pytest.mark.parametrize("url", ["localhost:6379", "http://x", "", "sqlite:///x"])
+    def test_an_address_that_is_none(self, url: str) -> None:
+        """Another scheme is a configuration error that shows a right one."""
+        with pytest.raises(ConfigError, match="redis://"):
+            RedisStore(url)
+
+    @pytest.mark.parametrize("namespace", ["", "a{b}", "a b", "a*", "x" * 101])
+    def test_a_namespace_that_would_break_keys(self, namespace: str) -> None:
+        """Braces, blanks and wildcards are refused."""
+        with pytest.raises(ConfigError, match="namespace"):
+            RedisStore("redis://localhost", StoreLimits(namespace=namespace))
+
+    async def test_a_password_stays_out_of_errors(self) -> None:
+        """What could not be reached is named without its secret."""
+        store = RedisStore("redis://user:hunter2@127.0.0.1:1/0")
+        with pytest.raises(CacheError, match=r"127\.0\.0\.1:1") as caught:
+            await store.ping()
+        assert "hunter2" not in str(caught.value)
+        await store.aclose()
+
+    async def test_vector_sets_where_there_are_none(self, redis_server: RedisServer) -> None:
+        """Asking for what the server lacks is a clear error, not a silent substitute."""
+        store = RedisStore(redis_server.url, StoreLimits(timeout_ms=5000.0), vector_sets=True)
+        with pytest.raises(CacheError, match="Redis 8"):
+            await store.start()
+        await store.aclose()
+
+
+class TestSilence:
+    async def test_a_closed_port_fails_fast(self) -> None:
+        """A refused connection costs no more than the timeout."""
+        store = RedisStore("redis://127.0.0.1:1/0", StoreLimits(timeout_ms=100.0))
+        began = time.monotonic()
+        with pytest.raises(CacheError):
+            await store.get(P, "00")
+        assert time.monotonic() - began < 1.0
+        await store.aclose()
+
+    async def test_a_paused_server_costs_the_timeout_only(self, farm: RedisFarm) -> None:
+        """A hundred calls at once into silence all give up together, and then it recovers."""
+        server = farm.server()
+        store = RedisStore(server.url, StoreLimits(timeout_ms=200.0))
+        await store.start()
+        server.pause()
+        began = time.monotonic()
+        outcomes = await asyncio.gather(
+            *(store.get(P, "00") for _ in range(100)), return_exceptions=True
+        )
+        assert time.monotonic() - began < 1.5
+        assert all(isinstance(outcome, CacheError) for outcome in outcomes)
+        server.resume()
+        await eventually(lambda: _answers(store))
+        await store.aclose()
+        server.stop()
+
+    async def test_a_lease_that_was_granted_into_silence_is_given_back(
+        self, farm: RedisFarm
+    ) -> None:
+        """Nobody waits for a lease whose grant never arrived."""
+        server = farm.server()
+        one = RedisStore(server.url, StoreLimits(timeout_ms=200.0))
+        other = RedisStore(server.url, StoreLimits(timeout_ms=5000.0))
+        await one.start()
+        server.pause()
+        with pytest.raises(CacheError):
+            await one.acquire("00", ttl_s=60)
+        server.resume()
+
+        async def free() -> bool:
+            return await other.acquire("00", ttl_s=60) is not None
+
+        await eventually(free, within_s=5.0)
+        await one.aclose()
+        await other.aclose()
+        server.stop()
+
+    async def test_a_full_server_still_invalidates(self, farm: RedisFarm) -> None:
+        """Out of memory a put fails; bump, delete and purge do not."""
+        server = farm.server()
+        store = RedisStore(server.url, StoreLimits(timeout_ms=5000.0))
+        await store.start()
+        await keep(store, "00", documents=["d"])
+        await keep(store, "01", scope="a1")
+        with server.client() as client:
+            client.config_set("maxmemory", 1)
+        with pytest.raises(CacheError):
+            await keep(store, "02")
+        assert await payload(store, "00") is not None
+        assert await store.delete_documents(["d"]) == 1
+        assert await store.purge(scope="a1") == 1
+        epoch = await store.bump(invalidate=True)
+        assert epoch.floor == epoch.current
+        await store.aclose()
+        server.stop()
+
+    async def test_a_script_cache_that_was_flushed(
+        self, store: RedisStore, redis_server: RedisServer
+    ) -> None:
+        """Scripts are sent again when the server has forgotten them."""
+        await keep(store, "00")
+        with redis_server.client() as client:
+            client.script_flush()
+        assert await payload(store, "00") is not None
+
+
+class TestLostKeys:
+    async def test_a_flush_is_seen_at_once(self, store: RedisStore, behind: Behind) -> None:
+        """After a flush nothing is found, and the floor is above every epoch given before."""
+        await keep(store, "00", vector=axis(0))
+        before = await store.bump(invalidate=False)
+        behind.client.unlink(*(behind.name(key) for key in behind.names()))
+        reading = await store.get(P, "00")
+        assert reading.epoch.floor > before.current
+        assert not await keep(store, "00", epoch=before.current)
+        assert await near(store, axis(0)) == []
+        assert await keep(store, "00", vector=axis(0))
+
+    async def test_records_that_outlive_the_epoch_are_not_believed(
+        self, store: RedisStore, behind: Behind
+    ) -> None:
+        """If the server dropped only the epoch, what is left of the records reads as missing."""
+        await keep(store, "00", vector=axis(0))
+        behind.client.unlink(behind.name("meta"))
+        assert await payload(store, "00") is None
+        assert await near(store, axis(0)) == []
+
+    async def test_lost_accounts_do_not_stop_the_store(
+        self, store: RedisStore, behind: Behind
+    ) -> None:
+        """Without its indexes the store goes on with records that expire by themselves."""
+        await keep(store, "00", documents=["d"], vector=axis(0))
+        behind.client.unlink(*(behind.name(key) for key in ("side", "used", "expires", "parts")))
+        assert await payload(store, "00") is not None
+        assert await keep(store, "00", payload=b"new", vector=axis(0))
+        assert await payload(store, "00") == b"new"
+        assert await near(store, axis(0)) == ["00"]
+
+    async def test_a_server_that_evicts_any_key(self, farm: RedisFarm) -> None:
+        """Where the reverse index may vanish, a changed document ends all records."""
+        server = farm.server("maxmemory 100mb", "maxmemory-policy allkeys-lru")
+        store = RedisStore(server.url, StoreLimits(timeout_ms=5000.0))
+        await store.start()
+        await keep(store, "00", documents=["d"])
+        with server.client() as client:
+            client.unlink(*client.scan_iter(match="*}:d:*"))
+        await store.delete_documents(["d"])
+        assert await payload(store, "00") is None
+        await store.aclose()
+        server.stop()
+
+
+class TestMirror:
+    async def test_a_gap_in_the_log_is_noticed(
+        self, make_redis: MakeRedis, store: RedisStore, behind: Behind
+    ) -> None:
+        """A reader that missed changes (the log was trimmed) loads everything again."""
+        other = await make_redis()
+        await keep(store, "00", vector=axis(0))
+        before = loads(await other.stats())
+        behind.client.xtrim(behind.name("log"), maxlen=0, approximate=False)
+        behind.client.hincrby(behind.name("meta"), "seq", 5)
+
+        async def loaded() -> bool:
+            return loads(await other.stats()) > before
+
+        await eventually(loaded)
+        assert await near(other, axis(0)) == ["00"]
+
+    async def test_numbers_that_are_not_consecutive_are_a_gap(
+        self, make_redis: MakeRedis, store: RedisStore, behind: Behind
+    ) -> None:
+        """So is a change whose number does not follow."""
+        other = await make_redis()
+        before = loads(await other.stats())
+        behind.client.hincrby(behind.name("meta"), "seq", 5)
+        await keep(store, "00", vector=axis(0))
+
+        async def loaded() -> bool:
+            return loads(await other.stats()) > before and await near(other, axis(0)) == ["00"]
+
+        await eventually(loaded)
+
+    async def test_another_process_forgets_what_was_invalidated(
+        self, make_redis: MakeRedis, store: RedisStore
+    ) -> None:
+        """Mirrors do not keep vectors of records that are gone."""
+        other = await make_redis()
+        await keep_many(store, [f"{i:02x}" for i in range(20)], vector=axis(0), documents=["d"])
+
+        async def holds(count: int) -> bool:
+            held: int = (await other.stats()).extra["nearest"]["vectors"]
+            return held == count
+
+        await eventually(lambda: holds(20))
+        await store.delete_documents(["d"])
+        await eventually(lambda: holds(0))
+        await keep(store, "00", vector=axis(0))
+        await eventually(lambda: holds(1))
+        await store.bump(invalidate=True)
+        await eventually(lambda: holds(0))
+
+    async def test_a_poisoned_vector_is_left_out(
+        self, make_redis: MakeRedis, store: RedisStore, behind: Behind
+    ) -> None:
+        """Vectors that are no vectors do not stop the others from being found."""
+        await keep_many(store, ["00", "01", "02", "03"], vector=axis(0))
+        for key, poison in (("00", b"\xff" * 32), ("01", b"odd"), ("02", b"\x00" * 32)):
+            behind.client.hset(behind.name(f"r:{P}:{key}"), "v", poison)
+        assert await near(await make_redis(), axis(0)) == ["03"]
+
+    async def test_it_comes_back_after_its_connections_were_cut(
+        self, make_redis: MakeRedis, store: RedisStore, redis_server: RedisServer
+    ) -> None:
+        """Killed connections cost nothing that lasts."""
+        other = await make_redis()
+        with redis_server.client() as client:
+            client.execute_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+        await eventually(lambda: keep(store, "00", vector=axis(0)))
+
+        async def seen() -> bool:
+            return await near(other, axis(0)) == ["00"]
+
+        await eventually(seen)
+
+
+class TestManners:
+    async def test_all_keys_share_one_hash_tag(self, store: RedisStore, behind: Behind) -> None:
+        """Every key of a namespace is in one slot of a cluster, and none is outside the prefix."""
+        before = set(behind.client.scan_iter(count=1000))
+        await keep(store, "00", scope="a1", documents=["d"], vector=axis(0))
+        await store.alias(P, "01", "00", note=b"", retain_s=60)
+        await store.acquire("00", ttl_s=5)
+        added = set(behind.client.scan_iter(count=1000)) - before
+        assert len(added) >= 8
+        assert all(key.decode().startswith(behind.prefix) for key in added)
+        assert behind.prefix.startswith("{")
+        assert behind.prefix.endswith("}:")
+
+    async def test_nothing_is_left_behind(self, store: RedisStore, behind: Behind) -> None:
+        """After a purge only the epoch and the capped log remain."""
+        await keep_many(
+            store, [f"{i:02x}" for i in range(30)], scope="a1", documents=["d"], vector=axis(0)
+        )
+        await store.alias(P, "ff", "00", note=b"", retain_s=60)
+        await store.purge()
+        assert behind.names() == {"meta", "log"}
+
+    async def test_what_expired_is_tidied_up_without_a_write(
+        self, store: RedisStore, behind: Behind
+    ) -> None:
+        """Indexes of expired records go although nobody puts anything."""
+        await keep_many(
+            store, ["00", "01"], retain_s=0.2, scope="a1", documents=["d"], vector=axis(0)
+        )
+
+        async def tidy() -> bool:
+            return behind.names() == {"meta", "log"}
+
+        await eventually(tidy, within_s=5.0)
+        assert (await store.stats()).bytes == 0
+
+    async def test_the_log_is_capped(self, store: RedisStore, behind: Behind) -> None:
+        """The change log keeps about ten thousand changes, whatever happens."""
+        for _ in range(3):
+            script = (
+                "for i = 1, 8000 do redis.call('XADD', KEYS[1], '*', 'n', i, 'o', 'd', 'i', 'x') "
+                "end"
+            )
+            behind.client.eval(script, 1, behind.name("log"))
+        await keep_many(store, ["00", "01", "02"])  # one put trims ten thousand at most
+        assert int(behind.client.xlen(behind.name("log"))) < 10_200
+
+    async def test_recently_used_records_stay(self, make_redis: MakeRedis) -> None:
+        """Eviction takes what was not read for longest, as far as the last second knows."""
+        store = await make_redis(max_entries=5)
+        await keep_many(store, [f"{i:02x}" for i in range(5)])
+        await payload(store, "00")
+        await asyncio.sleep(1.3)
+        await keep_many(store, [f"{i:02x}" for i in range(5, 9)])
+        assert await payload(store, "00") is not None
+        assert await payload(store, "01") is None
+
+    async def test_no_command_that_harms_neighbours(self, farm: RedisFarm) -> None:
+        """No CONFIG SET, KEYS or FLUSH ever reaches the server, nor a scan of all its keys."""
+        server = farm.server()
+        store = RedisStore(server.url, StoreLimits(timeout_ms=5000.0))
+        await store.start()
+        await keep(store, "00", documents=["d"], vector=axis(0))
+        await near(store, axis(0))
+        await store.delete_documents(["d"])
+        await store.purge()
+        await store.stats()
+        await store.aclose()
+        with server.client() as client:
+            asked = {name.split("|")[0] for name in client.info("commandstats")}
+        server.stop()
+        harmful = {"config", "keys", "flushall", "flushdb", "scan", "save", "monitor", "debug"}
+        assert asked & {f"cmdstat_{name}" for name in harmful} == set()
+
+
+class TestVectorSets:
+    async def test_elements_without_a_record_are_removed(
+        self, redis_server: RedisServer, vector_set_server: VectorSetServer
+    ) -> None:
+        """A spot check removes what an interrupted deletion has left behind."""
+        limits = StoreLimits(namespace=f"test-{uuid.uuid4().hex[:12]}", timeout_ms=5000.0)
+        store = RedisStore(vector_set_server.url, limits)
+        await store.start()
+        await keep(store, "00", vector=axis(0))
+        name = f"{store.prefix}v:{P}".encode()
+        vector_set_server.sets[name][b"dead"] = axis(0)
+        assert len(vector_set_server.sets[name]) == 2
+
+        async def removed() -> bool:
+            return set(vector_set_server.sets[name]) == {b"00"}
+
+        await eventually(removed, within_s=5.0)
+        await store.aclose()
+
+    async def test_they_are_used_where_there_are_some(
+        self, vector_set_server: VectorSetServer
+    ) -> None:
+        """Without being told, a store takes the server's own search, and says so."""
+        store = RedisStore(vector_set_server.url, StoreLimits(timeout_ms=5000.0))
+        await store.start()
+        assert (await store.stats()).extra["nearest"]["finder"] == "vector_sets"
+        await store.aclose()
+
+
+async def _answers(store: RedisStore) -> bool:
+    try:
+        await store.ping()
+    except CacheError:
+        return False
+    return True
