@@ -39,7 +39,8 @@ Rankings = Mapping[str, Sequence[str]]
 class StageEvaluation:
     """What one stage hands on, judged, and its times over the queries for which it ran.
 
-    ``rankings`` are document ids by query id. ``skipped`` and ``degraded`` count queries by reason.
+    The last stage hands on the funnel's hits. ``rankings`` are document ids by query id;
+    ``skipped`` and ``degraded`` count queries by reason.
     """
 
     name: str
@@ -193,7 +194,7 @@ def evaluate(
         StageError: retrieval failed, or a stage whose ``on_error`` is ``raise``.
     """
     results = answer_all(funnel, dataset.queries, progress=progress)
-    names = [stage.settings.name for stage in funnel.stages]
+    last = len(funnel.stages) - 1
     return Evaluation(
         dataset=dataset.name,
         config_hash=config_hash or funnel.config_hash,
@@ -201,11 +202,15 @@ def evaluate(
         stages=tuple(
             _judged(
                 {query_id: result.trace[place] for query_id, result in results.items()},
+                {
+                    query_id: result.ids if place == last else result.trace[place].kept
+                    for query_id, result in results.items()
+                },
                 dataset,
                 metrics,
                 level,
             )
-            for place in range(len(names))
+            for place in range(last + 1)
         ),
         totals_ms=tuple(result.elapsed_ms for result in results.values()),
     )
@@ -235,10 +240,13 @@ def percentile(values: Sequence[float], percent: float) -> float:
 
 
 def _judged(
-    traces: Mapping[str, "StageTrace"], dataset: Dataset, metrics: Sequence[str], level: int
+    traces: Mapping[str, "StageTrace"],
+    rankings: Rankings,
+    dataset: Dataset,
+    metrics: Sequence[str],
+    level: int,
 ) -> StageEvaluation:
     one = next(iter(traces.values()))
-    rankings = {query_id: trace.kept for query_id, trace in traces.items()}
     return StageEvaluation(
         name=one.name,
         kind=one.kind,
