@@ -98,17 +98,18 @@ def to_score(verdicts: Sequence[Verdict]) -> list[Verdict]:
     return [verdict for verdict in verdicts if verdict.reason == "unscored"]
 
 
-def pairs_of(query: str, verdicts: Sequence[Verdict]) -> list[TextPair]:
-    """Both orders of each pair, side by side: 2n pairs for n verdicts."""
-    return [
-        pair
-        for verdict in verdicts
-        for pair in ((query, verdict.candidate.query), (verdict.candidate.query, query))
-    ]
+def pairs_of(query: str, verdicts: Sequence[Verdict], *, symmetric: bool) -> list[TextPair]:
+    """What to score: both orders of each pair side by side, or one if the verifier has none."""
+    texts = [verdict.candidate.query for verdict in verdicts]
+    if symmetric:
+        return [(query, text) for text in texts]
+    return [pair for text in texts for pair in ((query, text), (text, query))]
 
 
-def lower_of_orders(values: Sequence[float]) -> list[float]:
-    """One score per pair from the scores of ``pairs_of``; NaN when either is NaN."""
+def lower_of_orders(values: Sequence[float], *, symmetric: bool) -> list[float]:
+    """One score per verdict from the scores of ``pairs_of``; NaN when any of them is NaN."""
+    if symmetric:
+        return list(values)
     halves = zip(values[::2], values[1::2], strict=True)
     return [math.nan if math.isnan(a) or math.isnan(b) else min(a, b) for a, b in halves]
 

@@ -20,7 +20,7 @@ from funnel.cache.decision import (
 )
 from funnel.cache.guards import Margins
 from funnel.cache.settings import CacheSettings
-from funnel.cache.verifier import Verifier, VerifierFault
+from funnel.cache.verifier import Verifier, VerifierFault, is_symmetric
 from funnel.deadline import Deadline
 from funnel.errors import FunnelError
 from funnel.log import get_logger
@@ -180,8 +180,9 @@ class Matcher:
     async def _scores(
         self, query: str, verdicts: Sequence[Verdict], deadline: Deadline
     ) -> list[float]:
-        values = await self.verifier.score(pairs_of(query, verdicts), deadline)
-        return lower_of_orders(values)
+        symmetric = is_symmetric(self.verifier.scorer)
+        pairs = pairs_of(query, verdicts, symmetric=symmetric)
+        return lower_of_orders(await self.verifier.score(pairs, deadline), symmetric=symmetric)
 
     def time_limit(self, deadline: Deadline) -> Deadline:
         """How long a verification may take: its own limit, and half of what the query has left."""

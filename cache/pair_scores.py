@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Sequence
 
 from funnel.cache.decision import Candidate, Verdict, lower_of_orders, pairs_of
+from funnel.cache.verifier import is_symmetric
 from funnel.models.base import Scorer, TextPair
 
 Progress = Callable[[int, int], None]
@@ -43,8 +44,10 @@ class PairScores:
                 self._progress(min(start + _BATCH, len(ordered)), len(ordered))
 
     def _score(self, batch: Sequence[TextPair]) -> list[float]:
-        both = [pair for a, b in batch for pair in pairs_of(a, [_verdict(b)])]
-        return lower_of_orders([float(value) for value in self._scorer.score(both)])
+        symmetric = is_symmetric(self._scorer)
+        pairs = [pair for a, b in batch for pair in pairs_of(a, [_verdict(b)], symmetric=symmetric)]
+        values = [float(value) for value in self._scorer.score(pairs)]
+        return lower_of_orders(values, symmetric=symmetric)
 
 
 def _ordered(first: str, second: str) -> TextPair:

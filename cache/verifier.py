@@ -16,6 +16,11 @@ log = get_logger(__name__)
 _BATCH = 64
 
 
+def is_symmetric(scorer: Scorer) -> bool:
+    """Whether the scorer says that the order of a pair means nothing to it."""
+    return bool(getattr(scorer, "symmetric", False))
+
+
 class VerifierFault(CacheError):
     """The verifier did not answer. ``reason`` is one of a few words."""
 

@@ -55,6 +55,7 @@ class PairModel(Protocol):
 
     revision: str
     backend: str
+    symmetric: bool
 
     def prepare(self, pairs: "Sequence[TextPair]") -> list[PairItem]:
         """Tokenise, each distinct text once."""
@@ -133,6 +134,7 @@ class PlainPairs:
     ) -> None:
         self.revision = revision
         self.backend = backend
+        self.symmetric = False
         self._tokenizer = tokenizer
         self._network = network
 
@@ -163,6 +165,7 @@ class CombinedPairs:
     ) -> None:
         self.revision = adapter.sha256[:16]
         self.backend = backend
+        self.symmetric = adapter.combine.orders != 1 and not adapter.combine.maxsim
         self._combine: Combination = adapter.combine
         self._tokenizer = tokenizer
         self._network = network

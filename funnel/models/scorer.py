@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 TOKEN_BUDGET = 1024
 """Padded tokens of a batch: measured best on one AVX512 core (see benchmarks/README.md)."""
+OVERLOADED = 1.05
+"""Work offered per second from which on depth is cut; a worker that is just busy is below 1."""
 _WINDOW = 4096
 _TOKENS_PER_CHAR = 0.25
 
@@ -87,6 +89,11 @@ class CrossEncoderScorer:
         return self._loaded().backend
 
     @property
+    def symmetric(self) -> bool:
+        """Whether a pair scores the same in both orders, so that one order is enough."""
+        return self._loaded().symmetric
+
+    @property
     def score_kind(self) -> ScoreKind:
         """Raw logits: no sigmoid, no scaling, whatever the model's own settings say."""
         return "logit"
@@ -120,14 +127,28 @@ class CrossEncoderScorer:
         return self._collect(items, future)
 
     def expected_s(self, pairs: Sequence[TextPair]) -> float:
-        """A guess, from what was measured so far, of the seconds until these would be scored.
+        """A guess, from what was measured so far, of the seconds that these take by themselves.
 
-        Cheap (by characters, without tokenising), and includes what is waiting already.
+        Cheap: by characters, without tokenising.
         """
         window = 4 * (self._max_tokens or 512)
         chars = sum(min(window, len(first) + len(second)) for first, second in pairs)
         tokens = int(chars * _TOKENS_PER_CHAR) + 3 * len(pairs)
-        return self._worker.queue_s() + self._worker.expected_s(self._lane, tokens)
+        return self._worker.expected_s(self._lane, tokens)
+
+    def depth_within(self, pairs: Sequence[TextPair], seconds: float) -> int:
+        """How many of the first pairs to score so that they are done in time, waiting included.
+
+        All of them unless more is asked of this process, lastingly, than it can do: a queue that
+        drains by itself is waited for. What is left out still counts as asked for.
+        """
+        waiting, needed = self._worker.queue_s(), self.expected_s(pairs)
+        overloaded = self._worker.pressure.level() > OVERLOADED
+        if not overloaded or waiting + needed <= seconds:
+            return len(pairs)
+        depth = int(len(pairs) * max(0.0, seconds - waiting) / needed)
+        self._worker.pressure.offer(needed * (1 - depth / len(pairs)))
+        return depth
 
     def _loaded(self) -> "PairModel":
         if self._model is None:
