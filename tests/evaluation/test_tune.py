@@ -24,6 +24,7 @@ from funnel.models.pool import ModelPool
 from funnel.settings import FunnelSettings
 from tests.evaluation import folders
 from tests.evaluation.folders import FakeModels, beir_folder, funnel_over
+from tests.openrouter_server import TEST_KEY, openrouter_server
 
 POINTS = st.builds(
     Point,
@@ -142,6 +143,24 @@ def test_a_stage_that_always_fails_cannot_be_tuned(tmp_path: Path) -> None:
 
     with pytest.raises(StageError, match="words:error"):
         tuned(tmp_path, words=broken)
+
+
+def test_a_paid_list_wise_stage_is_not_read_deeper_than_now(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The model ranks lists of today's length, its cost is in the plans, its order is estimated."""
+    monkeypatch.setenv("OPENROUTER_API_KEY", TEST_KEY)
+    data = load_beir(beir_folder(tmp_path / "tiny"))
+    with openrouter_server() as server:
+        llm = {"kind": "llm_listwise", "model": "a/b", "base_url": server.base_url, "k": 2}
+        base = folders.settings(stages=[{"kind": "hybrid", "k": 3}, llm])
+        with funnel_over(data, base) as funnel:
+            index_dataset(funnel, data)
+            tuning = tune(funnel, data, depth=5)
+        assert {asked.size for asked in server.asked} <= {2, 3}
+    assert tuning.estimated_stages == ("llm_listwise",)
+    assert tuning.current.cost_usd == pytest.approx(0.001)
+    assert any(found.plan[1] is None and found.cost_usd == 0 for found in tuning.pareto)
 
 
 def test_one_query_cannot_be_halved(tmp_path: Path) -> None:
