@@ -32,7 +32,7 @@ def settled_form(wish: Form, student: CrossStudent) -> Settled:
     return "adapter"
 
 
-def make_adapter(student: CrossStudent, name: str, *, max_tokens: int, rank: int) -> Adapter:
+def make_adapter(student: CrossStudent, name: str, *, rank: int) -> Adapter:
     """Cut the trained difference out of ``student`` and load it back, rounding included.
 
     After this the student scores as the saved adapter will.
@@ -48,7 +48,7 @@ def make_adapter(student: CrossStudent, name: str, *, max_tokens: int, rank: int
         base=BaseModel(_lasting_name(student.encoder), sha256(source.folder / "model.safetensors")),
         rank=rank,
         alpha=float(rank),
-        max_tokens=max_tokens,
+        max_tokens=int(student.model.max_seq_length),
         tensors=low_rank_difference(before, tuned, rank),
         combine=student.dense.combine if student.dense else Combination(),
     )

@@ -39,7 +39,8 @@ class Job:
 
     ``columns`` are the training texts and a ``label``, all of one length. ``figures`` measures the
     model as it stands on the development part; ``primary`` names the figure (higher is better)
-    that decides which checkpoint is kept (with the error to break ties). ``figures`` is None if there is no development part.
+    that decides which checkpoint is kept; the error breaks ties. ``figures`` is None if there is
+    no development part.
     """
 
     model: Any

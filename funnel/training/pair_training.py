@@ -129,7 +129,7 @@ def _export(
         return done
     output, settings = session.options.output, session.settings
     rank = student.rank + (settings.lora_rank or DEFAULT_RANK)
-    adapter = make_adapter(student, output.name, max_tokens=settings.max_tokens, rank=rank)
+    adapter = make_adapter(student, output.name, rank=rank)
     rounded = replace(outcome, after=dict(job.figures())) if job.figures else outcome
     done = report(session, rounded, form=f"adapter of rank {rank}", notes=notes)
     training = {"rows": dict(done.rows), "settings": dict(done.settings), "dev": dict(done.after)}

@@ -92,7 +92,7 @@ def load_cross_student(
     model = _cross_encoder(locate(encoder).folder, encoder, hardware, max_tokens)
     _load_adapter(model[0].model, adapter, locate(encoder).folder)
     plain = adapter.combine == Combination()
-    part = None if plain else _dense_part(encoder, adapter.combine, max_tokens)
+    part = None if plain else _dense_part(encoder, adapter.combine, model)
     return CrossStudent(model, encoder, part, adapter.rank, fresh_head=False)
 
 
@@ -145,7 +145,7 @@ def _plain_student(
     model = _cross_encoder(source.folder, base, hardware, max_tokens)
     kinds = read_config(source.folder).get("architectures") or [""]
     headed = isinstance(kinds, list) and str(kinds[0]).endswith("ForSequenceClassification")
-    part = _dense_part(base, combine, max_tokens) if combine else None
+    part = _dense_part(base, combine, model) if combine else None
     return CrossStudent(model, base, part, rank=0, fresh_head=not headed)
 
 
@@ -168,10 +168,10 @@ def _load_adapter(network: Any, adapter: Adapter, folder: Path) -> None:
     load_merged(network, merged_state_dict(adapter, read_weights(folder)))
 
 
-def _dense_part(encoder: str, combine: Combination, max_tokens: int) -> DensePart:
+def _dense_part(encoder: str, combine: Combination, model: Any) -> DensePart:
     source = locate(encoder)
     digest = sha256(source.folder / "model.safetensors")
-    return DensePart(combine, BaseModel(encoder, digest), source, max_tokens)
+    return DensePart(combine, BaseModel(encoder, digest), source, int(model.max_seq_length))
 
 
 def _cut_window(model: Any, max_tokens: int) -> None:

@@ -10,6 +10,8 @@ import structlog
 from funnel.training import LabelledPair, TrainSettings
 from tests.training.tiny import NAMES, tiny_bert, tiny_encoder
 
+GOOD, BAD = NAMES[:5], NAMES[5:]
+
 
 @pytest.fixture(scope="session")
 def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> str:
@@ -25,21 +27,34 @@ def tiny_bi(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture(scope="session")
 def pairs() -> list[LabelledPair]:
-    """96 pairs that match exactly if both sides name the same thing."""
+    """128 pairs whose label hangs on the document alone: the first names are the good ones."""
     chance = random.Random(0)
     made = []
-    for number in range(96):
+    for number in range(128):
+        good = bool(number % 2)
+        name = chance.choice(GOOD if good else BAD)
+        query = f"find {chance.choice(NAMES)} {chance.randrange(1000)}"
+        made.append(LabelledPair(query, f"about {name}", float(good)))
+    return made
+
+
+@pytest.fixture(scope="session")
+def matching() -> list[LabelledPair]:
+    """128 pairs that fit exactly if both sides name the same thing."""
+    chance = random.Random(0)
+    made = []
+    for number in range(128):
         name = chance.choice(NAMES)
-        other = name if number % 2 else chance.choice([n for n in NAMES if n != name])
-        text = f"about {other}"
-        made.append(LabelledPair(f"find {name} {number}", text, float(number % 2)))
+        other = name if number % 2 else chance.choice([each for each in NAMES if each != name])
+        query = f"find {name} {chance.randrange(1000)}"
+        made.append(LabelledPair(query, f"about {other}", float(number % 2)))
     return made
 
 
 @pytest.fixture
 def quick() -> TrainSettings:
     """Settings that train the tiny model in about a second."""
-    return TrainSettings(epochs=4, learning_rate=3e-3, precision="fp32", evaluations=2)
+    return TrainSettings(epochs=2, learning_rate=3e-3, precision="fp32", evaluations=2)
 
 
 @pytest.fixture(autouse=True)

@@ -16,6 +16,8 @@ from funnel.training.students import load_cross_student
 
 Pairs = list[LabelledPair]
 
+LONG = 4
+
 
 def scores(model: Path, pairs: Pairs) -> np.ndarray[tuple[int], np.dtype[np.float32]]:
     """Logits in full precision, as the funnel's own scorer gives them."""
@@ -27,7 +29,7 @@ def test_training_lowers_the_loss_and_separates_held_out_pairs(
     tmp_path: Path, tiny_base: str, pairs: Pairs, quick: TrainSettings
 ) -> None:
     """Mean loss falls, and the development AUC ends above where it began."""
-    settings = replace(quick, epochs=8, dev_share=0.2)
+    settings = replace(quick, epochs=LONG, dev_share=0.2)
     report = train_cross_encoder(
         pairs, RunOptions(output=tmp_path / "m"), base=tiny_base, settings=settings
     )
@@ -41,7 +43,7 @@ def test_the_written_model_is_served_by_the_scorer(
     """A trained directory scores new pairs the way it was trained."""
     output = tmp_path / "m"
     train_cross_encoder(
-        pairs, RunOptions(output=output), base=tiny_base, settings=replace(quick, epochs=8)
+        pairs, RunOptions(output=output), base=tiny_base, settings=replace(quick, epochs=LONG)
     )
     fresh = [LabelledPair("find alpha 7", "about alpha", 1.0)]
     fresh += [LabelledPair("find alpha 7", "about kappa", 0.0)]
@@ -82,7 +84,7 @@ def test_resuming_with_other_settings_is_refused(
         train_cross_encoder(
             pairs, RunOptions(output=output), base=tiny_base, settings=replace(quick, max_steps=2)
         )
-    with pytest.raises(ConfigError, match="epochs: was 4, is 5"):
+    with pytest.raises(ConfigError, match="epochs: was 2, is 5"):
         train_cross_encoder(
             pairs,
             RunOptions(output=output, resume=True),
@@ -133,7 +135,7 @@ def test_mse_imitates_soft_scores(
         RunOptions(output=tmp_path / "m"),
         base=tiny_base,
         loss="mse",
-        settings=replace(quick, epochs=8, dev_share=0.2),
+        settings=replace(quick, epochs=LONG, dev_share=0.2),
     )
     assert report.after["mse"] < report.before["mse"]
     assert report.after["spearman"] > 0.5
@@ -169,7 +171,7 @@ def test_the_head_survives_low_rank_training(
         pairs,
         RunOptions(output=output),
         base=tiny_base,
-        settings=replace(quick, epochs=8, lora_rank=8, learning_rate=1e-2),
+        settings=replace(quick, epochs=LONG, lora_rank=8, learning_rate=1e-2),
     )
     drawn = load_cross_student(
         tiny_base, residual=None, max_tokens=64, hardware=Hardware("cpu", bf16=False), seed=13
@@ -180,12 +182,12 @@ def test_the_head_survives_low_rank_training(
 
 
 def test_a_residual_starts_from_what_the_base_knows(
-    tmp_path: Path, tiny_bi: str, pairs: Pairs, quick: TrainSettings
+    tmp_path: Path, tiny_bi: str, matching: Pairs, quick: TrainSettings
 ) -> None:
     """Before the first step the score already ranks by the base's similarities."""
     output = tmp_path / "m"
     report = train_cross_encoder(
-        pairs,
+        matching,
         RunOptions(output=output),
         base=tiny_bi,
         residual=True,
@@ -197,10 +199,10 @@ def test_a_residual_starts_from_what_the_base_knows(
     again = load_cross_student(
         str(output), residual=None, max_tokens=64, hardware=Hardware("cpu", bf16=False), seed=0
     )
-    texts = [(pair.query, pair.document) for pair in pairs]
+    texts = [(pair.query, pair.document) for pair in matching]
     assert again.dense is not None
     assert np.allclose(
-        again.scores(texts, again.dense.offsets(texts)), scores(output, pairs), atol=5e-2
+        again.scores(texts, again.dense.offsets(texts)), scores(output, matching), atol=5e-2
     )
 
 

@@ -1,0 +1,99 @@
+"""Distilling scores into a bi-encoder."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from funnel.errors import TrainingStopped
+from funnel.models import Embedder
+from funnel.training import (
+    LabelledPair,
+    RunOptions,
+    TrainSettings,
+    Triple,
+    from_pairs,
+    from_triples,
+    train_bi_encoder,
+)
+from funnel.training.judges import model_kind, pair_scores
+
+Pairs = list[LabelledPair]
+
+
+def test_cosines_move_toward_the_teachers_scores(
+    tmp_path: Path, tiny_bi: str, pairs: Pairs, quick: TrainSettings
+) -> None:
+    """The squared error on held-out pairs shrinks and the result is a plain encoder."""
+    output = tmp_path / "m"
+    report = train_bi_encoder(
+        from_pairs(pairs, scale="probability"),
+        RunOptions(output=output),
+        base=tiny_bi,
+        settings=replace(quick, dev_share=0.2),
+    )
+    assert report.after["mse"] < report.before["mse"]
+    assert report.losses[-1].loss < report.losses[0].loss
+    vectors = Embedder(str(output)).encode(["find alpha", "about kappa"])
+    assert np.allclose(np.linalg.norm(vectors, axis=1), 1.0, atol=1e-2)
+
+
+def test_margins_move_toward_the_teachers_margins(
+    tmp_path: Path, tiny_bi: str, pairs: Pairs, quick: TrainSettings
+) -> None:
+    """MarginMSE on triples raises the share of pairs in the teacher's order."""
+    good = [pair for pair in pairs if pair.score]
+    bad = [pair for pair in pairs if not pair.score]
+    triples = [
+        Triple(up.query, up.document, down.document, 0.9, 0.1)
+        for up, down in zip(good, bad, strict=True)
+    ]
+    report = train_bi_encoder(
+        from_triples(triples, scale="probability"),
+        RunOptions(output=tmp_path / "m"),
+        base=tiny_bi,
+        settings=replace(quick, epochs=4, dev_share=0.2),
+    )
+    assert report.after["mse"] < report.before["mse"]
+    assert report.after["pair_accuracy"] >= report.before["pair_accuracy"]
+
+
+def test_logits_of_a_teacher_become_probabilities() -> None:
+    """A margin of logits is the difference of two probabilities, within [-1, 1]."""
+    (value,) = from_triples([Triple("q", "a", "b", 40.0, -40.0)], scale="logit").values
+    assert value == pytest.approx(1.0)
+    assert from_pairs(
+        [LabelledPair("q", "a", 0.0), LabelledPair("q", "b", 30.0)], scale="logit"
+    ).values == pytest.approx((0.5, 1.0))
+
+
+def test_a_resumed_distillation_ends_with_the_same_weights(
+    tmp_path: Path, tiny_bi: str, pairs: Pairs, quick: TrainSettings
+) -> None:
+    """Bit for bit, as for cross-encoders."""
+    data = from_pairs(pairs, scale="probability")
+    for name in ("whole", "parts"):
+        options = RunOptions(output=tmp_path / name)
+        if name == "parts":
+            with pytest.raises(TrainingStopped):
+                train_bi_encoder(data, options, base=tiny_bi, settings=replace(quick, max_steps=5))
+            options = replace(options, resume=True)
+        train_bi_encoder(data, options, base=tiny_bi, settings=quick)
+    first, second = (
+        load_file(next((tmp_path / name).rglob("model.safetensors"))) for name in ("whole", "parts")
+    )
+    assert all(np.array_equal(first[name], second[name]) for name in first)
+
+
+def test_the_result_is_recognised_as_a_bi_encoder(
+    tmp_path: Path, tiny_bi: str, tiny_base: str
+) -> None:
+    """By its own files; its scores are cosines."""
+    assert model_kind(tiny_bi) == "bi-encoder"
+    assert model_kind(tiny_base) == "cross-encoder"
+    assert model_kind("embedded:relevance") == "cross-encoder"
+    same, other = pair_scores(tiny_bi)([("find alpha", "find alpha"), ("find alpha", "iota 77")])
+    assert same == pytest.approx(1.0, abs=1e-2)
+    assert other < same

@@ -1,0 +1,155 @@
+"""``funnel train`` from the outside: files in, files and JSON out."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import Result
+from typer.testing import CliRunner
+
+from funnel.cli.train import app
+from funnel.errors import ConfigError, CorpusError, FunnelError, InputError
+from funnel.training import LabelledPair
+
+QUICK = ["--epochs", "1", "--learning-rate", "0.003", "--precision", "fp32", "--evaluations", "1"]
+
+
+def run(*arguments: object) -> Result:
+    return CliRunner().invoke(app, [str(each) for each in arguments])
+
+
+def run_json(*arguments: object) -> dict[str, Any]:
+    result = run(*arguments, "--json")
+    assert result.exit_code == 0, result.output
+    found: dict[str, Any] = json.loads(result.stdout.strip().splitlines()[-1])
+    return found
+
+
+def failure(*arguments: object) -> FunnelError:
+    """The error that the program's ``main`` turns into one message and an exit code."""
+    problem = run(*arguments).exception
+    assert isinstance(problem, FunnelError), problem
+    return problem
+
+
+@pytest.fixture(scope="session")
+def file(tmp_path_factory: pytest.TempPathFactory, pairs: Sequence[LabelledPair]) -> Path:
+    path = tmp_path_factory.mktemp("data") / "pairs.jsonl"
+    rows = [{"query": p.query, "document": p.document, "label": p.score} for p in pairs]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def test_cross_encoder_writes_a_model_and_tells_its_figures(
+    tmp_path: Path, tiny_base: str, file: Path
+) -> None:
+    """Training from a file on the command line, with a report for machines."""
+    output = tmp_path / "m"
+    told = run_json("cross-encoder", file, "--base", tiny_base, "-o", output, *QUICK)
+    assert told["rows"]["train"] + told["rows"]["dev"] == 128
+    assert set(told["before"]) == set(told["after"])
+    assert f"model: {output}" in told["use"]
+    assert (output / "model.safetensors").is_file() and (output / "README.md").is_file()
+    assert not (tmp_path / "m.checkpoints").exists()
+
+
+def test_a_table_for_people(tmp_path: Path, tiny_base: str, file: Path) -> None:
+    """Without --json: before and after, and where to put the model."""
+    result = run("cross-encoder", file, "--base", tiny_base, "-o", tmp_path / "m", *QUICK)
+    assert result.exit_code == 0, result.output
+    assert "before" in result.stdout and "auc" in result.stdout
+    assert "kind: cross_encoder" in result.stdout
+
+
+def test_bi_encoder_tells_the_command_that_reindexes(
+    tmp_path: Path, tiny_bi: str, file: Path
+) -> None:
+    """The vectors in an index are the old model's."""
+    told = run_json("bi-encoder", file, "--base", tiny_bi, "-o", tmp_path / "m", *QUICK)
+    assert "funnel index CORPUS --config YOUR.yaml --rebuild" in told["use"]
+
+
+def test_a_teacher_scores_pairs_and_triples_on_the_way(
+    tmp_path: Path, tiny_base: str, tiny_bi: str, file: Path
+) -> None:
+    """--teacher needs no scores in the data, for either loss."""
+    teacher = tmp_path / "teacher"
+    run_json("cross-encoder", file, "--base", tiny_base, "-o", teacher, *QUICK)
+    common = ("--base", tiny_bi, "--teacher", teacher, *QUICK)
+    told = run_json("bi-encoder", file, "-o", tmp_path / "a", *common)
+    assert told["task"].endswith("cosine")
+    triples = tmp_path / "triples.jsonl"
+    rows = [
+        {"query": f"find {n}", "positive": f"about alpha {n}", "negative": f"about kappa {n}"}
+        for n in range(40)
+    ]
+    triples.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    told = run_json("bi-encoder", triples, "--loss", "margin_mse", "-o", tmp_path / "b", *common)
+    assert told["task"].endswith("margin_mse")
+
+
+def test_mine_writes_what_cross_encoder_reads(tmp_path: Path, tiny_base: str, file: Path) -> None:
+    """From positive pairs to a trained model in two commands."""
+    output = tmp_path / "mined.jsonl"
+    told = run_json("mine", file, "-o", output, "--bi-encoder", "none", "--cross-encoder", "none")
+    assert told["lines"] == len(output.read_text().splitlines()) > 128
+    run_json("cross-encoder", output, "--base", tiny_base, "-o", tmp_path / "m", *QUICK)
+    assert isinstance(failure("mine", file, "-o", output), ConfigError)
+
+
+def test_evaluate_compares_two_models(tmp_path: Path, tiny_bi: str) -> None:
+    """Seen and unseen topics apart; a model against itself fixes and breaks nothing."""
+    cases = tmp_path / "cases.csv"
+    cases.write_text(
+        "query,relevant,distractor,topic,seen\n"
+        "find alpha,about alpha,find beta,a,true\nfind iota,about iota,find beta,b,false\n"
+    )
+    told = run_json("evaluate", cases, "--base", tiny_bi, "--tuned", tiny_bi)
+    assert told["base"]["all"] == told["tuned"]["all"]
+    assert told["tuned"]["unseen topics"]["cases"] == 1
+    assert (told["fixed"], told["broken"], told["p_value"]) == ([], [], 1.0)
+    result = run("evaluate", cases, "--base", tiny_bi, "--tuned", tiny_bi)
+    assert "seen topics" in result.stdout
+
+
+def test_bad_lines_stop_the_command_or_are_skipped(
+    tmp_path: Path, tiny_base: str, file: Path
+) -> None:
+    """By default nothing is trained on a file with a bad line."""
+    bad = tmp_path / "bad.jsonl"
+    bad.write_text(file.read_text() + "{broken\n")
+    common = ("cross-encoder", bad, "--base", tiny_base, "-o", tmp_path / "m", *QUICK)
+    problem = failure(*common)
+    assert isinstance(problem, CorpusError) and "line 129" in str(problem)
+    assert not (tmp_path / "m").exists()
+    told = run_json(*common, "--on-bad-line", "skip")
+    assert told["rows"]["train"] + told["rows"]["dev"] == 128
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("cross-encoder", "x.jsonl"),
+        ("cross-encoder", "x.jsonl", "-o", "m", "--loss", "hinge"),
+        ("cross-encoder", "x.jsonl", "-o", "m", "--form", "zip"),
+        ("cross-encoder", "x.jsonl", "-o", "m", "--keep", "worst"),
+        ("bi-encoder", "x.jsonl", "-o", "m", "--loss", "triplet"),
+        ("mine", "x.jsonl", "-o", "m", "--format", "xml"),
+        ("evaluate", "x.jsonl", "--tuned", "m", "--on-bad-line", "maybe"),
+    ],
+)
+def test_wrong_usage_exits_with_two(arguments: tuple[str, ...], file: Path) -> None:
+    """A missing option or an unknown choice is refused by name."""
+    result = run(*(file if each == "x.jsonl" else each for each in arguments))
+    assert result.exit_code == 2, result.output
+
+
+def test_too_few_rows_reach_the_user_as_an_input_error(tmp_path: Path) -> None:
+    """Ten rows are told apart from a broken file."""
+    path = tmp_path / "ten.tsv"
+    rows = "".join(f"q{n}\td{n}\t{n % 2}\n" for n in range(10))
+    path.write_text(f"query\tdocument\tlabel\n{rows}")
+    problem = failure("cross-encoder", path, "-o", tmp_path / "m")
+    assert isinstance(problem, InputError) and "10 pairs" in str(problem)

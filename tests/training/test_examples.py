@@ -1,0 +1,90 @@
+"""The shipped data of the worked examples: complete, distinct, and honest about seen and unseen."""
+
+from collections import Counter, defaultdict
+
+import pytest
+
+from funnel.errors import ConfigError
+from funnel.training import Case, LabelledPair, read_rows
+from funnel.training.checks import check_classes, check_probabilities, check_size
+from funnel.training.examples import EXAMPLES, data_file, example_file
+from funnel.training.records import case, labelled_pair
+
+NAMES = tuple(EXAMPLES)
+
+
+def pairs_of(name: str) -> list[LabelledPair]:
+    return read_rows(example_file(name, "train.jsonl"), labelled_pair)
+
+
+def cases_of(name: str) -> list[Case]:
+    return read_rows(example_file(name, "cases.jsonl"), case)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_training_data_pass_the_projects_own_checks(name: str) -> None:
+    """Enough rows, both classes, scores within [0, 1], no pair twice."""
+    pairs = pairs_of(name)
+    check_size(pairs, "pairs")
+    check_probabilities(pairs, what="scores", mend="")
+    check_classes(pairs)
+    assert max(Counter((pair.query, pair.document) for pair in pairs).values()) == 1
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_at_least_twelve_topics(name: str) -> None:
+    """Each with several queries."""
+    queries: defaultdict[str, set[str]] = defaultdict(set)
+    for pair in pairs_of(name):
+        queries[pair.topic].add(pair.query)
+    assert len(queries) >= 12
+    assert min(len(found) for found in queries.values()) >= 3
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_seen_means_that_the_topic_is_in_training(name: str) -> None:
+    """And no text of a test case is in training at all."""
+    pairs = pairs_of(name)
+    topics = {pair.topic for pair in pairs}
+    texts = {text for pair in pairs for text in (pair.query, pair.document)}
+    for row in cases_of(name):
+        assert row.seen == (row.topic in topics), row.topic
+        assert not {row.query, row.relevant, row.distractor} & texts
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_distractors_share_words_with_their_query(name: str) -> None:
+    """More of them than the relevant text does: that is what makes a case hard."""
+    cases = cases_of(name)
+    shared = [
+        (overlap(row.query, row.relevant), overlap(row.query, row.distractor)) for row in cases
+    ]
+    assert min(distractor for _, distractor in shared) > 0
+    assert sum(distractor > relevant for relevant, distractor in shared) > 0.7 * len(cases)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_documents_of_training_are_right_for_some_query_and_wrong_for_another(name: str) -> None:
+    """So that shunning a text, or shunning shared words, is no way to learn the answers."""
+    labels: defaultdict[str, set[bool]] = defaultdict(set)
+    for pair in pairs_of(name):
+        labels[pair.document].add(pair.score >= 0.5)
+    assert all(found == {True, False} for found in labels.values())
+
+
+def test_security_has_thirty_cases_half_of_them_unseen() -> None:
+    """As the issue of this example asks."""
+    assert Counter(row.seen for row in cases_of("security")) == {True: 15, False: 15}
+
+
+def test_an_unknown_example_names_the_known_ones() -> None:
+    """And a path is left alone."""
+    with pytest.raises(ConfigError, match="known: legal, bicycle, security"):
+        data_file("example:medical", "train.jsonl")
+    assert str(data_file("my/pairs.csv", "train.jsonl")) == "my/pairs.csv"
+
+
+def overlap(query: str, text: str) -> int:
+    """Words of four letters and more that both hold."""
+    long = [{word for word in each.lower().split() if len(word) > 3} for each in (query, text)]
+    return len(long[0] & long[1])

@@ -1,0 +1,195 @@
+"""Hard negatives: where they come from, what is filtered, what is written."""
+
+import json
+from collections.abc import Sequence
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from funnel.errors import ConfigError, CorpusError, InputError
+from funnel.terms import Bm25Settings
+from funnel.training import MiningSettings, Triple, make_pool, mine, read_pool, read_rows
+from funnel.training.lexical import LexicalIndex
+from funnel.training.records import labelled_pair, triple
+from funnel.training.writing import FORMS, write_mined
+
+DOCUMENTS = [
+    "reset the password from the sign-in page",
+    "the password must have twelve characters",
+    "delete the account for good",
+    "choose a new secret when the old one is forgotten",
+    "parcels arrive within three days",
+]
+POOL = make_pool([("how do I reset my password", DOCUMENTS[0])], DOCUMENTS)
+ONE = MiningSettings(per_positive=1)
+
+
+def encode(texts: Sequence[str]) -> np.ndarray[tuple[int, int], np.dtype[np.float32]]:
+    """Vectors by which the query is nearest to the document about a forgotten secret."""
+    angles = {DOCUMENTS[0]: 0.3, DOCUMENTS[1]: 1.2, DOCUMENTS[2]: 1.4, DOCUMENTS[3]: 0.1}
+    rows = [angles.get(text, 1.5 if text in DOCUMENTS else 0.0) for text in texts]
+    return np.array([[np.cos(row), np.sin(row)] for row in rows], np.float32)
+
+
+def score(pairs: Sequence[tuple[str, str]]) -> np.ndarray[tuple[int], np.dtype[np.float32]]:
+    """A teacher that knows that the forgotten secret answers the query too."""
+    good = (DOCUMENTS[0], DOCUMENTS[3])
+    return np.array([3.0 if text in good else -3.0 for _, text in pairs], np.float32)
+
+
+def test_bm25_alone_finds_what_shares_words() -> None:
+    """Without an encoder the negatives come from words."""
+    found = mine(POOL, ONE, encode=None, score=None)
+    assert [row.negative for row in found.triples] == [DOCUMENTS[1]]
+
+
+def test_the_encoders_own_errors_come_first() -> None:
+    """A document that the bi-encoder ranks above the positive is the hardest."""
+    found = mine(POOL, ONE, encode=encode, score=None)
+    assert [row.negative for row in found.triples] == [DOCUMENTS[3]]
+    assert found.counts.errors == 1
+
+
+def test_the_cross_encoder_drops_false_negatives() -> None:
+    """What the teacher finds as probable as the positive is no negative; the drop is counted."""
+    found = mine(POOL, ONE, encode=encode, score=score)
+    (row,) = found.triples
+    assert row.negative == DOCUMENTS[1]
+    assert found.counts.false_negatives == 1
+    assert row.positive_score is not None and row.negative_score is not None
+    assert row.positive_score > 0.9 > 0.1 > row.negative_score
+
+
+def test_the_range_leaves_out_the_first_ranks() -> None:
+    """Where unlabelled positives live."""
+    window = MiningSettings(per_positive=5, range_min=1, range_max=3)
+    found = mine(POOL, window, encode=encode, score=None)
+    assert DOCUMENTS[3] not in [row.negative for row in found.triples]
+
+
+def test_no_negative_at_all_is_an_error() -> None:
+    """A pool of positives only has nothing to offer."""
+    pool = make_pool([("a", "a b"), ("a", "a c")])
+    with pytest.raises(InputError, match="no negative was found"):
+        mine(pool, ONE, encode=None, score=None)
+
+
+word = st.sampled_from(["red", "green", "blue", "cat", "dog", "bird"])
+texts = st.lists(word, min_size=1, max_size=4).map(" ".join)
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(st.tuples(texts, texts), min_size=1, max_size=12), st.integers(1, 3))
+def test_a_known_positive_is_never_mined(rows: list[tuple[str, str]], wanted: int) -> None:
+    """Of any query, whichever pair it came with; and never more than asked for."""
+    pool = make_pool(rows, ["red fox", "blue whale"])
+    try:
+        found = mine(pool, MiningSettings(per_positive=wanted), encode=None, score=None)
+    except InputError:
+        return
+    known = set(rows)
+    assert not {(row.query, row.negative) for row in found.triples} & known
+    per_positive: dict[tuple[str, str], int] = {}
+    for row in found.triples:
+        key = (row.query, row.positive)
+        per_positive[key] = per_positive.get(key, 0) + 1
+    assert max(per_positive.values()) <= wanted
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(texts, min_size=1, max_size=20), texts)
+def test_lexical_ranking_is_that_of_the_formula(documents: list[str], query: str) -> None:
+    """The index agrees with Lucene's BM25 written out, document by document."""
+    index = LexicalIndex(documents, Bm25Settings(k1=1.2, b=0.75))
+    found = list(index.top(query, len(documents)))
+    expected = [_bm25(document.split(), query.split(), documents) for document in documents]
+    assert set(found) == {row for row, value in enumerate(expected) if value > 0}
+    ranked = [expected[row] for row in found]
+    assert all(after <= before + 1e-5 for before, after in pairwise(ranked))
+
+
+def _bm25(document: list[str], query: list[str], documents: list[str]) -> float:
+    average = sum(len(text.split()) for text in documents) / len(documents)
+    total = 0.0
+    for word in query:
+        holders = sum(word in text.split() for text in documents)
+        times = document.count(word)
+        idf = np.log(1 + (len(documents) - holders + 0.5) / (holders + 0.5))
+        total += idf * times / (times + 1.2 * (0.25 + 0.75 * len(document) / average))
+    return total
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"per_positive": 0},
+        {"range_min": 5, "range_max": 5},
+        {"relative_margin": 1.0},
+        {"max_probability": 0.0},
+    ],
+)
+def test_impossible_mining_settings_are_refused(wrong: dict[str, float]) -> None:
+    """When they are made."""
+    with pytest.raises(ConfigError):
+        MiningSettings(**wrong)  # type: ignore[arg-type]
+
+
+def beir(folder: Path) -> Path:
+    (folder / "qrels").mkdir(parents=True)
+    lines = [{"_id": f"d{n}", "title": "", "text": text} for n, text in enumerate(DOCUMENTS)]
+    (folder / "corpus.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    query = {"_id": "q1", "text": "how do I reset my password"}
+    (folder / "queries.jsonl").write_text(json.dumps(query) + "\n")
+    rows = "query-id\tcorpus-id\tscore\nq1\td0\t2\nq1\td4\t0\n"
+    (folder / "qrels" / "train.tsv").write_text(rows)
+    return folder
+
+
+def test_a_beir_folder_is_a_pool(tmp_path: Path) -> None:
+    """Judged relevant documents are positives, the whole corpus is drawn from."""
+    pool = read_pool(beir(tmp_path / "beir"))
+    assert pool.queries == POOL.queries
+    assert set(pool.documents) == set(DOCUMENTS)
+    assert [pool.documents[n] for n in pool.positives[0]] == [DOCUMENTS[0]]
+
+
+def test_a_missing_split_names_those_that_exist(tmp_path: Path) -> None:
+    """A typing error in --split is easy to mend."""
+    with pytest.raises(ConfigError, match="splits there: train"):
+        read_pool(beir(tmp_path / "beir"), split="dev")
+
+
+def test_pairs_in_a_file_are_a_pool(tmp_path: Path) -> None:
+    """All positives of the file are each other's candidates; bad lines are named."""
+    path = tmp_path / "pairs.jsonl"
+    path.write_text('{"query": "a", "positive": "x"}\n{"query": "b", "positive": "y"}\n')
+    assert read_pool(path).documents == ("x", "y")
+    path.write_text('{"query": "a"}\n')
+    with pytest.raises(CorpusError, match="line 1: no 'positive'"):
+        read_pool(path)
+
+
+def test_what_is_written_is_what_training_reads(tmp_path: Path) -> None:
+    """Pairs, scored pairs and triples go straight back through the readers."""
+    mined = mine(POOL, ONE, encode=encode, score=score).triples
+    for form, parse in (("pairs", labelled_pair), ("scored", labelled_pair), ("triples", triple)):
+        path = tmp_path / f"{form}.jsonl"
+        count = write_mined(path, mined, FORMS[form])
+        assert len(read_rows(path, parse)) == count
+    pairs = read_rows(tmp_path / "pairs.jsonl", labelled_pair)
+    assert {(row.document, row.score) for row in pairs} == {
+        (DOCUMENTS[0], 1.0),
+        (DOCUMENTS[1], 0.0),
+    }
+
+
+def test_scored_pairs_need_a_cross_encoder(tmp_path: Path) -> None:
+    """Nothing is written if there are no scores to write."""
+    path = tmp_path / "scored.jsonl"
+    with pytest.raises(ConfigError, match="--cross-encoder"):
+        write_mined(path, [Triple("q", "a", "b")], FORMS["scored"])
+    assert not path.exists()

@@ -1,0 +1,89 @@
+"""Training files: formats, names of columns, and bad lines with their numbers."""
+
+from pathlib import Path
+
+import pytest
+
+from funnel.errors import ConfigError, CorpusError, InputError
+from funnel.training import read_rows
+from funnel.training.records import case, labelled_pair, triple
+
+GOOD = '{"query": "a", "document": "b", "label": 1}\n'
+
+
+def write(folder: Path, name: str, content: str | bytes) -> Path:
+    path = folder / name
+    path.write_bytes(content.encode() if isinstance(content, str) else content)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("a.jsonl", '{"question1": "how", "question2": "what", "is_duplicate": 1}\n'),
+        ("a.csv", "query,document,label\nhow,what,1\n"),
+        ("a.tsv", "sentence1\tsentence2\tscore\nhow\twhat\t1.0\n"),
+    ],
+)
+def test_three_formats_and_their_usual_column_names(
+    tmp_path: Path, name: str, content: str
+) -> None:
+    """JSONL, CSV and TSV give the same row."""
+    (row,) = read_rows(write(tmp_path, name, content), labelled_pair)
+    assert (row.query, row.document, row.score) == ("how", "what", 1.0)
+
+
+@pytest.mark.parametrize(
+    ("line", "problem"),
+    [
+        (b'{"query": "a", "document": "b"', "line 2: broken JSON"),
+        (b'{"query": "caf\xe9", "document": "b", "label": 1}', "line 2: not UTF-8"),
+        (b'{"query": " ", "document": "b", "label": 1}', "line 2: 'query' is empty"),
+        (b'{"query": "a", "label": 1}', "line 2: no 'document'"),
+        (b'{"query": "a", "document": "b", "label": "yes"}', "line 2: 'label' is 'yes'"),
+        (b'{"query": "a", "document": "b", "label": null}', "line 2: 'label' is None"),
+        (b'{"query": "a", "document": "b", "label": NaN}', "line 2: broken JSON"),
+        (b'{"query": ["a"], "document": "b", "label": 1}', "line 2: 'query' is \\['a'\\]"),
+        (b"[1, 2]", "line 2: got a JSON list"),
+    ],
+)
+def test_a_bad_line_is_named_with_its_number(tmp_path: Path, line: bytes, problem: str) -> None:
+    """Broken JSON, wrong encoding, empty or missing texts, labels that are no numbers."""
+    path = write(tmp_path, "a.jsonl", GOOD.encode() + line + b"\n" + GOOD.encode())
+    with pytest.raises(CorpusError, match=problem):
+        read_rows(path, labelled_pair)
+    assert len(read_rows(path, labelled_pair, on_bad_line="skip")) == 2
+
+
+def test_rows_remember_their_place(tmp_path: Path) -> None:
+    """So that later checks can name the line too."""
+    rows = read_rows(write(tmp_path, "a.jsonl", GOOD + "\n" + GOOD), labelled_pair)
+    assert [row.place for row in rows] == ["line 1", "line 3"]
+
+
+def test_a_file_without_rows_is_refused(tmp_path: Path) -> None:
+    """An empty file is not an empty training set."""
+    with pytest.raises(InputError, match="no usable row"):
+        read_rows(write(tmp_path, "a.jsonl", ""), labelled_pair)
+
+
+def test_a_missing_file_is_a_configuration_error(tmp_path: Path) -> None:
+    """The path is named."""
+    with pytest.raises(ConfigError, match=r"nothing\.jsonl"):
+        read_rows(tmp_path / "nothing.jsonl", labelled_pair)
+
+
+def test_triples_carry_both_scores_or_none(tmp_path: Path) -> None:
+    """Half a margin is no margin."""
+    line = '{"query": "q", "positive": "p", "negative": "n", "positive_score": 0.9}\n'
+    with pytest.raises(CorpusError, match="give both"):
+        read_rows(write(tmp_path, "a.jsonl", line), triple)
+
+
+def test_cases_read_their_flag_from_text_and_json(tmp_path: Path) -> None:
+    """CSV says true, JSON says true; anything else is refused."""
+    text = "query,relevant,distractor,topic,seen\nq,r,d,law,true\nq,r,d,law,no\nq,r,d,law,\n"
+    rows = read_rows(write(tmp_path, "a.csv", text), case)
+    assert [row.seen for row in rows] == [True, False, None]
+    with pytest.raises(CorpusError, match="'seen' is 'maybe'"):
+        read_rows(write(tmp_path, "b.csv", text.replace("true", "maybe")), case)
