@@ -79,53 +79,64 @@ def certify(
     order = np.argsort(-data.scores, kind="stable")
     scores, labels = data.scores[order], data.labels[order]
     usable = int(np.isfinite(scores).sum())
-    certain = 1 - (1 - confidence) / len(_STARTS)
-    grid = _accept_counts(scores[:usable], least_accepted(target, certain))
-    low = _limits(grid, labels, prevalence, certain)
+    test = _Test(
+        (data.duplicates, len(labels) - data.duplicates),
+        prevalence,
+        1 - (1 - confidence) / len(_STARTS),
+    )
+    grid = _accept_counts(scores[:usable], _least(usable, target, test))
+    right = np.concatenate([[0], np.cumsum(labels)])
+    low = [test.precision_low(int(right[n]), n - int(right[n])) for n in grid]
     best = max((_walk(grid, low, target, start) for start in _starts(grid)), default=0)
     if best == 0:
         return None
-    return _certificate(scores, labels, best, target, prevalence, confidence)
+    exact = _Test(test.totals, prevalence, confidence)
+    return _certificate(scores, labels, best, target, exact)
+
+
+@dataclass(frozen=True, slots=True)
+class _Test:
+    """The exact bound that every threshold is put to; ``totals`` are duplicates and others."""
+
+    totals: tuple[int, int]
+    prevalence: float | None
+    confidence: float
+
+    def precision_low(self, right: int, wrong: int) -> float:
+        if self.prevalence is None:
+            return lower_limit(right, right + wrong, confidence=self.confidence)
+        half = (1 + self.confidence) / 2  # two limits, so each has half of the error
+        kept = self.prevalence * lower_limit(right, self.totals[0], confidence=half)
+        lost = (1 - self.prevalence) * upper_limit(wrong, self.totals[1], confidence=half)
+        return kept / (kept + lost) if kept else 0.0
+
+
+def _least(usable: int, target: float, test: _Test) -> int:
+    """The fewest accepted pairs that could certify the target if all of them were right."""
+    low, high = 1, min(usable, test.totals[0])
+    if high < 1 or test.precision_low(high, 0) < target:
+        return usable + 1
+    while low < high:
+        middle = (low + high) // 2
+        if test.precision_low(middle, 0) >= target:
+            high = middle
+        else:
+            low = middle + 1
+    return low
 
 
 def _accept_counts(scores: "NDArray[np.float64]", least: int) -> list[int]:
     """How many pairs each threshold of the grid accepts: rising, whole groups of equal scores."""
-    wanted = np.unique(np.geomspace(max(1, least), max(1, len(scores)), _GRID).astype(int))
-    counts = {
-        int(np.searchsorted(-scores, -scores[n - 1], "right")) for n in wanted if n <= len(scores)
-    }
-    return sorted(counts)
+    if least > len(scores):
+        return []
+    wanted = np.unique(np.geomspace(least, len(scores), _GRID).astype(int))
+    return sorted({int(np.searchsorted(-scores, -scores[n - 1], "right")) for n in wanted})
 
 
 def _starts(grid: list[int]) -> list[int]:
-    return (
-        []
-        if not grid
-        else [next((i for i, n in enumerate(grid) if n >= grid[0] * s), 0) for s in _STARTS]
-    )
-
-
-def _limits(
-    grid: list[int], labels: "NDArray[np.bool_]", prevalence: float | None, confidence: float
-) -> list[float]:
-    right = np.concatenate([[0], np.cumsum(labels)])
-    totals = (int(labels.sum()), int((~labels).sum()))
-    return [
-        _precision_low(int(right[n]), n - int(right[n]), totals, prevalence, confidence)
-        for n in grid
-    ]
-
-
-def _precision_low(
-    right: int, wrong: int, totals: tuple[int, int], prevalence: float | None, confidence: float
-) -> float:
-    if prevalence is None:
-        return lower_limit(right, right + wrong, confidence=confidence)
-    half = (1 + confidence) / 2  # two limits, so each has half of the error
-    true_rate = lower_limit(right, totals[0], confidence=half)
-    false_rate = upper_limit(wrong, totals[1], confidence=half)
-    kept = prevalence * true_rate
-    return kept / (kept + (1 - prevalence) * false_rate) if kept else 0.0
+    """Where the walks begin: at the least count and at two, four and eight times it."""
+    wanted = [grid[0] * times for times in _STARTS] if grid else []
+    return [next((i for i, n in enumerate(grid) if n >= count), 0) for count in wanted]
 
 
 def _walk(grid: list[int], low: list[float], target: float, start: int) -> int:
@@ -143,17 +154,14 @@ def _certificate(
     labels: "NDArray[np.bool_]",
     count: int,
     target: float,
-    prevalence: float | None,
-    confidence: float,
+    test: _Test,
 ) -> Certificate:
     right = int(labels[:count].sum())
-    totals = (int(labels.sum()), int((~labels).sum()))
-    low = _precision_low(right, count - right, totals, prevalence, confidence)
     return Certificate(
         target=target,
         threshold=float(scores[count - 1]),
         accepted=count,
         wrong=count - right,
-        precision_low=low,
-        recall=right / max(1, totals[0]),
+        precision_low=test.precision_low(right, count - right),
+        recall=right / max(1, test.totals[0]),
     )

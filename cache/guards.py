@@ -154,7 +154,7 @@ def _prefixed(plain: Question, negated: Question) -> Iterator[tuple[str, str]]:
 def _undoes(question: Question, plain: str, negated: str) -> bool:
     """Whether "remove the block" stands for "unblock"."""
     said = {word.folded for word in question.words}
-    return bool(said & UNDOING) and stem(negated).endswith(stem(plain))
+    return bool(said & UNDOING) and (negated.endswith(plain) or stem(negated).endswith(stem(plain)))
 
 
 def _same_word(rest: str, words: set[str]) -> bool:

@@ -57,13 +57,9 @@ async def test_aliases_are_never_matched_themselves() -> None:
     world = World(scorer=scorer)
     await world.ask("one about cats")
     await world.ask("two about cats")
-    scorer.scores = {
-        pair: -8.0
-        for pair in (
-            ("three about cats", "one about cats"),
-            ("one about cats", "three about cats"),
-        )
-    }
+    scorer.scores = dict.fromkeys(
+        (("three about cats", "one about cats"), ("one about cats", "three about cats")), -8.0
+    )
     served = await world.ask("three about cats")
     assert served.info.status == "miss"
 
@@ -83,7 +79,7 @@ async def test_one_batched_pass_for_all_candidates() -> None:
     """Five candidates in both orders are one call of the verifier."""
     scorer = TopicScorer()
     world = World(scorer=scorer, threshold=100.0)
-    for word in "one two three four five six".split():
+    for word in ["one", "two", "three", "four", "five", "six"]:
         await world.ask(f"{word} about cats")
     scorer.calls.clear()
     await world.ask("something else about cats")

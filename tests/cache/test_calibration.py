@@ -1,0 +1,124 @@
+"""Exact limits and certificates."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from funnel.cache.binomial import beta_cdf, interval, lower_limit, upper_limit
+from funnel.cache.calibration import ScoredLabels, certify, least_accepted
+
+
+@pytest.mark.parametrize(
+    ("successes", "trials", "limit"),
+    [(299, 299, 0.99003), (472, 473, 0.99001), (1044, 1049, 0.99000), (0, 10, 0.0)],
+)
+def test_known_lower_limits(successes: int, trials: int, limit: float) -> None:
+    """299 without an error, 473 with one and 1,049 with five are what 1% takes."""
+    assert lower_limit(successes, trials) == pytest.approx(limit, abs=1e-5)
+
+
+def test_known_two_sided_interval() -> None:
+    """The textbook interval of 5 of 10."""
+    assert interval(5, 10) == pytest.approx((0.18709, 0.81291), abs=1e-5)
+
+
+@given(st.integers(1, 400).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))
+def test_limits_are_where_the_tail_is_exact(case: tuple[int, int]) -> None:
+    """At the lower limit the chance of so many successes or more is exactly what is left."""
+    successes, trials = case
+    low, high = lower_limit(successes, trials), upper_limit(successes, trials)
+    assert 0.0 <= low <= successes / trials <= high <= 1.0
+    if successes:
+        tail = _tail(successes, trials, low)
+        assert tail == pytest.approx(0.05, rel=1e-6)
+
+
+def _tail(successes: int, trials: int, rate: float) -> float:
+    """P(X >= successes), summed term by term."""
+    from math import comb
+
+    return sum(
+        comb(trials, k) * rate**k * (1 - rate) ** (trials - k) for k in range(successes, trials + 1)
+    )
+
+
+def test_beta_at_its_ends() -> None:
+    """The distribution function runs from 0 to 1."""
+    assert (beta_cdf(0.0, 2, 3), beta_cdf(1.0, 2, 3)) == (0.0, 1.0)
+    assert beta_cdf(0.5, 2, 2) == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize(("successes", "trials"), [(-1, 3), (4, 3)])
+def test_impossible_counts_are_refused(successes: int, trials: int) -> None:
+    """More successes than trials is a mistake of the caller."""
+    with pytest.raises(ValueError, match="expected 0 to 3"):
+        lower_limit(successes, trials)
+
+
+def _scores(seed: int, count: int, gap: float) -> ScoredLabels:
+    rng = np.random.default_rng(seed)
+    labels = rng.random(count) < 0.4
+    return ScoredLabels(np.where(labels, gap, -gap) + rng.normal(0, 2, count), labels)
+
+
+def test_certificate_counts_what_it_accepts() -> None:
+    """Accepted, wrong and recall are those of the threshold on the data."""
+    data = _scores(0, 8_000, 3.0)
+    found = certify(data, 0.95)
+    assert found is not None
+    accepted = data.scores >= found.threshold
+    assert found.accepted == accepted.sum()
+    assert found.wrong == (accepted & ~data.labels).sum()
+    assert found.precision_low >= 0.95
+    assert found.recall == pytest.approx((accepted & data.labels).sum() / data.duplicates)
+
+
+def test_too_little_data_certifies_nothing() -> None:
+    """299 perfect pairs are the least for 99%."""
+    assert least_accepted(0.99) == 299
+    perfect = ScoredLabels(np.arange(200.0), np.ones(200, dtype=bool))
+    assert certify(perfect, 0.99) is None
+
+
+def test_noise_certifies_nothing() -> None:
+    """Scores that know nothing of the labels support no target."""
+    rng = np.random.default_rng(1)
+    data = ScoredLabels(rng.normal(size=5_000), rng.random(5_000) < 0.4)
+    assert certify(data, 0.9) is None
+
+
+def test_equal_scores_are_accepted_or_refused_together() -> None:
+    """A threshold cannot cut through a tie."""
+    scores = np.repeat([3.0, 2.0, 1.0], 1_000)
+    labels = np.concatenate([np.ones(1_000), np.ones(1_000), np.zeros(1_000)]).astype(bool)
+    found = certify(ScoredLabels(scores, labels), 0.99)
+    assert found is not None
+    assert (found.threshold, found.accepted) == (2.0, 2_000)
+
+
+def test_refused_pairs_never_set_the_threshold() -> None:
+    """Pairs that guards refused (-inf) are no evidence for accepting anything."""
+    scores = np.concatenate([np.linspace(5, 6, 1_000), np.full(1_000, -np.inf)])
+    found = certify(ScoredLabels(scores, np.ones(2_000, dtype=bool)), 0.99)
+    assert found is not None and np.isfinite(found.threshold)
+
+
+def test_rarer_duplicates_need_a_stricter_threshold() -> None:
+    """At a lower prevalence the same scores are less trustworthy."""
+    data = _scores(2, 20_000, 4.0)
+    common, rare = certify(data, 0.95, prevalence=0.5), certify(data, 0.95, prevalence=0.02)
+    assert common is not None and rare is not None
+    assert rare.threshold > common.threshold
+
+
+@settings(max_examples=5, deadline=None)
+@given(st.integers(0, 10_000))
+def test_certificates_hold_on_fresh_data(seed: int) -> None:
+    """The certified precision is met, up to chance, by data the threshold was not chosen on."""
+    found = certify(_scores(seed, 6_000, 3.0), 0.95)
+    fresh = _scores(seed + 1_000_000, 60_000, 3.0)
+    assert found is not None
+    accepted = fresh.scores >= found.threshold
+    precision = (accepted & fresh.labels).sum() / accepted.sum()
+    assert precision >= 0.94

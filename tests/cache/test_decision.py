@@ -1,0 +1,109 @@
+"""Screening and deciding: floor, guards, both orders, thresholds with margins."""
+
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from funnel.cache.decision import (
+    Candidate,
+    Policy,
+    decide,
+    lower_of_orders,
+    pairs_of,
+    readable,
+    screen,
+    to_score,
+)
+from funnel.cache.guards import Margins
+
+POLICY = Policy(threshold=2.0, floor=0.6, limit=3)
+
+
+def _near(*cosines: float) -> list[Candidate]:
+    return [Candidate(f"k{i}", f"word{i} of it", cosine) for i, cosine in enumerate(cosines)]
+
+
+def test_best_candidates_up_to_the_limit() -> None:
+    """Only the nearest ones are looked at, nearest first."""
+    verdicts = screen("asked", _near(0.7, 0.9, 0.8, 0.95), POLICY)
+    assert [verdict.candidate.cosine for verdict in verdicts] == [0.95, 0.9, 0.8]
+
+
+def test_floor_comes_before_the_verifier() -> None:
+    """What is too far away costs no verifier pass."""
+    verdicts = screen("asked", _near(0.5, 0.7), POLICY)
+    assert [verdict.reason for verdict in verdicts] == ["unscored", "below_floor"]
+    assert len(to_score(verdicts)) == 1
+
+
+def test_highest_score_wins_not_highest_cosine() -> None:
+    """Among accepted ones the verifier decides."""
+    verdicts = screen("asked", _near(0.9, 0.8), POLICY)
+    decision = decide(verdicts, [3.0, 5.0], POLICY)
+    assert decision.chosen is not None
+    assert decision.chosen.candidate.key == "k1"
+
+
+def test_guard_margin_raises_what_is_needed() -> None:
+    """A raising guard adds its margin to the threshold of that candidate."""
+    policy = Policy(2.0, 0.0, margins=Margins(one_sided_number=1.5))
+    verdicts = screen("phones of 2024", [Candidate("k", "phones", 0.9)], policy)
+    assert decide(verdicts, [3.4], policy).reason == "below_threshold"
+    chosen = decide(verdicts, [3.5], policy).chosen
+    assert chosen is not None and chosen.needed == pytest.approx(3.5)
+
+
+def test_unscored_candidates_are_refused() -> None:
+    """A score that never came (NaN) accepts nothing."""
+    verdicts = screen("asked", _near(0.9), POLICY)
+    decision = decide(verdicts, [math.nan], POLICY)
+    assert (decision.chosen, decision.reason) == (None, "not_scored")
+
+
+def test_reason_is_that_of_the_candidate_that_came_furthest() -> None:
+    """A refused score says more than a floor."""
+    verdicts = screen("asked", _near(0.9, 0.1), POLICY)
+    assert decide(verdicts, [0.0], POLICY).reason == "below_threshold"
+    assert decide((), [], POLICY).reason == "no_candidates"
+
+
+def test_both_orders_and_the_lower_score() -> None:
+    """An asymmetric verifier is asked twice per candidate, and the worse answer counts."""
+    verdicts = screen("asked", _near(0.9, 0.8), POLICY)
+    pairs = pairs_of("asked", verdicts, symmetric=False)
+    assert pairs[:2] == [("asked", "word0 of it"), ("word0 of it", "asked")]
+    assert lower_of_orders([1.0, 2.0, 4.0, 3.0], symmetric=False) == [1.0, 3.0]
+    assert math.isnan(lower_of_orders([1.0, math.nan], symmetric=False)[0])
+
+
+def test_symmetric_verifier_is_asked_once() -> None:
+    """A verifier without an order is not paid twice."""
+    verdicts = screen("asked", _near(0.9, 0.8), POLICY)
+    assert pairs_of("asked", verdicts, symmetric=True) == [
+        ("asked", "word0 of it"),
+        ("asked", "word1 of it"),
+    ]
+    assert lower_of_orders([1.0, 2.0], symmetric=True) == [1.0, 2.0]
+
+
+def test_scripts_outside_the_calibration_are_not_read() -> None:
+    """A certificate for Latin letters says nothing of Cyrillic ones."""
+    policy = Policy(2.0, 0.0, scripts=frozenset({"LATIN"}))
+    assert readable("caffè latte", policy)
+    assert not readable("где мой пароль", policy)
+
+
+@given(st.lists(st.tuples(st.floats(0, 1), st.floats(-9, 9)), max_size=6), st.floats(-9, 9))
+def test_nothing_below_its_threshold_is_accepted(
+    near: list[tuple[float, float]], threshold: float
+) -> None:
+    """Whatever the scores: a chosen candidate met floor and threshold."""
+    policy = Policy(threshold, 0.5)
+    verdicts = screen("asked", _near(*(cosine for cosine, _ in near)), policy)
+    scores = [near[int(v.candidate.key[1:])][1] for v in to_score(verdicts)]
+    chosen = decide(verdicts, scores, policy).chosen
+    if chosen is not None:
+        assert chosen.score is not None and chosen.score >= threshold
+        assert chosen.candidate.cosine >= 0.5

@@ -1,0 +1,154 @@
+"""Guards: what they stop, what they let through, and that they never help a match."""
+
+import json
+from importlib.resources import files
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from funnel.cache.guards import Finding, Margins, inspect
+from funnel.cache.settings import GuardSettings
+
+ALL, MARGINS = GuardSettings(), Margins()
+
+
+def _inspect(first: str, second: str) -> list[Finding]:
+    return inspect(first, second, ALL, MARGINS)
+
+
+def _vetoed(first: str, second: str) -> bool:
+    return any(finding.veto for finding in _inspect(first, second))
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "kind"),
+    [
+        ("iPhone 12 battery life", "iPhone 13 battery life", "number"),
+        ("install Python 3.1", "install Python 3.10", "number"),
+        ("my room for two people", "my room for three people", "number"),
+        ("World War I was in 1914", "World War II was in 1939", "number"),
+        ("run 5 km", "run 5 miles", "unit"),
+        ("is $50 too much", "is €50 too much", "unit"),
+        ("train at 8 am", "train at 8:00 pm", "unit"),
+        ("how to enable 2FA", "how to disable two-factor authentication", "opposite"),
+        ("turn wifi on", "turn wifi off", "opposite"),
+        ("is it legal to fish", "is it illegal to fish", "opposite"),
+        ("upload a file", "download a file", "opposite"),
+        ("weather in Dublin", "weather in Galway", "opposite"),
+        ("learn Python", "learn Java", "opposite"),
+        ("which foods contain gluten", "which foods do not contain gluten", "negation"),
+        ("I can log in", "I can't log in", "negation"),
+        ("trains from London to Paris", "trains from Paris to London", "role"),
+        ("trains London to Paris", "trains to London from Paris", "role"),
+        ("sleep before work", "sleep after work", "opposite"),
+        ("why do dogs chase cats", "why do cats chase dogs", "role"),
+        ("is Rust faster than Go", "is Go faster than Rust", "role"),
+        ("songs by Adelheid Brunner", "songs by Casimir Nowak", "entity"),
+        ("I love 🍎", "I love 🍌", "symbol"),
+        ("what is 東京", "what is Tokyo", "script"),
+        ("open p\u0430ypal", "open paypal", "script"),
+    ],
+)
+def test_other_question_is_vetoed(first: str, second: str, kind: str) -> None:
+    """A number, unit, opposite, negation, name, role or letter that differs ends it."""
+    kinds = {finding.kind for finding in _inspect(first, second) if finding.veto}
+    assert kind in kinds
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ("how do I enable 2FA?", "turn on two-factor authentication"),
+        ("difference between cats and dogs", "difference between dogs and cats"),
+        ("trains from London to Paris", "trains to Paris from London"),
+        ("distance from Rome to Bern", "distance from Bern to Rome"),
+        ("is Rust faster than Go", "is Go slower than Rust"),
+        ("did Rome conquer Greece", "was Greece conquered by Rome"),
+        ("5 GB of space", "5gb of space"),
+        ("it costs $1,000", "it costs 1000 dollars"),
+        ("ten days in Rome", "10 days in Rome"),
+        ("what is New York City like", "what's NYC like"),
+        ("I can't log in", "I am unable to sign in"),
+        ("is it not legal", "is it illegal"),
+        ("how do I unblock a contact", "how can I remove the block on a contact"),
+        ("World War 2 causes", "causes of World War II"),
+        ("the U.S. president", "president of the United States"),
+        ("train at 8 am", "train at 8:00 am"),
+        ("USB 3.0", "USB 3"),
+        ("\uff12\uff10 days", "20 days"),
+        ("gluten-free food", "food without gluten"),
+    ],
+)
+def test_paraphrase_is_not_vetoed(first: str, second: str) -> None:
+    """Other words, order or notation of the same thing go on to the verifier."""
+    assert not _vetoed(first, second)
+
+
+def test_shipped_swap_pairs_are_stopped() -> None:
+    """At least 97% of the written swaps are vetoed before any model, and no true paraphrase is."""
+    path = files("funnel.demo").joinpath("data/swap_pairs.jsonl")
+    rows = [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+    swaps = [row for row in rows if not row["is_duplicate"] and row["kind"] != "scope"]
+    same = [row for row in rows if row["is_duplicate"]]
+    assert len(swaps) >= 200
+    stopped = sum(_vetoed(row["question1"], row["question2"]) for row in swaps)
+    lost = [row for row in same if _vetoed(row["question1"], row["question2"])]
+    assert stopped >= 0.97 * len(swaps)
+    assert lost == []
+
+
+def test_one_sided_number_raises_the_bar() -> None:
+    """A number on one side only is suspicious, not decisive."""
+    (finding,) = _inspect("best phones", "best phones of 2024")
+    assert (finding.kind, finding.veto) == ("number", False)
+    assert finding.margin == MARGINS.one_sided_number
+
+
+def test_one_sided_negation_in_other_words_raises_the_bar() -> None:
+    """A negation that comes with other words may mean the same."""
+    found = _inspect("the app does not open", "why does the application crash at launch")
+    assert [(f.kind, f.veto) for f in found] == [("negation", False)]
+
+
+def test_guards_can_be_turned_off() -> None:
+    """Each setting silences its own guard."""
+    pair = ("iPhone 12 battery", "iPhone 13 battery")
+    without = GuardSettings(numbers=False)
+    assert inspect(*pair, without, MARGINS) == []
+
+
+_TEXT = st.text(max_size=80)
+
+
+@given(_TEXT)
+def test_equal_texts_have_no_findings(text: str) -> None:
+    """A question never differs from itself."""
+    assert _inspect(text, text) == []
+
+
+@given(_TEXT, _TEXT)
+def test_guards_are_symmetric(first: str, second: str) -> None:
+    """Which question was cached and which asked does not matter, whatever the texts hold."""
+    there = {(finding.kind, finding.veto) for finding in _inspect(first, second)}
+    back = {(finding.kind, finding.veto) for finding in _inspect(second, first)}
+    assert there == back
+
+
+_KNOWN = """
+how do I not enable disable the 5 10 km miles London Paris from to before after cats dogs
+Python Java and than faster slower can't without 2FA two
+"""
+_WORDS = st.lists(
+    st.sampled_from(_KNOWN.split()),
+    min_size=1,
+    max_size=9,
+).map(" ".join)
+
+
+@given(_WORDS, _WORDS)
+def test_guards_are_symmetric_on_words_they_know(first: str, second: str) -> None:
+    """The same for texts full of what the guards look for."""
+    there = {(finding.kind, finding.veto) for finding in _inspect(first, second)}
+    back = {(finding.kind, finding.veto) for finding in _inspect(second, first)}
+    assert there == back
