@@ -24,10 +24,10 @@ _RESERVE_SHARE = 0.05
 class CrossEncoderSettings(StageSettings):
     """``model``: ``embedded:relevance``, a hub id or a path; ``template``: what it reads.
 
-    ``target_ms``: under load, score only as many candidates (best first) as are expected to be
-    done by then, waiting included, and never fewer than ``min_depth``. ``max_tokens`` and
-    ``token_budget``: the window, and the padded tokens of a batch. ``backend``: see
-    ``funnel.models.backends``.
+    ``target_ms``: when more is asked than this process can do, score only as many candidates (best
+    first) as are expected to be done by then, waiting included, and at least ``min_depth``.
+    ``max_tokens`` and ``token_budget``: the window, and the padded tokens of a batch. ``backend``:
+    see ``funnel.models.backends``.
     """
 
     kind: str = "cross_encoder"
@@ -106,12 +106,7 @@ class CrossEncoderStage(Stage):
     def _depth(self, settings: CrossEncoderSettings, pairs: "Sequence[TextPair]") -> int:
         if settings.target_ms is None:
             return len(pairs)
-        waiting = self._scorer.expected_s([])
-        usable = settings.target_ms / 1000 - waiting
-        needed = self._scorer.expected_s(pairs) - waiting
-        if needed <= usable:
-            return len(pairs)
-        fitting = int(len(pairs) * max(0.0, usable) / needed)
+        fitting = self._scorer.depth_within(pairs, settings.target_ms / 1000)
         return min(len(pairs), max(settings.min_depth, fitting))
 
 

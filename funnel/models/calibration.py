@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import structlog
 
-from funnel.errors import FunnelError
+from funnel.errors import FunnelError, ModelError
 from funnel.models import sealed
 from funnel.models.batching import token_batches
 from funnel.models.worker import set_torch_threads
@@ -174,7 +174,7 @@ def _scores(network: "CrossNetwork", pairs: "Sequence[Tokens]") -> "FloatArray":
     for batch in token_batches([len(pair) for pair in pairs], _BUDGET):
         scores[batch] = network.logits([pairs[i] for i in batch])
     if not np.isfinite(scores).all():
-        raise ValueError("scores that are no finite numbers")
+        raise ModelError("got scores that are NaN or infinite; the model's weights are damaged")
     return scores
 
 

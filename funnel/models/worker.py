@@ -22,6 +22,7 @@ import structlog
 
 from funnel.deadline import Deadline
 from funnel.errors import FunnelError, ModelError, Overloaded
+from funnel.models.pressure import Pressure
 
 Item = TypeVar("Item")
 Row = TypeVar("Row")
@@ -32,6 +33,8 @@ BACKGROUND_DELAY_S = 30.0
 MAX_PENDING_TOKENS = 4_000_000
 """More than this waiting (minutes of work on two cores) and new jobs are refused."""
 _LENGTH_RATIO = 1.5
+_BATCH_SHARE = 0.25
+"""A batch may take this share of the time left before its most urgent job's deadline."""
 
 
 class Lane(Generic[Item, Row]):
@@ -89,6 +92,13 @@ class _Job:
         need = self.tokens_left * self.lane.seconds_per_token / streams
         return min(self.key, self.deadline.end - need)
 
+    def batch_budget(self) -> int:
+        """Tokens of a batch: the lane's, or what fits well into the time that is left."""
+        left = self.deadline.remaining_s()
+        if left is None:
+            return self.lane.budget
+        return min(self.lane.budget, int(_BATCH_SHARE * left / self.lane.seconds_per_token))
+
     def finish(self) -> None:
         done = next((i for i, row in enumerate(self.rows) if row is None), len(self.rows))
         with suppress(InvalidStateError):  # the caller gave up meanwhile
@@ -118,6 +128,7 @@ class ModelWorker:
         cores = available_cores()
         self.streams = streams or min(cores, 8)
         self.threads_per_stream = threads_per_stream or max(1, cores // self.streams)
+        self.pressure = Pressure()
         self._max_pending = max_pending_tokens
         self._jobs: list[_Job] = []
         self._changed = threading.Condition()
@@ -146,6 +157,8 @@ class ModelWorker:
         if not items:
             job.finish()
             return job.future
+        if not background:
+            self.pressure.offer(self.expected_s(lane, job.tokens_left))
         with self._changed:
             self._admit(job)
             self._jobs.append(job)
@@ -254,13 +267,12 @@ class ModelWorker:
 
     def _take(self, ready: list[_Job]) -> tuple[Lane[Any, Any], list[tuple[_Job, int]]]:
         ready.sort(key=lambda job: job.urgency(self.streams))
-        lane = ready[0].lane
+        lane, budget = ready[0].lane, ready[0].batch_budget()
         taken: list[tuple[_Job, int]] = []
         longest = 0
         for job in ready:
-            if job.lane is not lane:
-                continue
-            longest = _fill(taken, job, longest, lane.budget)
+            if job.lane is lane:
+                longest = _fill(taken, job, longest, budget)
         return lane, taken
 
     def _execute(self, lane: Lane[Any, Any], taken: list[tuple[_Job, int]]) -> None:

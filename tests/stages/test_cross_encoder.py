@@ -1,6 +1,7 @@
 """The cross-encoder stage: order, template, deadlines and load."""
 
 import asyncio
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -13,6 +14,7 @@ from funnel.deadline import Deadline
 from funnel.errors import ModelError, StageTimeout
 from funnel.models import CrossEncoderScorer
 from funnel.models.base import TextPair
+from funnel.models.pair_models import PairItem
 from funnel.query import Query, Vector
 from funnel.stages.base import StageRequest
 from funnel.stages.cross_encoder import CrossEncoderSettings, CrossEncoderStage
@@ -73,11 +75,22 @@ async def test_counts_truncated_documents(stage: CrossEncoderStage) -> None:
     assert (output.truncated, len(output.ranking)) == (1, 4)
 
 
-async def test_a_short_deadline_scores_the_best_so_far(stage: CrossEncoderStage) -> None:
+class _SlowScorer(CrossEncoderScorer):
+    """Takes at least 20 ms for a pair."""
+
+    def _run(self, items: Sequence[PairItem]) -> Sequence[np.float32]:
+        time.sleep(0.02 * len(items))
+        return super()._run(items)
+
+
+async def test_a_short_deadline_scores_the_best_so_far(folder: Path) -> None:
     """Candidates are scored in their order; what was not reached is left out and said."""
-    candidates = _candidates(9_000)
-    await stage.run(_request(stage), candidates[:2_000])
-    output = await stage.run(_request(stage, ms=400), candidates)
+    settings = CrossEncoderSettings(k=5, model=str(folder))
+    scorer = _SlowScorer(settings.model, backend="torch-fp32", token_budget=8)
+    stage = CrossEncoderStage(settings, scorer)
+    await stage.start()
+    candidates = _candidates(1_000)
+    output = await stage.run(_request(stage, ms=1_500), candidates)
     scored = {row.document.id for row in output.ranking}
     assert output.degraded == "deadline"
     assert 0 < len(scored) < len(candidates)
@@ -95,18 +108,20 @@ async def test_no_candidates_give_no_ranking(stage: CrossEncoderStage) -> None:
     assert (await stage.run(_request(stage), [])).ranking == []
 
 
-class _SlowScorer(CrossEncoderScorer):
+class _BusyScorer(CrossEncoderScorer):
     """Believes that a pair takes 10 ms and that half a second's work is waiting."""
 
-    def expected_s(self, pairs: Sequence[TextPair]) -> float:
-        return 0.5 + 0.01 * len(pairs)
+    def depth_within(self, pairs: Sequence[TextPair], seconds: float) -> int:
+        return min(len(pairs), int(max(0.0, seconds - 0.5) / 0.01))
 
 
 @pytest.mark.parametrize(("target_ms", "scored"), [(2_000, 100), (1_000, 50), (100, 10)])
 async def test_depth_follows_the_load(folder: Path, target_ms: float, scored: int) -> None:
     """What does not fit into the target is not scored; a minimum always is."""
-    settings = CrossEncoderSettings(k=5, model=str(folder), target_ms=target_ms)
-    stage = CrossEncoderStage(settings, _SlowScorer(settings.model))
+    settings = CrossEncoderSettings(
+        k=5, model=str(folder), target_ms=target_ms, backend="torch-fp32"
+    )
+    stage = CrossEncoderStage(settings, _BusyScorer(settings.model, backend=settings.backend))
     candidates = _candidates(100)
     output = await stage.run(_request(stage), candidates)
     assert {r.document.id for r in output.ranking} == {c.id for c in candidates[:scored]}
