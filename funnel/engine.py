@@ -16,13 +16,14 @@ from funnel.call import CallOptions, Overrides, one_k, plan
 from funnel.chain import Chain, Step
 from funnel.corpus import document_from
 from funnel.deadline import Deadline
-from funnel.errors import ConfigError, InputError, ModelError
+from funnel.errors import ConfigError, CorpusError, InputError, ModelError
 from funnel.filters import check_filters
 from funnel.index import DocumentIndex, IndexReport
 from funnel.log import get_logger
 from funnel.loop import LoopThread
 from funnel.models.pool import ModelPool
 from funnel.pacing import Pace
+from funnel.partition import partition
 from funnel.query import Query, normalise_query
 from funnel.registry import stage_class
 from funnel.resources import Resources
@@ -36,7 +37,6 @@ if TYPE_CHECKING:
 
 log = get_logger(__name__)
 T = TypeVar("T")
-PARTITION_SCHEMA = 1
 NOTED_DOCUMENTS = 256
 """Writes up to this size tell the cache which documents changed; larger ones drop everything."""
 
@@ -45,8 +45,8 @@ class Funnel:
     """A chain of stages behind a cache, over one collection of documents.
 
     One instance serves any number of threads, tasks and event loops. It does its waiting on a
-    loop of its own, so make it after a fork, not before. Models and servers are opened by the
-    first call, or by :meth:`start`.
+    loop of its own, so make it after a fork, not before. Models and servers are opened by
+    :meth:`start` or else by the first call, whose deadline begins only then.
 
     Args:
         settings: from :meth:`FunnelSettings.from_yaml`.
@@ -176,24 +176,29 @@ class Funnel:
         documents: Iterable[Document | Mapping[str, Any]],
         *,
         on_bad: Literal["skip", "fail"] = "fail",
+        rebuild: bool = False,
         progress: bool = False,
     ) -> IndexReport:
         """Write documents (insert or replace by id); unchanged ones cost nothing.
 
+        With ``rebuild`` they become a new collection that replaces the old one at once when it is
+        complete; queries see the old one until then.
+
         Raises:
             CorpusError: some documents are bad and ``on_bad`` is ``fail``; nothing was written.
         """
-        return self._loop.call(self._index(documents, on_bad, progress))
+        return self._loop.call(self._index(documents, on_bad, rebuild, progress))
 
     async def aindex(
         self,
         documents: Iterable[Document | Mapping[str, Any]],
         *,
         on_bad: Literal["skip", "fail"] = "fail",
+        rebuild: bool = False,
         progress: bool = False,
     ) -> IndexReport:
         """Write documents from a coroutine; as :meth:`index`."""
-        return await self._loop.acall(self._index(documents, on_bad, progress))
+        return await self._loop.acall(self._index(documents, on_bad, rebuild, progress))
 
     def delete(self, ids: Sequence[str]) -> int:
         """Delete documents by id; returns how many there were."""
@@ -310,13 +315,13 @@ class Funnel:
         return options
 
     async def _answer(self, text: str, options: CallOptions) -> FunnelResult:
-        began = time.perf_counter()
-        deadline = Deadline.after_ms(options.deadline_ms)
         query = self._query(text, options)
         steps = plan(self.stages, options)
         k = options.k or steps[-1].k
         with structlog.contextvars.bound_contextvars(query_id=query.id):
             await self._ensure_started()
+            began = time.perf_counter()
+            deadline = Deadline.after_ms(options.deadline_ms)
             served = await self._serve(query, steps, deadline, k, options)
             result = self._result(query, served, (time.perf_counter() - began) * 1000)
             _log_summary(result, query)
@@ -355,10 +360,13 @@ class Funnel:
 
         if not options.cache:
             return await _without_cache(compute)
-        partition = self._partition(query, steps, k)
-        return await self.cache.serve(
-            CacheRequest(query, partition, options.scope, deadline), compute
-        )
+        return await self.cache.serve(self._cache_request(query, steps, deadline, k), compute)
+
+    def _cache_request(
+        self, query: Query, steps: tuple[Step, ...], deadline: Deadline, k: int
+    ) -> CacheRequest:
+        where = partition(self.settings.collection, self._encoder, query, steps, k)
+        return CacheRequest(query, where, query.scope, deadline)
 
     async def _started_then(self, work: Callable[[], Awaitable[T]]) -> T:
         await self._ensure_started()
@@ -367,20 +375,8 @@ class Funnel:
     async def _explain_cache(self, text: str, options: CallOptions) -> Mapping[str, Any]:
         query = self._query(text, options)
         steps = plan(self.stages, options)
-        partition = self._partition(query, steps, options.k or steps[-1].k)
-        request = CacheRequest(query, partition, options.scope, Deadline())
-        return await self.cache.explain(request)
-
-    def _partition(self, query: Query, steps: tuple[Step, ...], k: int) -> dict[str, Any]:
-        return {
-            "schema": PARTITION_SCHEMA,
-            "collection": self.settings.collection,
-            "embedder": [self._encoder.name, self._encoder.revision],
-            "scope": query.scope,
-            "filters": dict(query.filters),
-            "k": k,
-            "stages": [{**step.stage.identity(), **_per_call(step), "k": step.k} for step in steps],
-        }
+        k = options.k or steps[-1].k
+        return await self.cache.explain(self._cache_request(query, steps, Deadline(), k))
 
     async def _embed(self, text: str) -> "NDArray[np.float32]":
         vectors = await self._encoder.aencode([text])
@@ -428,12 +424,20 @@ class Funnel:
         self,
         documents: Iterable[Document | Mapping[str, Any]],
         on_bad: Literal["skip", "fail"],
+        rebuild: bool,
         progress: bool,
     ) -> IndexReport:
         await self._ensure_started()
-        noted = _noted(documents)
-        report = await self.documents.upsert(documents, on_bad=on_bad, progress=progress)
-        if report.written:
+        noted = [] if rebuild else _noted(documents)
+        write = self.documents.rebuild if rebuild else self.documents.upsert
+        try:
+            report = await write(documents, on_bad=on_bad, progress=progress)
+        except CorpusError:  # nothing was written
+            raise
+        except BaseException:  # some of it may have been
+            await self.cache.documents_changed()
+            raise
+        if report.changed:
             await self.cache.documents_changed(upserted=noted)
         return report
 
@@ -480,10 +484,6 @@ async def _without_cache(compute: Callable[[], Any]) -> Served:
     from funnel.types import CacheInfo
 
     return Served(await compute(), CacheInfo(status="bypass", reason="the call asked for it"))
-
-
-def _per_call(step: Step) -> dict[str, Any]:
-    return step.settings.model_dump(mode="json", include={"depth", "min_score", "tail"})
 
 
 def _log_summary(result: FunnelResult, query: Query) -> None:

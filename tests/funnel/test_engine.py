@@ -1,6 +1,7 @@
 """The whole funnel over an index in memory: queries, options, threads, faults, close."""
 
 import asyncio
+import json
 import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -11,6 +12,7 @@ import pytest
 import structlog
 
 from funnel import Funnel, FunnelSettings
+from funnel.cache.base import CacheRequest, Compute, Served
 from funnel.cache.null import NullCache
 from funnel.errors import Closed, ConfigError, InputError, StageError
 from funnel.types import Candidate
@@ -292,6 +294,12 @@ def test_deleted_documents_are_gone(funnel: Funnel) -> None:
     assert "reset" not in funnel.run("reset password", k=10).ids
 
 
+def test_a_rebuild_replaces_all_documents(funnel: Funnel) -> None:
+    """What is not in the new corpus is gone."""
+    funnel.index([{"id": "only", "text": "the only password document"}], rebuild=True)
+    assert funnel.run("password", k=10).ids == ("only",)
+
+
 def test_the_encoder_is_asked_once_per_query() -> None:
     """Stages share one query embedding."""
     encoder = FakeEncoder()
@@ -318,10 +326,58 @@ def test_one_summary_event_per_query_without_its_text(funnel: Funnel) -> None:
 
 def test_results_are_plain_data(funnel: Funnel) -> None:
     """to_dict survives JSON; inputs are not changed."""
-    import json
-
     before = json.dumps(CORPUS)
     plain = json.loads(json.dumps(funnel.run("password").to_dict()))
     assert plain["trace"][0]["in"] == 0
     assert plain["hits"][0]["rank"] == 1
     assert json.dumps(CORPUS) == before
+
+
+def test_whatever_changes_a_ranking_changes_the_partition(funnel: Funnel) -> None:
+    """Filters, scope, k and every override keep their answers apart; a timeout does not."""
+
+    class Recorder(NullCache):
+        seen: list[str] = []  # noqa: RUF012 - one test, one list
+
+        async def serve(self, request: CacheRequest, compute: Compute) -> Served:
+            self.seen.append(json.dumps(request.partition, sort_keys=True))
+            return await super().serve(request, compute)
+
+    funnel.cache = recorder = Recorder()
+    calls: list[dict[str, Any]] = [
+        {},
+        {"k": 2},
+        {"scope": "a"},
+        {"filters": {"lang": "en"}},
+        {"overrides": {"hybrid": {"weights": {"dense": 0.5}}}},
+        {"overrides": {"hybrid": {"rrf_k": 10}}},
+        {"overrides": {"length": {"min_score": 1.0}}},
+    ]
+    for options in calls:
+        funnel.run("password", **options)
+    assert len(set(recorder.seen)) == len(calls)
+    funnel.run("password", overrides={"hybrid": {"timeout_ms": 4000}})
+    assert recorder.seen[-1] == recorder.seen[0]
+
+
+def test_a_broken_write_still_clears_the_cache() -> None:
+    """Whatever part of it was written, no kept answer outlives it."""
+
+    class Watcher(NullCache):
+        told = 0
+
+        async def documents_changed(self, **_: Any) -> None:
+            self.told += 1
+
+    class BreaksOnSecond(FakeEncoder):
+        async def aencode(self, texts: Sequence[str]) -> FloatArray:
+            if any("broken" in text for text in texts):
+                raise RuntimeError("out of order")
+            return await super().aencode(texts)
+
+    with make(BreaksOnSecond()) as funnel:
+        funnel.cache = watcher = Watcher()
+        funnel.index(CORPUS)
+        with pytest.raises(Exception, match="out of order"):
+            funnel.index([{"id": "new", "text": "a broken document"}])
+    assert watcher.told == 2
