@@ -54,19 +54,32 @@ local function insist()
   redis.call('UNLINK', P .. 'none')  -- once a script has written, a full server lets it finish
   ensure()
 end
+local function unpacked(raw)
+  if type(raw) ~= 'string' then return nil end
+  local fine, value = pcall(cmsgpack.unpack, raw)
+  if fine and type(value) == 'table' then return value end
+end
 local function read(id, floor)
-  local r = redis.call('HMGET', P .. 'r:' .. id, 'e', 'p')
-  if r[1] and r[2] and tonumber(r[1]) >= floor then return r[2] end
-  return false
+  local r = redis.pcall('HMGET', P .. 'r:' .. id, 'e', 'p')
+  local e = not r.err and r[2] and tonumber(r[1])
+  return e and e >= floor and r[2]
+end
+local function read_alias(partition, id, floor)
+  local alias = unpacked(redis.pcall('GET', P .. 'a:' .. id))
+  local target, note = alias and tostring(alias[1]), alias and tostring(alias[2])
+  return alias and read(partition .. ':' .. target, floor), target, note
+end
+local function vector(id)
+  local v = redis.pcall('HGET', P .. 'r:' .. id, 'v')
+  return type(v) == 'string' and v
 end
 local function note(op, id)
   local n = redis.call('HINCRBY', M, 'seq', 1)
   redis.call('XADD', P .. 'log', 'MAXLEN', '~', 10000, '*', 'n', n, 'o', op, 'i', id)
 end
 local function unindex(id)
-  local raw = redis.call('HGET', P .. 'side', id)
-  if not raw then return end
-  local side = cmsgpack.unpack(raw)
+  local side = unpacked(redis.call('HGET', P .. 'side', id))
+  if not side then return end
   redis.call('HDEL', P .. 'side', id)
   redis.call('ZREM', P .. 'used', id)
   redis.call('ZREM', P .. 'expires', id)
@@ -113,12 +126,8 @@ if not e then return false end
 local partition, key = ARGV[2], ARGV[3]
 local payload = read(partition .. ':' .. key, e[2])
 if payload then return {text(e[1]), text(e[2]), payload} end
-local raw = redis.call('GET', P .. 'a:' .. partition .. ':' .. key)
-if raw then
-  local alias = cmsgpack.unpack(raw)
-  payload = read(partition .. ':' .. alias[1], e[2])
-  if payload then return {text(e[1]), text(e[2]), payload, alias[1], alias[2]} end
-end
+local found, target, note_of_alias = read_alias(partition, partition .. ':' .. key, e[2])
+if found then return {text(e[1]), text(e[2]), found, target, note_of_alias} end
 return {text(e[1]), text(e[2])}
 """)
 """partition, key → false | current, floor[, payload[, target, note]]"""
@@ -134,7 +143,7 @@ return found
 
 VECTORS = Script("""
 local found = {}
-for i = 2, #ARGV do found[i - 1] = redis.call('HGET', P .. 'r:' .. ARGV[i], 'v') end
+for i = 2, #ARGV do found[i - 1] = vector(ARGV[i]) end
 return found
 """)
 """ids → vector or nil for each id"""
@@ -143,10 +152,10 @@ SCAN = Script("""
 local page = redis.call('HSCAN', P .. 'side', ARGV[2], 'COUNT', ARGV[3])
 local found = {page[1]}
 for i = 1, #page[2], 2 do
-  local vector = redis.call('HGET', P .. 'r:' .. page[2][i], 'v')
-  if vector and #vector > 0 then
+  local v = vector(page[2][i])
+  if v and #v > 0 then
     found[#found + 1] = page[2][i]
-    found[#found + 1] = vector
+    found[#found + 1] = v
   end
 end
 return found
@@ -168,8 +177,10 @@ local max_entries, max_bytes = tonumber(ARGV[10]), tonumber(ARGV[11])
 local e = epoch()
 local size = #payload + #vector
 if e[1] ~= at or size > max_bytes or retain < 1 then return {0} end
-local kept = redis.call('HMGET', P .. 'r:' .. id, 'e', 't')
-if kept[1] and tonumber(kept[1]) >= e[2] and tonumber(kept[2]) > token then return {0} end
+local kept = redis.pcall('HMGET', P .. 'r:' .. id, 'e', 't')
+if kept.err then redis.call('UNLINK', P .. 'r:' .. id) end
+local kept_epoch, kept_token = tonumber(kept[1]), tonumber(kept[2])
+if kept_epoch and kept_token and kept_epoch >= e[2] and kept_token > token then return {0} end
 local docs = {}
 for i = 12, #ARGV do docs[#docs + 1] = ARGV[i] end
 redis.call('HSET', P .. 'r:' .. id, 'e', at, 't', ARGV[9], 'p', payload, 'v', vector)
@@ -251,7 +262,8 @@ local floor = epoch()[2]
 local page = redis.call('HSCAN', P .. 'side', ARGV[2], 'COUNT', ARGV[3])
 local found = {page[1], 0}
 for i = 1, #page[2], 2 do
-  if tonumber(cmsgpack.unpack(page[2][i + 1])[5]) < floor then
+  local side = unpacked(page[2][i + 1])
+  if not side or tonumber(side[5]) < floor then
     found[2] = found[2] + forget(page[2][i])
     found[#found + 1] = page[2][i]
   end
@@ -266,9 +278,7 @@ local page = redis.call('ZSCAN', P .. 'aliases', ARGV[2], 'COUNT', ARGV[3])
 local floor = epoch()[2]
 for i = 1, #page[2], 2 do
   local id = page[2][i]
-  local raw = redis.call('GET', P .. 'a:' .. id)
-  local partition = string.match(id, '^[^:]*')
-  if not raw or not read(partition .. ':' .. cmsgpack.unpack(raw)[1], floor) then
+  if not read_alias(string.match(id, '^[^:]*'), id, floor) then
     redis.call('UNLINK', P .. 'a:' .. id)
     redis.call('ZREM', P .. 'aliases', id)
   end

@@ -68,7 +68,7 @@ class RedisMirror(QueryVectors):
         self, partition: str, vector: Vector, count: int, floor: float
     ) -> Sequence[Neighbour]:
         self._follow_along()
-        return self._index.search(partition, vector, count, floor=floor)
+        return await self._index.asearch(partition, vector, count, floor=floor)
 
     async def anywhere(  # noqa: D102
         self, vector: Vector, count: int, floor: float
@@ -108,10 +108,11 @@ class RedisMirror(QueryVectors):
                 await self._read_until_gap()
                 loaded = False
                 log.info("cache.redis.mirror_gap", server=self._link.where)
-            except CacheError as error:
+            except Exception as error:  # a follower that died would stay behind for ever
+                loaded = loaded and isinstance(error, CacheError)  # else: get over what it read
                 if time.monotonic() - began > _LONGEST_PAUSE_S:
                     pause = _FIRST_PAUSE_S
-                log.info("cache.redis.mirror_behind", reason=str(error), retry_in_s=pause)
+                log.info("cache.redis.mirror_behind", reason=repr(error), retry_in_s=pause)
                 await asyncio.sleep(pause)
                 pause = min(2 * pause, _LONGEST_PAUSE_S)
 

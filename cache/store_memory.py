@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from funnel.cache.nearest import NearestIndex, Neighbour
+from funnel.cache.nearest import NearestIndex, Neighbour, unit_vector
 from funnel.cache.store import (
     MISSING,
     Epoch,
@@ -93,7 +93,7 @@ class MemoryStore(Store):
     ) -> Neighbours:
         self._check_open()
         self._sweep()
-        found = self._nearest.search(partition, vector, _SPARE * limit, floor=floor)
+        found = await self._nearest.asearch(partition, vector, _SPARE * limit, floor=floor)
         return Neighbours(self._confirm(found)[:limit], self._epoch)
 
     async def nearest_anywhere(  # noqa: D102
@@ -114,6 +114,8 @@ class MemoryStore(Store):
             return False
         if former is not None and former.record.token > record.token:
             return False
+        if record.vector is not None:
+            unit_vector(record.vector)  # refuses what could never be found, before anything changes
         self._drop(id_)
         self._keep(id_, kept)
         self._evict()

@@ -2,14 +2,19 @@
 
 import numpy as np
 
+from funnel.cache.nearest import unit_vector
 from funnel.cache.rows import Vector
 
 _WIRE = np.dtype("<f2")
 
 
 def to_wire(vector: Vector | None) -> bytes:
-    """Half precision, little endian: 2 bytes a number, cosines within 1e-3. Empty for None."""
-    return b"" if vector is None else np.asarray(vector, dtype=_WIRE).tobytes()
+    """Half precision, little endian: 2 bytes a number, cosines within 1e-3. Empty for None.
+
+    Raises:
+        CacheError: the vector is not finite or is zero.
+    """
+    return b"" if vector is None else unit_vector(vector).astype(_WIRE).tobytes()
 
 
 def from_wire(raw: bytes | None) -> Vector | None:

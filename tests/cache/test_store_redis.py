@@ -222,6 +222,51 @@ class TestLostKeys:
         server.stop()
 
 
+class TestPoison:
+    """Somebody else wrote into our keys."""
+
+    @pytest.fixture
+    async def poisoned(self, store: RedisStore, behind: Behind) -> RedisStore:
+        """A store with two records, of which the first is no longer one, and an alias likewise."""
+        await keep_many(store, ["00", "01"], documents=["d"], scope="a1", vector=axis(0))
+        await store.alias(P, "02", "01", note=b"", retain_s=60)
+        behind.client.set(behind.name(f"r:{P}:00"), b"not a hash")
+        behind.client.set(behind.name(f"a:{P}:02"), b"\xc1 not msgpack")
+        behind.client.hset(behind.name("side"), f"{P}:00", b"\xc1")
+        return store
+
+    async def test_it_reads_as_missing(self, poisoned: RedisStore) -> None:
+        """Other records are found as before."""
+        assert [await payload(poisoned, key) for key in ("00", "01", "02")] == [None, b"01", None]
+        assert await near(poisoned, axis(0)) == ["01"]
+
+    async def test_it_can_be_replaced(self, poisoned: RedisStore) -> None:
+        """A put sets it right."""
+        assert await keep(poisoned, "00", payload=b"new", vector=axis(0))
+        assert await payload(poisoned, "00") == b"new"
+
+    async def test_it_can_be_dropped(self, poisoned: RedisStore, behind: Behind) -> None:
+        """Deleting and purging go through it."""
+        await poisoned.delete_documents(["d"])
+        await poisoned.purge(scope="a1")
+        await poisoned.purge()
+        assert await payload(poisoned, "01") is None
+        assert f"r:{P}:00" not in behind.names()
+
+    async def test_a_poisoned_log_does_not_stop_the_mirror(
+        self, make_redis: MakeRedis, store: RedisStore, behind: Behind
+    ) -> None:
+        """Entries that are no changes are got over by loading again."""
+        other = await make_redis()
+        behind.client.xadd(behind.name("log"), {"rubbish": b"\xff"})
+        await keep(store, "00", vector=axis(0))
+
+        async def seen() -> bool:
+            return await near(other, axis(0)) == ["00"]
+
+        await eventually(seen)
+
+
 class TestMirror:
     async def test_a_gap_in_the_log_is_noticed(
         self, make_redis: MakeRedis, store: RedisStore, behind: Behind

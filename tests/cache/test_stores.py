@@ -196,6 +196,13 @@ class TestNearest:
             await store.nearest(P, np.full(DIMENSIONS, np.nan, np.float32), limit=1, floor=0)
         assert await near(store, axis(0)) == ["00"]
 
+    async def test_a_record_with_a_broken_vector_is_not_kept(self, store: Store) -> None:
+        """A vector that could never be found raises CacheError, and the former record stays."""
+        await keep(store, "00", payload=b"old")
+        with pytest.raises(CacheError):
+            await keep(store, "00", payload=b"new", vector=np.zeros(DIMENSIONS, np.float32))
+        assert await payload(store, "00") == b"old"
+
 
 class TestRefusals:
     async def test_an_answer_from_before_an_index_write_is_refused(self, store: Store) -> None:
