@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -18,15 +19,20 @@ from funnel.cache.calibrator import Calibrator, CertifiedPoint
 from funnel.cache.decision import Candidate, Policy, Verdict, screen
 from funnel.cache.guards import Margins
 from funnel.cache.pair_scores import PairScores, Progress
-from funnel.cache.replay_log import LabelledPair
+from funnel.cache.replay import earlier_neighbours
+from funnel.cache.replay_log import Asked, LabelledPair
 from funnel.cache.settings import GuardSettings
 from funnel.cache.words import take_apart
 from funnel.models.base import Encoder, Scorer
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 TARGETS = (0.90, 0.95, 0.97, 0.98, 0.985, 0.99, 0.995)
 _RARE_SCRIPT = 0.01
 _SPARED = 0.005  # of the pairs that the verifier would believe, the floor may lose this share
 _NO_FLOOR = -1.0
+_LOWEST = 0.5  # what is farther off than this in a log is not even scored
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,30 +77,67 @@ class CalibrationRun:
         """Score the pairs and certify thresholds for the target and for a grid of others."""
         cosines = self._cosines(pairs)
         scores = self._scores(pairs, cosines)
+        labels = np.array([pair.duplicate for pair in pairs])
         floor = _floor(cosines, scores)
         scores[cosines < floor] = -np.inf
-        data = ScoredLabels(scores, np.array([pair.duplicate for pair in pairs]))
+        data = ScoredLabels(scores, labels)
+        return self._report(pairs, data, floor, target, prevalence, source)
+
+    def run_log(
+        self, log: Sequence[Asked], target: float, *, source: str = ""
+    ) -> CalibrationReport:
+        """Certify on a query log: each question against the nearest ones asked before it.
+
+        The unit is a request, and its label whether the best-scored of the ``candidates`` is of
+        its group: so a certificate is about served hits, at the log's own share of repeats.
+        """
+        known = [asked for asked in log if asked.group is not None]
+        texts = list(dict.fromkeys(asked.query for asked in known))
+        groups = {asked.query: asked.group for asked in reversed(known)}
+        vectors = np.asarray(self._encode(texts), dtype=np.float32)
+        near = earlier_neighbours(vectors, _LOWEST, self._policy.limit)
+        pairs = [
+            LabelledPair(texts[row], texts[other], groups[texts[row]] == groups[texts[other]])
+            for row, line in enumerate(near)
+            for other, _ in line
+        ]
+        cosines = np.array([cosine for line in near for _, cosine in line], dtype=np.float64)
+        scores = self._scores(pairs, cosines)
+        floor = _floor(cosines, scores)
+        scores[cosines < floor] = -np.inf
+        best = _best_of_each([len(line) for line in near], scores)
+        data = ScoredLabels(scores[best], np.array([pairs[i].duplicate for i in best]))
+        return self._report([pairs[i] for i in best], data, floor, target, None, source)
+
+    def _report(
+        self,
+        pairs: Sequence[LabelledPair],
+        data: ScoredLabels,
+        floor: float,
+        target: float,
+        prevalence: float | None,
+        source: str,
+    ) -> CalibrationReport:
         targets = sorted({*TARGETS, target})
         found = [certify(data, each, prevalence=prevalence) for each in targets]
         calibrator = self._calibrator(pairs, floor, prevalence, source, found)
         wanted = found[targets.index(target)]
         return CalibrationReport(calibrator, target, wanted, _explained(data, target, wanted))
 
-    def _cosines(
-        self, pairs: Sequence[LabelledPair]
-    ) -> "np.ndarray[tuple[int], np.dtype[np.float64]]":
+    def _encode(self, texts: Sequence[str]) -> "NDArray[np.float32]":
+        return self._encoder.encode(texts, progress=self._progress is not None)
+
+    def _cosines(self, pairs: Sequence[LabelledPair]) -> "NDArray[np.float64]":
         texts = list(dict.fromkeys(t for pair in pairs for t in (pair.first, pair.second)))
         rows = {text: row for row, text in enumerate(texts)}
-        vectors = self._encoder.encode(texts, progress=self._progress is not None)
+        vectors = self._encode(texts)
         first = vectors[[rows[pair.first] for pair in pairs]]
         second = vectors[[rows[pair.second] for pair in pairs]]
         return np.asarray((first * second).sum(axis=1), dtype=np.float64)
 
     def _scores(
-        self,
-        pairs: Sequence[LabelledPair],
-        cosines: "np.ndarray[tuple[int], np.dtype[np.float64]]",
-    ) -> "np.ndarray[tuple[int], np.dtype[np.float64]]":
+        self, pairs: Sequence[LabelledPair], cosines: "NDArray[np.float64]"
+    ) -> "NDArray[np.float64]":
         """The verifier's scores with the guards' margins taken off; -inf for vetoes."""
         verdicts = [self._screen(pair, cosine) for pair, cosine in zip(pairs, cosines, strict=True)]
         known = PairScores(self._scorer, self._progress("verify") if self._progress else None)
@@ -138,6 +181,16 @@ class CalibrationRun:
         )
 
 
+def _best_of_each(counts: Sequence[int], scores: "NDArray[np.float64]") -> list[int]:
+    """For each request with candidates the position of its best-scored one."""
+    best, start = [], 0
+    for count in counts:
+        if count:
+            best.append(start + int(np.argmax(scores[start : start + count])))
+        start += count
+    return best
+
+
 def _net(score: float | None, verdict: Verdict) -> float:
     if score is None or not np.isfinite(score):
         return -np.inf
@@ -145,8 +198,8 @@ def _net(score: float | None, verdict: Verdict) -> float:
 
 
 def _floor(
-    cosines: "np.ndarray[tuple[int], np.dtype[np.float64]]",
-    scores: "np.ndarray[tuple[int], np.dtype[np.float64]]",
+    cosines: "NDArray[np.float64]",
+    scores: "NDArray[np.float64]",
 ) -> float:
     """The cosine that all but a few of the pairs reach which the verifier believes (logit > 0).
 

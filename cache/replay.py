@@ -56,7 +56,7 @@ class Stream:
         self.texts = tuple(texts)
         numbers = {text: number for number, text in enumerate(texts)}
         self.text_of = tuple(numbers[asked.query] for asked in requests)
-        self.neighbours = _earlier_neighbours(vectors, floor)
+        self.neighbours = earlier_neighbours(vectors, floor, _NEIGHBOURS)
 
     def play(self, rule: Rule, limit: int) -> Play:
         """One pass over the log; ``limit`` is how many candidates the rule sees.
@@ -105,8 +105,10 @@ def play_scored(stream: Stream, rule: Rule, limit: int, scores: PairScores) -> P
             scores.learn(unscored.pairs)
 
 
-def _earlier_neighbours(vectors: "Matrix", floor: float) -> list[list[tuple[int, float]]]:
-    """For each row the earlier rows at ``floor`` or nearer, nearest first, at most 64."""
+def earlier_neighbours(
+    vectors: "Matrix", floor: float, limit: int
+) -> list[list[tuple[int, float]]]:
+    """For each row the earlier rows at ``floor`` or nearer with their cosine, nearest first."""
     found: list[list[tuple[int, float]]] = []
     step = max(1, _BLOCK_CELLS // max(1, len(vectors)))
     for start in range(0, len(vectors), step):
@@ -115,6 +117,6 @@ def _earlier_neighbours(vectors: "Matrix", floor: float) -> list[list[tuple[int,
         for row, line in enumerate(cosines):
             earlier = line[: start + row]
             near = np.flatnonzero(earlier >= floor)
-            best = near[np.argsort(-earlier[near], kind="stable")][:_NEIGHBOURS]
+            best = near[np.argsort(-earlier[near], kind="stable")][:limit]
             found.append([(int(other), float(earlier[other])) for other in best])
     return found

@@ -55,6 +55,22 @@ def read_pairs(path: Path) -> Lines[LabelledPair]:
     return _read(path, _pair, '{"question1": "…", "question2": "…", "is_duplicate": 0 or 1}')
 
 
+def is_log(path: Path) -> bool:
+    """Whether the first readable line of a JSONL file is a request rather than a pair.
+
+    Raises:
+        InputError: the file cannot be read.
+    """
+    for _, line in _numbered(path):
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError):
+            continue
+        if isinstance(row, dict):
+            return "query" in row
+    return False
+
+
 def _read(path: Path, parse: Callable[[dict[str, Any]], T], form: str) -> Lines[T]:
     items: list[T] = []
     problems: list[str] = []

@@ -12,12 +12,13 @@ from funnel.cache.base import Answer, CacheRequest
 from funnel.cache.calibrate_run import CalibrationReport, CalibrationRun
 from funnel.cache.matcher import calibrator_for, threshold_for
 from funnel.cache.pair_scores import Progress
-from funnel.cache.replay_log import Asked, read_log, read_pairs
+from funnel.cache.replay_log import Asked, LabelledPair, is_log, read_log, read_pairs
 from funnel.cache.replay_run import Replayer, ReplayReport
 from funnel.cache.semantic import SemanticCache
 from funnel.cache.settings import CacheSettings
 from funnel.cache.store import StoreLimits
 from funnel.cache.store_memory import MemoryStore
+from funnel.errors import InputError
 from funnel.log import get_logger
 from funnel.models.base import Encoder, Scorer
 from funnel.models.pool import ModelPool
@@ -71,7 +72,7 @@ def replay_log(
     )
 
 
-def calibrate_pairs(
+def calibrate_file(
     path: Path,
     config: Path,
     target: float,
@@ -80,21 +81,28 @@ def calibrate_pairs(
     source: str = "",
     console: "Console | None" = None,
 ) -> CalibrationReport:
-    """Calibrate the verifier of a YAML file on labelled pairs.
+    """Calibrate the verifier of a YAML file on labelled pairs or on a log with groups.
 
     Raises:
-        InputError: the pairs cannot be read, or no line is good.
+        InputError: the file cannot be read, no line is good, or a log came with a prevalence.
         ConfigError: the settings are wrong.
         ModelError: a model cannot be loaded.
     """
-    lines = read_pairs(path)
-    for problem in lines.problems[:5]:
-        log.warning("calibrate.bad_line", file=str(path), problem=problem)
     settings = FunnelSettings.from_yaml(config)
     cache = settings.cache or CacheSettings()
+    log_given = is_log(path)
+    if log_given and prevalence is not None:
+        raise InputError("--prevalence: a query log has its own; it goes with labelled pairs only")
+    lines = read_log(path) if log_given else read_pairs(path)
+    for problem in lines.problems[:5]:
+        log.warning("calibrate.bad_line", file=str(path), problem=problem)
     encoder, scorer = _models(settings, cache)
     run = CalibrationRun(encoder, scorer, cache.guards, progress=_bar(console))
-    return run.run(lines.items, target, prevalence=prevalence, source=source)
+    if log_given:
+        asked = [item for item in lines.items if isinstance(item, Asked)]
+        return run.run_log(asked, target, source=source)
+    pairs = [item for item in lines.items if isinstance(item, LabelledPair)]
+    return run.run(pairs, target, prevalence=prevalence, source=source)
 
 
 def _models(settings: FunnelSettings, cache: CacheSettings) -> tuple[Encoder, Scorer]:

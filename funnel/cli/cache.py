@@ -48,7 +48,11 @@ def replay(
 @cache_app.command()
 def calibrate(
     pairs: Annotated[
-        Path, typer.Argument(help='JSONL of {"question1": …, "question2": …, "is_duplicate": 0|1}.')
+        Path,
+        typer.Argument(
+            help='JSONL of {"question1": …, "question2": …, "is_duplicate": 0|1}, or a log of '
+            '{"query": …, "group": …}.'
+        ),
     ],
     target_precision: Annotated[float, typer.Option(min=0.5, max=0.9999)] = 0.99,
     prevalence: Annotated[
@@ -66,12 +70,15 @@ def calibrate(
 ) -> None:
     """Find the loosest threshold that these pairs certify, and write it to a file.
 
+    With a log instead of pairs the certificate is about served hits: each question against the
+    nearest ones before it.
+
     Exits with 1 when the data cannot support the target; what it can support is written.
     """
     from funnel.cache.replay_console import show_calibration
-    from funnel.cache.replay_session import calibrate_pairs
+    from funnel.cache.replay_session import calibrate_file
 
-    report = calibrate_pairs(
+    report = calibrate_file(
         pairs,
         config_path(config),
         target_precision,
