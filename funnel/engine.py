@@ -5,7 +5,7 @@ import secrets
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeAlias, TypeVar
 
 import numpy as np
 import structlog
@@ -14,7 +14,7 @@ from funnel.cache.base import Answer, CacheRequest, QueryCache, Served
 from funnel.cache.null import NullCache
 from funnel.call import CallOptions, Overrides, one_k, plan
 from funnel.chain import Chain, Step
-from funnel.corpus import document_from
+from funnel.corpus import Corpus, document_from
 from funnel.deadline import Deadline
 from funnel.errors import ConfigError, CorpusError, InputError, ModelError
 from funnel.filters import check_filters
@@ -34,6 +34,9 @@ from funnel.types import Document, Filters
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+Documents: TypeAlias = Iterable[Document | Mapping[str, Any]] | Corpus
+"""Documents, mappings with ``id`` and ``text``, or a file read by ``funnel.corpus.read_corpus``."""
 
 log = get_logger(__name__)
 T = TypeVar("T")
@@ -173,7 +176,7 @@ class Funnel:
 
     def index(
         self,
-        documents: Iterable[Document | Mapping[str, Any]],
+        documents: Documents,
         *,
         on_bad: Literal["skip", "fail"] = "fail",
         rebuild: bool = False,
@@ -191,7 +194,7 @@ class Funnel:
 
     async def aindex(
         self,
-        documents: Iterable[Document | Mapping[str, Any]],
+        documents: Documents,
         *,
         on_bad: Literal["skip", "fail"] = "fail",
         rebuild: bool = False,
@@ -422,7 +425,7 @@ class Funnel:
 
     async def _index(
         self,
-        documents: Iterable[Document | Mapping[str, Any]],
+        documents: Documents,
         on_bad: Literal["skip", "fail"],
         rebuild: bool,
         progress: bool,
@@ -470,7 +473,7 @@ class Funnel:
         await self.documents.aclose()
 
 
-def _noted(documents: Iterable[Document | Mapping[str, Any]]) -> list[Document]:
+def _noted(documents: Documents) -> list[Document]:
     """The documents of a small write, for the cache; empty when anything may have changed."""
     if not isinstance(documents, Sequence) or len(documents) > NOTED_DOCUMENTS:
         return []

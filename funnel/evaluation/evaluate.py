@@ -10,7 +10,7 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -148,7 +148,7 @@ def index_dataset(
     corpus = dataset.corpus()
     empty: list[str] = []
     rows = Corpus(corpus.source, _with_words(corpus.rows, empty))
-    report = funnel.index(cast("Any", rows), on_bad=on_bad, progress=progress)
+    report = funnel.index(rows, on_bad=on_bad, progress=progress)
     if empty or report.problems:
         log.warning(
             "documents_left_out",
