@@ -37,12 +37,13 @@ MEMORY = ":memory:"
 DENSE, BM25, TOKENS = "dense", "bm25", "tokens"  # names of the vectors
 _OLDEST_SERVER = (1, 16)  # collection metadata
 _WRITE_PAUSES_S = (0.5, 1.0, 2.0)
+_WRITE_LIMIT_S = 60.0  # a busy server takes its time over a batch, and a cluster over a collection
 
 
 class QdrantSettings(BaseModel):
     """Where the documents are: a server's ``url``, a local ``path``, or ``path: ":memory:"``.
 
-    ``timeout_ms`` limits each call to a server. ``prefer_grpc`` uses the server's gRPC port.
+    ``timeout_ms`` limits each read from a server; writes may take a minute. ``prefer_grpc`` uses the server's gRPC port.
     ``token_vectors`` also stores every document's token vectors, for ``late_interaction``.
     ``payload_indexes`` names metadata fields that a server indexes for fast filters, each with
     its type (``keyword``, ``integer``, ``float``, ``bool``, ``datetime``). ``shards`` and
@@ -187,22 +188,23 @@ class ServerBackend(Backend):
     async def call(self, method: str, *, deadline: Deadline | None = None, **arguments: Any) -> Any:
         """Await the client's coroutine, once more if a kept connection turns out closed."""
         try:
-            return await self._once(method, deadline, arguments)
+            return await self._once(method, deadline, self._timeout_s, arguments)
         except BackendUnavailable as error:
             if not _stale_connection(error):
                 raise
-        return await self._once(method, deadline, arguments)
+        return await self._once(method, deadline, self._timeout_s, arguments)
 
     async def write(self, method: str, **arguments: Any) -> Any:
         """Await the client's coroutine, again after pauses while the server is away or busy."""
+        limit_s = max(self._timeout_s, _WRITE_LIMIT_S)
         for pause in _WRITE_PAUSES_S:
             try:
-                return await self._once(method, None, arguments)
+                return await self._once(method, None, limit_s, arguments)
             except RateLimited as error:
                 await asyncio.sleep(min(error.retry_after or pause, 30.0))
             except BackendUnavailable:
                 await asyncio.sleep(pause)
-        return await self._once(method, None, arguments)
+        return await self._once(method, None, limit_s, arguments)
 
     async def search(self, query: PointQuery, deadline: Deadline | None) -> dict[str, list[Any]]:
         """One batch request."""
@@ -230,17 +232,19 @@ class ServerBackend(Backend):
         return AsyncQdrantClient(
             url=self._settings.url,
             api_key=key.get_secret_value() if key else None,
-            timeout=math.ceil(self._timeout_s),
+            timeout=math.ceil(max(self._timeout_s, _WRITE_LIMIT_S)),  # each call has its own limit
             prefer_grpc=self._settings.prefer_grpc,
             grpc_port=self._settings.grpc_port,
             check_compatibility=False,
         )
 
-    async def _once(self, method: str, deadline: Deadline | None, arguments: dict[str, Any]) -> Any:
+    async def _once(
+        self, method: str, deadline: Deadline | None, limit_s: float, arguments: dict[str, Any]
+    ) -> Any:
         if self._client is None:
             raise Closed("the index is closed or was not started; call start() first")
         call = getattr(self._client, method)(**arguments)
-        return await translated(call, self._settings.place, deadline, self._timeout_s)
+        return await translated(call, self._settings.place, deadline, limit_s)
 
     def _check_version(self, version: str) -> None:
         numbers = tuple(int(part) for part in version.split("-")[0].split(".")[:2])

@@ -103,25 +103,23 @@ def _fold(text: str) -> str:
     return unicodedata.normalize("NFKC", text).lower()
 
 
-def _words(text: str) -> Iterator[str]:
-    for match in _WORD.finditer(text):
-        word = match.group()
-        if word.isascii() or not _UNSPACED.search(word):
-            yield word[:MAX_TERM_CHARS]
-        else:
-            yield from _pairs(word)
+def _words(text: str) -> list[str]:
+    words = _WORD.findall(text)
+    if not text.isascii() and _UNSPACED.search(text):
+        words = [part for word in words for part in _pairs(word)]
+    return [word[:MAX_TERM_CHARS] for word in words]
 
 
 def _pairs(word: str) -> Iterator[str]:
     start = 0
     for run in _UNSPACED.finditer(word):
         if run.start() > start:
-            yield word[start : run.start()][:MAX_TERM_CHARS]
+            yield word[start : run.start()]
         text = run.group()
         yield from (text[i : i + 2] for i in range(max(1, len(text) - 1)))
         start = run.end()
     if start < len(word):
-        yield word[start:][:MAX_TERM_CHARS]
+        yield word[start:]
 
 
 @lru_cache(maxsize=1 << 16)
