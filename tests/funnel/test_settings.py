@@ -94,7 +94,12 @@ CASES: list[tuple[str, str, str, list[str]]] = [
     ("growing k", "k: 10\n", "k: 200\n", ["stages[1].k: got 200", "at most 100"]),
     ("k of the wrong type", "k: 10\n", "k: ten\n", ["stages[1].k: got 'ten'", "integer"]),
     ("k below one", "k: 10\n", "k: 0\n", ["stages[1].k: got 0", "greater than or equal to 1"]),
-    ("no retriever first", "kind: hybrid", "kind: llm_listwise", ["stages[0].kind", "retrieve"]),
+    (
+        "no retriever first",
+        "kind: hybrid",
+        "kind: llm_listwise\n    model: m",
+        ["stages[0].kind", "retrieve"],
+    ),
     ("a bad deadline", "deadline_ms: 800", "deadline_ms: -1", ["deadline_ms: got -1"]),
     ("a secret written out", '"${QDRANT_KEY:-}"', '"abc"', ["qdrant.api_key", "${API_KEY}"]),
     ("an unset variable", "${QDRANT_KEY:-}", "${NOT_SET}", ["qdrant.api_key", "NOT_SET"]),
