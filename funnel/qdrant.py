@@ -43,7 +43,8 @@ _WRITE_LIMIT_S = 60.0  # a busy server takes its time over a batch, and a cluste
 class QdrantSettings(BaseModel):
     """Where the documents are: a server's ``url``, a local ``path``, or ``path: ":memory:"``.
 
-    ``timeout_ms`` limits each read from a server; writes may take a minute. ``prefer_grpc`` uses the server's gRPC port.
+    ``timeout_ms`` limits each read from a server; writes may take a minute. ``prefer_grpc`` uses
+    the server's gRPC port.
     ``token_vectors`` also stores every document's token vectors, for ``late_interaction``.
     ``payload_indexes`` names metadata fields that a server indexes for fast filters, each with
     its type (``keyword``, ``integer``, ``float``, ``bool``, ``datetime``). ``shards`` and
