@@ -9,9 +9,11 @@ from funnel.cache.lexicon import ALIASES, DIRECTED, NEGATIONS, STOPWORDS
 from funnel.cache.quantities import Quantity, quantities
 
 _TOKEN = re.compile(r"[^\W_]+(?:['\u2019][^\W_]+)*(?:[+#]+|\.(?=[^\W\d_]\b))?")
+# "turn" or "switch" with up to four words before its "on" or "off".
+_SWITCH = r"\b(?:turn|switch)(?:ed|ing|s)?\b((?:\s+(?!on\b|off\b)\w+){0,4}?)\s+"
 _PHRASES = (
-    (re.compile(r"\b(?:turn|switch)(?:ed|ing|s)?\b((?:\s+\w+){0,4}?)\s+on\b"), r"enable\1"),
-    (re.compile(r"\b(?:turn|switch)(?:ed|ing|s)?\b((?:\s+\w+){0,4}?)\s+off\b"), r"disable\1"),
+    (re.compile(rf"{_SWITCH}on\b"), r"enable\1"),
+    (re.compile(rf"{_SWITCH}off\b"), r"disable\1"),
     (re.compile(r"\b(?:log|sign)(?:ged|ging|ing|ed|s)?[\s-]+(?:in|on)\b"), "login"),
     (re.compile(r"\b(?:log|sign)(?:ged|ging|ing|ed|s)?[\s-]+(?:out|off)\b"), "logout"),
     (re.compile(r"\bget(?:ting|s)?\s+rid\s+of\b"), "remove"),

@@ -60,6 +60,7 @@ def test_other_question_is_vetoed(first: str, second: str, kind: str) -> None:
     ("first", "second"),
     [
         ("how do I enable 2FA?", "turn on two-factor authentication"),
+        ("how do I turn off 2FA?", "turn off 2FA on my account"),
         ("difference between cats and dogs", "difference between dogs and cats"),
         ("trains from London to Paris", "trains to Paris from London"),
         ("distance from Rome to Bern", "distance from Bern to Rome"),

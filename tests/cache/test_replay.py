@@ -1,0 +1,246 @@
+"""Replaying logs: the same decisions as when serving, counted rightly."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from funnel.cache.calibrate_run import CalibrationRun
+from funnel.cache.decision import Policy
+from funnel.cache.pair_scores import PairScores
+from funnel.cache.replay import Stream, earlier_neighbours, play_scored
+from funnel.cache.replay_console import plot
+from funnel.cache.replay_log import Asked, LabelledPair, is_log, read_log, read_pairs
+from funnel.cache.replay_run import Replayer, best_at
+from funnel.cache.rules import CosineRule, ExactRule, VerifiedRule
+from funnel.cache.settings import GuardSettings
+from funnel.cache.tally import Tally, tally
+from funnel.errors import InputError
+from tests.cache.world import TopicEncoder, TopicScorer, World
+
+POLICY = Policy(threshold=2.0, floor=0.5)
+
+
+def _log(*rows: tuple[str, str | None]) -> list[Asked]:
+    return [Asked(query, group) for query, group in rows]
+
+
+def _stream(log: list[Asked], floor: float = 0.5) -> Stream:
+    texts = list(dict.fromkeys(asked.query for asked in log))
+    return Stream(log, texts, TopicEncoder().encode(texts), floor)
+
+
+def _played(log: list[Asked], policy: Policy = POLICY) -> Tally:
+    scores = PairScores(TopicScorer())
+    stream = _stream(log)
+    return tally(stream, play_scored(stream, VerifiedRule(policy, scores), policy.limit, scores))
+
+
+MIXED = _log(
+    ("one about cats", "cats"),
+    ("two about cats", "cats"),
+    ("one about dogs", "dogs"),
+    ("two about cats", "cats"),
+    ("one about cats", "cats"),
+    ("three about dogs", "dogs"),
+    ("one about birds", None),
+)
+
+
+def test_hits_by_tier() -> None:
+    """Exact repeats, repeats of a paraphrase, and paraphrases are told apart."""
+    found = _played(MIXED)
+    assert found.by_tier == {"semantic": 2, "alias": 1, "exact": 1}
+    assert (found.requests, found.hits, found.wrong_hits) == (7, 4, 0)
+    assert (found.oracle_hits, found.missed_duplicates) == (4, 0)
+    assert found.hit_precision == 1.0
+
+
+def test_wrong_hits_under_all_three_meanings() -> None:
+    """A wrong hit counts per hit, per request and per unlike pair."""
+    log = _log(("one about cats", "a"), ("two about cats", "b"), ("three about cats", "a"))
+    found = _played(log)
+    assert (found.hits, found.wrong_hits) == (2, 1)
+    plain = found.to_dict()
+    assert plain["wrong_per_hit"] == pytest.approx(1 / 2)
+    assert plain["wrong_per_request"] == pytest.approx(1 / 3)
+    assert plain["wrong_per_pair"] == pytest.approx(1.0)
+
+
+def test_unknown_groups_are_neither_right_nor_wrong() -> None:
+    """A hit without labels is counted apart and bounds the precision from below."""
+    found = _played(_log(("one about cats", None), ("two about cats", "a")))
+    assert (found.hits, found.unknown_hits, found.hit_precision) == (1, 1, None)
+    assert found.to_dict()["hit_precision_if_unknown_are_wrong"] == 0.0
+
+
+def test_missed_duplicates_and_oracle() -> None:
+    """What a perfect cache would have hit and this one did not."""
+    found = _played(_log(("one about cats", "a"), ("one about dogs", "a")))
+    assert (found.hits, found.missed_duplicates, found.oracle_hit_rate) == (0, 1, 0.5)
+
+
+async def test_replay_decides_like_serving() -> None:
+    """The same log through the live cache gives the same hits from the same questions."""
+    rng = np.random.default_rng(0)
+    words, topics = "abcdefghijkl", "mnopqr"
+    log = [
+        Asked(f"{rng.choice(list(words))} about {rng.choice(list(topics))}", None)
+        for _ in range(200)
+    ]
+    stream = _stream(log)
+    scores = PairScores(TopicScorer())
+    play = play_scored(stream, VerifiedRule(POLICY, scores), POLICY.limit, scores)
+    world = World(local_entries=0)
+    for request, asked in enumerate(log):
+        info = (await world.ask(asked.query)).info
+        assert (info.tier or "") == play.tier[request]
+        if info.status == "hit":
+            assert info.matched_query == log[play.source[request]].query
+
+
+def test_baselines_play_by_their_own_rules() -> None:
+    """Exact takes repeats only; cosine takes the nearest at its threshold."""
+    stream = _stream(MIXED)
+    assert tally(stream, stream.play(ExactRule(), 5)).by_tier == {"exact": 2}
+    assert tally(stream, stream.play(CosineRule(0.5), 5)).hits == 4
+    assert tally(stream, stream.play(CosineRule(0.9999), 5)).hits == 2
+
+
+def test_neighbours_come_earlier_and_nearest_first() -> None:
+    """Only what was asked before can have been cached."""
+    vectors = TopicEncoder().encode([f"{word} about cats" for word in "abcdef"])
+    near = earlier_neighbours(vectors, 0.0, 3)
+    assert [len(line) for line in near] == [0, 1, 2, 3, 3, 3]
+    for row, line in enumerate(near):
+        assert all(other < row for other, _ in line)
+        assert [cosine for _, cosine in line] == sorted((c for _, c in line), reverse=True)
+
+
+def test_report_has_the_promised_keys_and_curves() -> None:
+    """The JSON for machines, the sweep and the comparison at equal precision."""
+    replayer = Replayer(TopicEncoder(), TopicScorer(), POLICY)
+    report = replayer.run(MIXED, target_precision=0.99, lookup_ms=[1.0, 3.0], ranking_ms=50.0)
+    plain = report.to_dict()
+    promised = {
+        "requests", "hits", "hit_rate", "wrong_hits", "hit_precision", "hit_precision_low",
+        "missed_duplicates", "oracle_hit_rate", "rankings_saved", "p50_lookup_ms",
+        "p99_lookup_ms", "threshold",
+    }  # fmt: skip
+    assert promised <= plain.keys()
+    assert plain["saved_ms"] == pytest.approx(4 * 50.0 - 7 * 2.0)
+    assert json.loads(json.dumps(plain)) == plain
+    rates = [point.tally.hit_rate for point in report.curve]
+    assert rates == sorted(rates, reverse=True)
+    assert best_at(report.cosine, 0.95) is not None
+    drawn = plot(report.curve, report.threshold)
+    assert "*" in drawn and "o" in drawn and "|" in drawn
+
+
+def test_replay_without_a_certificate_counts_the_exact_tiers() -> None:
+    """No threshold: exact and nothing else, said plainly."""
+    policy = Policy(threshold=float("inf"), floor=0.5)
+    report = Replayer(TopicEncoder(), TopicScorer(), policy).run(
+        MIXED, target_precision=0.99, problem="uncalibrated"
+    )
+    assert (report.threshold, report.tally.by_tier) == (None, {"exact": 2})
+
+
+def test_broken_lines_are_counted_and_named(tmp_path: Path) -> None:
+    """Bad JSON, wrong types and blank queries are left out with their line numbers."""
+    path = tmp_path / "log.jsonl"
+    lines = [
+        '{"query": "a", "group": "x"}',
+        "{broken",
+        '{"query": 5, "group": "x"}',
+        "[]",
+        '{"query": "   ", "group": "x"}',
+        '{"query": "b", "group": {"no": 1}}',
+        "",
+        '{"query": "c"}',
+        "[" * 100_000,
+    ]
+    path.write_text("\n".join(lines), encoding="utf-8")
+    read = read_log(path)
+    assert read.items == (Asked("a", "x"), Asked("c", None))
+    assert [problem.split(":")[0] for problem in read.problems] == [
+        f"line {number}" for number in (2, 3, 4, 5, 6, 9)
+    ]
+
+
+@pytest.mark.parametrize("content", ["", "{broken\n", '{"other": 1}\n'])
+def test_log_without_a_usable_line_is_refused(tmp_path: Path, content: str) -> None:
+    """Nothing to replay is an error that shows the expected form."""
+    path = tmp_path / "log.jsonl"
+    path.write_text(content, encoding="utf-8")
+    with pytest.raises(InputError, match="expected lines of"):
+        read_log(path)
+
+
+def test_missing_log_is_refused(tmp_path: Path) -> None:
+    """A path that cannot be read is named."""
+    with pytest.raises(InputError, match="nowhere.jsonl: cannot be read"):
+        read_log(tmp_path / "nowhere.jsonl")
+
+
+def test_pairs_and_logs_are_told_apart(tmp_path: Path) -> None:
+    """Labels may be numbers or digits as text; anything else is a broken line."""
+    path = tmp_path / "pairs.jsonl"
+    rows = [
+        {"question1": "a", "question2": "b", "is_duplicate": 1},
+        {"question1": "a", "question2": "c", "is_duplicate": "0"},
+        {"question1": "a", "question2": "d", "is_duplicate": "maybe"},
+    ]
+    path.write_text("\n".join(json.dumps(row) for row in rows), encoding="utf-8")
+    read = read_pairs(path)
+    assert read.items == (LabelledPair("a", "b", True), LabelledPair("a", "c", False))
+    assert len(read.problems) == 1
+    assert not is_log(path)
+
+
+def _pairs(count: int) -> list[LabelledPair]:
+    same = [
+        LabelledPair(f"x{_word(n)} about cats", f"y{_word(n)} about cats", True)
+        for n in range(count)
+    ]
+    other = [
+        LabelledPair(f"x{_word(n)} about cats", f"y{_word(n)} about dogs", False)
+        for n in range(count)
+    ]
+    return [*same, *other]
+
+
+def _word(number: int) -> str:
+    return "".join("abcdefghij"[int(digit)] for digit in str(number))
+
+
+def test_calibration_on_pairs() -> None:
+    """Enough clean pairs certify the target; the file says on what."""
+    run = CalibrationRun(TopicEncoder(), TopicScorer(), GuardSettings())
+    report = run.run(_pairs(600), 0.99, source="the topics of the tests")
+    assert report.wanted is not None and report.wanted.wrong == 0
+    calibrator = report.calibrator
+    assert (calibrator.pairs, calibrator.duplicates) == (1_200, 600)
+    assert (calibrator.verifier, calibrator.revision) == ("world:verifier", "1")
+    assert calibrator.scripts == ("LATIN",)
+    point = calibrator.point(0.99)
+    assert point is not None and -8.0 < point.threshold <= 8.0
+
+
+def test_calibration_on_too_little_says_so() -> None:
+    """A hundred pairs cannot support 99%, whatever their scores."""
+    run = CalibrationRun(TopicEncoder(), TopicScorer(), GuardSettings())
+    report = run.run(_pairs(100), 0.99)
+    assert report.wanted is None
+    assert "cannot support 99.0%" in report.explanation
+    assert report.calibrator.point(0.99) is None
+
+
+def test_calibration_on_a_log_is_about_served_hits() -> None:
+    """One unit per request that has a neighbour, labelled by its best-scored one."""
+    log = [Asked(f"x{_word(n)} about t{_word(n // 2)}", f"g{n // 2}") for n in range(1_400)]
+    run = CalibrationRun(TopicEncoder(), TopicScorer(), GuardSettings())
+    report = run.run_log(log, 0.99)
+    assert report.calibrator.duplicates == 700
+    assert report.wanted is not None and report.wanted.wrong == 0
