@@ -68,13 +68,16 @@ class RedisLink:
         self._tasks: set[asyncio.Task[Any]] = set()
         self._closed = False
 
-    async def facts(self) -> ServerFacts:
+    async def facts(self, *, patience_s: float | None = None) -> ServerFacts:
         """What is known of the server, asking it if that has not been done.
+
+        ``patience_s`` instead of the timeout is for starting up: to connect takes longer than to
+        look something up.
 
         Raises:
             CacheError: the server does not answer in time.
         """
-        await self._answer(self._connected())
+        await self._answer(self._connected(), patience_s)
         if self._facts is None:
             raise CacheError(f"Redis at {self.where} went away while it was asked who it is")
         return self._facts
@@ -120,11 +123,12 @@ class RedisLink:
         finally:
             self._slots.release()
 
-    async def _answer(self, work: Coroutine[Any, Any, T]) -> T:
+    async def _answer(self, work: Coroutine[Any, Any, T], patience_s: float | None = None) -> T:
         from redis.exceptions import MovedError, ReadOnlyError, RedisClusterException, RedisError
 
+        patience_s = patience_s or self._timeout_s
         try:
-            return await self._wait(work)
+            return await self._wait(work, patience_s)
         except MovedError as error:
             await self._disconnect()  # it has become a cluster: look again
             raise CacheError(f"Redis at {self.where} refused: {error}") from error
@@ -133,18 +137,18 @@ class RedisLink:
             raise CacheError(f"Redis at {self.where} is read-only: {error}") from error
         except (TimeoutError, OSError, RedisError, RedisClusterException) as error:
             raise CacheError(
-                f"Redis at {self.where} gave no answer within {self._timeout_s * 1000:.0f} ms: "
+                f"Redis at {self.where} gave no answer within {patience_s * 1000:.0f} ms: "
                 f"{_brief(error)}"
             ) from error
 
-    async def _wait(self, work: Coroutine[Any, Any, T]) -> T:
+    async def _wait(self, work: Coroutine[Any, Any, T], patience_s: float) -> T:
         if self._closed:
             work.close()
             raise CacheError("the Redis store is closed; make a new one")
         task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._finished)
-        done, _ = await asyncio.wait((task,), timeout=self._timeout_s)
+        done, _ = await asyncio.wait((task,), timeout=patience_s)
         if not done:
             raise TimeoutError
         if task.cancelled():
@@ -173,16 +177,12 @@ class RedisLink:
         return node
 
     async def _connect(self) -> None:
-        client = plain_client(self._url, self._timeout_s)
+        patient = plain_client(self._url, max(self._timeout_s, _CONNECT_S), connections=1)
         try:
-            facts = await _probe(client)
-            if facts.cluster:
-                await client.aclose()
-                client = cluster_client(self._url, self._timeout_s)
-                await client.initialize()
-        except BaseException:
-            await client.aclose()
-            raise
+            facts = await _probe(patient)
+        finally:
+            await patient.aclose()
+        client = (cluster_client if facts.cluster else plain_client)(self._url, self._timeout_s)
         self._client, self._facts = client, facts
         log.info("cache.redis.connected", server=self.where, version=facts.version)
 

@@ -26,6 +26,7 @@ Work = Callable[[sqlite3.Connection], T]
 _DAMAGED = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
 _QUEUE = 4_096
 _STAT_EVERY_S = 1.0
+_OPEN_S = 5.0  # behind the callers' backs; other processes may be opening it too
 _CLOSE_S = 2.0
 _SIDE_FILES = ("-wal", "-shm")
 
@@ -192,12 +193,13 @@ class _Worker:
 
 def _open(path: Path, timeout_s: float) -> sqlite3.Connection:
     path.touch(mode=0o600)
-    connection = sqlite3.connect(path, timeout=timeout_s, isolation_level=None)
+    connection = sqlite3.connect(path, timeout=_OPEN_S, isolation_level=None)
     try:
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = NORMAL")
         connection.execute("PRAGMA journal_size_limit = 16777216")
         _prepare(connection, path)
+        connection.execute(f"PRAGMA busy_timeout = {int(timeout_s * 1000)}")
     except BaseException:
         connection.close()
         raise

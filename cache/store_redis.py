@@ -219,6 +219,7 @@ class RedisStore(Store):
         await self._link.run(lua.EPOCH)
 
     async def start(self) -> None:  # noqa: D102
+        await self._link.facts(patience_s=_BACKGROUND_TIMEOUT_S)
         await self.epoch()
         await (await self._finder()).start()
 

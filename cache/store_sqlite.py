@@ -251,7 +251,8 @@ class SqliteStore(Store):
         await self._file.read(rows.epoch)
 
     async def start(self) -> None:  # noqa: D102
-        await self.epoch()
+        await self._file.read(rows.epoch, timeout_s=_PATIENT_S)
+        await self._file.write(rows.epoch, timeout_s=_PATIENT_S)
         await self._catch_up()
 
     async def aclose(self) -> None:  # noqa: D102

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from funnel.cache.graph import graphs_available
 from funnel.cache.nearest import NearestIndex
 from funnel.errors import CacheError, ConfigError
 
@@ -152,6 +153,31 @@ class TestBounds:
             assert top.score == pytest.approx(1.0, abs=1e-5)
 
 
+def test_without_usearch_everything_is_searched_exactly(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A missing extra costs time above the limit, not answers."""
+    monkeypatch.setattr("funnel.cache.nearest.graphs_available", lambda: False)
+    rows = unit_rows(300)
+    index = NearestIndex(exact_limit=100)
+    index.add_many("p", names(300), rows)
+    assert index.settled()
+    assert index.stats()["exact"] == 300
+    assert index.search("p", rows[7], 1)[0].id == "id7"
+
+
+async def test_a_long_search_is_the_same_off_the_event_loop(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """asearch finds what search finds, in a thread or not."""
+    rows = unit_rows(300)
+    index = NearestIndex()
+    index.add_many("p", names(300), rows)
+    expected = index.search("p", rows[7], 5)
+    assert await index.asearch("p", rows[7], 5) == expected
+    monkeypatch.setattr("funnel.cache.nearest._LONG", 1)
+    assert await index.asearch("p", rows[7], 5) == expected
+
+
+@pytest.mark.skipif(not graphs_available(), reason="usearch (the cache extra) is not installed")
 class TestGraph:
     def test_the_surplus_moves_into_the_graph(self) -> None:
         """Above the limit old vectors are found through the graph, new ones exactly."""
