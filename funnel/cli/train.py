@@ -8,6 +8,7 @@ import typer
 from rich.console import Console
 
 from funnel.cli.options import JSON_OUT
+from funnel.cli.train_inputs import encoder, read_distillation, read_pairs, scorer
 from funnel.cli.train_options import (
     ON_BAD_LINE,
     bad_line_choice,
@@ -20,8 +21,6 @@ from funnel.training.session import RunOptions
 from funnel.training.settings import TrainSettings
 
 if TYPE_CHECKING:
-    from funnel.training.bi_encoder import Distillation
-    from funnel.training.records import LabelledPair
     from funnel.training.report import TrainReport
 
 app = typer.Typer(
@@ -69,7 +68,7 @@ def cross_encoder(
     from funnel.training.cross_encoder import train_cross_encoder
 
     report = train_cross_encoder(
-        _pairs(data, on_bad_line),
+        read_pairs(data, on_bad_line),
         run_options,
         base=base,
         loss=loss,
@@ -77,7 +76,7 @@ def cross_encoder(
         residual=residual,
         form=_form(form),
         settings=train_settings,
-        dev=_pairs(str(dev), on_bad_line) if dev else None,
+        dev=read_pairs(str(dev), on_bad_line) if dev else None,
     )
     _tell(report, json_out, f"use it: stages: - kind: cross_encoder, model: {report.output}")
 
@@ -99,13 +98,13 @@ def duplicate(
     from funnel.training.duplicate import train_duplicate
 
     report = train_duplicate(
-        _pairs(data, on_bad_line),
+        read_pairs(data, on_bad_line),
         run_options,
         base=base,
         residual=residual,
         form=_form(form),
         settings=train_settings,
-        dev=_pairs(str(dev), on_bad_line) if dev else None,
+        dev=read_pairs(str(dev), on_bad_line) if dev else None,
     )
     _tell(report, json_out, f"use it: cache: verifier: model: {report.output}")
 
@@ -134,7 +133,7 @@ def bi_encoder(
         raise typer.BadParameter(
             f"got {loss!r}, expected cosine or margin_mse", param_hint="--loss"
         )
-    distillation = _distillation(data, loss, teacher, scale, on_bad_line)
+    distillation = read_distillation(data, loss, teacher, scale, on_bad_line)
     report = train_bi_encoder(distillation, run_options, base=base, settings=train_settings)
     _tell(report, json_out, _reindex(report.output))
 
@@ -192,7 +191,7 @@ def mine(
         max_probability=max_probability,
     )
     pool = read_pool(Path(source), split=split, on_bad_line=bad_line_choice(on_bad_line))
-    mined = mine_pool(pool, settings, encode=_encode(bi_encoder), score=_score(cross_encoder))
+    mined = mine_pool(pool, settings, encode=encoder(bi_encoder), score=scorer(cross_encoder))
     lines = write_mined(output, mined.triples, FORMS[form])
     counts = {"output": str(output), "lines": lines, **asdict(mined.counts)}
     if json_out:
@@ -258,62 +257,12 @@ def example(
     )
 
 
-def _pairs(data: str, on_bad_line: str) -> "list[LabelledPair]":
-    from funnel.training.examples import data_file
-    from funnel.training.reading import read_rows
-    from funnel.training.records import labelled_pair
-
-    path = data_file(data, "train.jsonl")
-    return read_rows(path, labelled_pair, on_bad_line=bad_line_choice(on_bad_line))
-
-
-def _distillation(
-    data: str, loss: str, teacher: str | None, scale: ScoreScale, on_bad_line: str
-) -> "Distillation":
-    from funnel.training.bi_encoder import from_pairs, from_triples
-    from funnel.training.examples import data_file
-    from funnel.training.judges import pair_scores
-    from funnel.training.reading import read_rows
-    from funnel.training.records import labelled_pair, triple, unlabelled_pair
-    from funnel.training.teacher import scored_pairs, scored_triples
-
-    path, choice = data_file(data, "train.jsonl"), bad_line_choice(on_bad_line)
-    if loss == "margin_mse":
-        triples = read_rows(path, triple, on_bad_line=choice)
-        if teacher is None:
-            return from_triples(triples, scale=scale)
-        return from_triples(scored_triples(triples, pair_scores(teacher)), scale="probability")
-    if teacher is None:
-        return from_pairs(read_rows(path, labelled_pair, on_bad_line=choice), scale=scale)
-    rows = read_rows(path, unlabelled_pair, on_bad_line=choice)
-    texts = list(dict.fromkeys((row.query, row.document) for row in rows))
-    return from_pairs(scored_pairs(texts, pair_scores(teacher)), scale="probability")
-
-
 def _form(given: str) -> Any:
     if given not in ("auto", "model", "adapter"):
         raise typer.BadParameter(
             f"got {given!r}, expected auto, model or adapter", param_hint="--form"
         )
     return given
-
-
-def _encode(name: str) -> Any:
-    if name == "none":
-        return None
-    from funnel.models import Embedder
-
-    return Embedder(name).encode
-
-
-def _score(name: str) -> Any:
-    if name == "none":
-        return None
-    from funnel.training.judges import pair_scores
-    from funnel.training.teacher import in_chunks
-
-    score = pair_scores(name)
-    return lambda texts: in_chunks(texts, score)
 
 
 def _reindex(output: Path) -> str:

@@ -11,7 +11,7 @@ from funnel.errors import InputError
 from funnel.training.checks import check_probabilities, check_size, check_spread, check_triples
 from funnel.training.exports import export_bi_encoder
 from funnel.training.figures import regression_figures, sigmoid
-from funnel.training.loop import Job, discard_checkpoints, run_job
+from funnel.training.loop import Job
 from funnel.training.lora import add_lora, merge_lora
 from funnel.training.losses import ScoreScale
 from funnel.training.records import LabelledPair, Triple
@@ -108,13 +108,12 @@ def train_bi_encoder(
     rank = settings.lora_rank
     tuner = add_lora(model[0].model, rank, seed=settings.seed) if rank else None
     job = Job(model, _loss(model, loss), _columns(train), _figures(model, dev), "spearman")
-    outcome = run_job(job, settings, session.hardware, options.output, session.resume_from)
+    outcome = session.train(job)
     if tuner is not None:
         merge_lora(tuner)
     done = report(session, outcome, form="model", notes=[])
     export_bi_encoder(model, done)
-    if not options.keep_checkpoints:
-        discard_checkpoints(options.output)
+    session.close()
     return done
 
 

@@ -33,7 +33,7 @@ def data_fingerprint(rows: Sequence[object]) -> str:
 def open_run(
     output: Path, identity: Mapping[str, object], *, resume: bool, overwrite: bool
 ) -> Path | None:
-    """Prepare the checkpoint folder; return the checkpoint to go on from, None for a fresh start.
+    """Find the checkpoint to go on from, None for a fresh start. Nothing is written or removed.
 
     Raises:
         ConfigError: there is nothing to resume, or the data or settings have changed since, or an
@@ -52,9 +52,14 @@ def open_run(
         raise ConfigError(
             f"{folder} holds an unfinished run; go on with --resume or start over with --overwrite"
         )
+    return None
+
+
+def begin_run(output: Path, identity: Mapping[str, object]) -> None:
+    """Start with an empty checkpoint folder that says what run it belongs to."""
+    folder = checkpoint_folder(output)
     shutil.rmtree(folder, ignore_errors=True)
     atomic_text(folder / _RUN, json.dumps(_plain(identity), indent=1, sort_keys=True))
-    return None
 
 
 def exact(trainer: Trainer) -> Trainer:

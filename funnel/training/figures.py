@@ -90,11 +90,6 @@ def sigmoid(logits: ArrayLike) -> Floats:
     return np.asarray(np.where(values >= 0, 1.0, small) / (1.0 + small))
 
 
-def rounded(figures: dict[str, float], digits: int = 4) -> dict[str, float]:
-    """Figures as they are printed."""
-    return {name: round(value, digits) for name, value in figures.items()}
-
-
 def mean_or_zero(values: Sequence[float]) -> float:
     """Mean of the values, 0 for none."""
     return float(np.mean(values)) if len(values) else 0.0

@@ -24,7 +24,7 @@ from funnel.training.exports import (
     settled_form,
 )
 from funnel.training.figures import classification_figures, regression_figures, sigmoid
-from funnel.training.loop import Job, Outcome, discard_checkpoints, run_job
+from funnel.training.loop import Job, Outcome
 from funnel.training.lora import add_lora, merge_lora
 from funnel.training.losses import PairLoss, ScoreScale, pair_loss
 from funnel.training.records import LabelledPair
@@ -88,12 +88,11 @@ def train_pairs(
     rank = settings.lora_rank
     tuner = add_lora(student.network, rank, seed=settings.seed) if rank else None
     job = _job(student, train, held_out, task)
-    outcome = run_job(job, settings, session.hardware, options.output, session.resume_from)
+    outcome = session.train(job)
     if tuner is not None:
         merge_lora(tuner)
     done = _export(student, form, session, outcome, job, notes=_notes(pairs, student))
-    if not options.keep_checkpoints:
-        discard_checkpoints(options.output)
+    session.close()
     return done
 
 

@@ -4,9 +4,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from funnel.training.checkpoints import data_fingerprint, open_run
+from funnel.training.checkpoints import begin_run, data_fingerprint, open_run
 from funnel.training.devices import Hardware, resolve_hardware
-from funnel.training.loop import Outcome
+from funnel.training.loop import Job, Outcome, discard_checkpoints, run_job
 from funnel.training.output import check_output
 from funnel.training.report import TrainReport
 from funnel.training.settings import TrainSettings
@@ -35,6 +35,18 @@ class Session:
     hardware: Hardware
     resume_from: Path | None
     rows: Mapping[str, int]
+    identity: Mapping[str, object]
+
+    def train(self, job: Job) -> Outcome:
+        """Run ``job`` from the start or from the checkpoint; see :func:`run_job`."""
+        if self.resume_from is None:
+            begin_run(self.options.output, self.identity)
+        return run_job(job, self.settings, self.hardware, self.options.output, self.resume_from)
+
+    def close(self) -> None:
+        """Remove the checkpoints of a finished run, unless they are to be kept."""
+        if not self.options.keep_checkpoints:
+            discard_checkpoints(self.options.output)
 
 
 def open_session(
@@ -64,7 +76,7 @@ def open_session(
         options.output, identity, resume=options.resume, overwrite=options.overwrite
     )
     rows = {name: len(part) for name, part in parts.items()}
-    return Session(title, base, settings, options, hardware, resume_from, rows)
+    return Session(title, base, settings, options, hardware, resume_from, rows, identity)
 
 
 def report(session: Session, outcome: Outcome, *, form: str, notes: Sequence[str]) -> TrainReport:

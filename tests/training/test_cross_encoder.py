@@ -16,7 +16,7 @@ from funnel.training.students import load_cross_student
 
 Pairs = list[LabelledPair]
 
-LONG = 4
+LONG = 8
 
 
 def scores(model: Path, pairs: Pairs) -> np.ndarray[tuple[int], np.dtype[np.float32]]:

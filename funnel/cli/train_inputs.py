@@ -1,0 +1,64 @@
+"""What the training commands read: files, shipped examples, models by name."""
+
+from typing import TYPE_CHECKING, Any
+
+from funnel.cli.train_options import bad_line_choice
+from funnel.training.losses import ScoreScale
+
+if TYPE_CHECKING:
+    from funnel.training.bi_encoder import Distillation
+    from funnel.training.records import LabelledPair
+
+
+def read_pairs(data: str, on_bad_line: str) -> "list[LabelledPair]":
+    """Labelled pairs of a file or of ``example:NAME``."""
+    from funnel.training.examples import data_file
+    from funnel.training.reading import read_rows
+    from funnel.training.records import labelled_pair
+
+    path = data_file(data, "train.jsonl")
+    return read_rows(path, labelled_pair, on_bad_line=bad_line_choice(on_bad_line))
+
+
+def read_distillation(
+    data: str, loss: str, teacher: str | None, scale: ScoreScale, on_bad_line: str
+) -> "Distillation":
+    """What a bi-encoder is to learn: scores of the file, or of a teacher named here."""
+    from funnel.training.bi_encoder import from_pairs, from_triples
+    from funnel.training.examples import data_file
+    from funnel.training.judges import pair_scores
+    from funnel.training.reading import read_rows
+    from funnel.training.records import labelled_pair, triple, unlabelled_pair
+    from funnel.training.teacher import scored_pairs, scored_triples
+
+    path, choice = data_file(data, "train.jsonl"), bad_line_choice(on_bad_line)
+    if loss == "margin_mse":
+        triples = read_rows(path, triple, on_bad_line=choice)
+        if teacher is None:
+            return from_triples(triples, scale=scale)
+        return from_triples(scored_triples(triples, pair_scores(teacher)), scale="probability")
+    if teacher is None:
+        return from_pairs(read_rows(path, labelled_pair, on_bad_line=choice), scale=scale)
+    rows = read_rows(path, unlabelled_pair, on_bad_line=choice)
+    texts = list(dict.fromkeys((row.query, row.document) for row in rows))
+    return from_pairs(scored_pairs(texts, pair_scores(teacher)), scale="probability")
+
+
+def encoder(name: str) -> Any:
+    """An encoder's function from texts to vectors; None for ``none``."""
+    if name == "none":
+        return None
+    from funnel.models import Embedder
+
+    return Embedder(name).encode
+
+
+def scorer(name: str) -> Any:
+    """A model's function from pairs to scores, with a bar; None for ``none``."""
+    if name == "none":
+        return None
+    from funnel.training.judges import pair_scores
+    from funnel.training.teacher import in_chunks
+
+    score = pair_scores(name)
+    return lambda texts: in_chunks(texts, score)
