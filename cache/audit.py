@@ -44,7 +44,12 @@ class Auditor:
         return shared and (not fresh or fresh[0] in served)
 
     def record(self, score: float, agreed: bool) -> None:
-        """One audited hit; tightens the threshold when precision has surely fallen below target."""
+        """One audited hit; tightens the threshold when precision has surely fallen below target.
+
+        A hit from before the last tightening says nothing of the threshold in force.
+        """
+        if score < self._matcher.policy.threshold:
+            return
         self._window.append((score, agreed))
         self._counters.event("audit_agreed" if agreed else "audit_disagreed")
         right = sum(agreed for _, agreed in self._window)
@@ -60,15 +65,12 @@ class Auditor:
         log.warning("cache.precision_drift", threshold_before=before, threshold_after=after)
 
     def _better_threshold(self, before: float) -> float:
-        """The lowest score above which recent hits met the target; infinite if none did."""
-        target = self._settings.target_precision
-        ordered = sorted(self._window, key=lambda pair: -pair[0])
-        right, best = 0, math.inf
-        for count, (score, agreed) in enumerate(ordered, start=1):
-            right += agreed
-            if count >= _LEAST and right / count >= target and score > before:
-                best = score
-        return best
+        """The lowest score from which up recent hits met the target; infinite if none did."""
+        for score in sorted({score for score, _ in self._window if score > before}):
+            kept = [agreed for other, agreed in self._window if other >= score]
+            if len(kept) >= _LEAST and sum(kept) >= self._settings.target_precision * len(kept):
+                return score
+        return math.inf
 
     def report(self) -> Mapping[str, Any]:
         """Audited hit precision with its two-sided 95% interval, JSON-ready."""

@@ -1,0 +1,209 @@
+"""The parts that keep a cache true and small: audits, admission, freshness, the local tier."""
+
+import asyncio
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from funnel.cache.admission import Doorkeeper
+from funnel.cache.audit import overlap
+from funnel.cache.background import Background
+from funnel.cache.codec import Entry
+from funnel.cache.freshness import freshness, lifetime_s, refresh_now
+from funnel.cache.local import Kept, LocalTier
+from funnel.cache.metrics import CacheCollector
+from funnel.cache.place import Place, place_of, scope_of
+from funnel.cache.store import Epoch
+from tests.cache.world import Clock, World, settings, settle
+
+ENTRY = Entry("q", (), created=1_000.0, fresh_s=100.0, epoch=0, elapsed_ms=500.0)
+
+
+async def test_audit_runs_in_the_background_and_counts() -> None:
+    """An audited hit is served as ever; the comparison comes after."""
+    world = World(audit_share=1.0)
+    await world.ask("one about cats")
+    served = await world.ask("two about cats")
+    assert served.info.tier == "semantic"
+    report = (await world.cache.stats())["audit"]
+    assert (report["audited"], report["hit_precision"]) == (1, 1.0)
+    assert len(world.stages.runs) == 2
+
+
+async def test_failed_audit_gives_the_wording_its_own_answer() -> None:
+    """Where the lists disagree, the paraphrase is no longer served the other's answer."""
+    world = World(audit_share=1.0)
+    await world.ask("one about cats")
+    world.stages.documents["cats"] = ("other-1", "other-2")
+    await world.ask("two about cats")
+    assert world.cache.counters.events["audit_disagreed"] == 1
+    served = await world.ask("two about cats")
+    assert [hit.id for hit in served.answer.hits] == ["other-1", "other-2"]
+
+
+async def test_drift_tightens_the_threshold() -> None:
+    """When audited precision is surely under target, the threshold rises above the bad scores."""
+    world = World(target_precision=0.9)
+    auditor, before = world.cache.auditor, world.cache.matcher.policy.threshold
+    for _ in range(30):
+        auditor.record(6.0, True)
+    for _ in range(30):
+        auditor.record(3.0, False)
+    assert auditor.alarms >= 1
+    assert before < world.cache.matcher.policy.threshold <= 6.0
+
+
+async def test_chance_does_not_tighten() -> None:
+    """A wrong hit now and then is what the target allows."""
+    world = World(target_precision=0.9)
+    for number in range(500):
+        world.cache.auditor.record(6.0, number % 20 != 0)
+    assert world.cache.auditor.alarms == 0
+
+
+async def test_tightened_threshold_retires_aliases() -> None:
+    """What was accepted at a looser threshold is not served past the tightening."""
+    world = World()
+    await world.ask("one about cats")
+    await world.ask("two about cats")
+    world.cache.matcher.tighten(9.0)
+    assert (await world.ask("two about cats")).info.status == "miss"
+
+
+@pytest.mark.parametrize(
+    ("served", "fresh", "share"),
+    [("ab", "ab", 1.0), ("ab", "ba", 1.0), ("ab", "bc", 0.5), ("", "", 1.0), ("a", "", 0.0)],
+)
+def test_overlap_of_lists(served: str, fresh: str, share: float) -> None:
+    """The share of the longer list that both have."""
+    assert overlap(list(served), list(fresh)) == share
+
+
+def test_doorkeeper_lets_all_in_while_there_is_room() -> None:
+    """Admission costs nothing before the cache is full."""
+    keeper = Doorkeeper(100)
+    assert all(keeper.admits(_place(number)) for number in range(50))
+
+
+def test_doorkeeper_of_a_full_cache_prefers_the_known() -> None:
+    """Seen twice: in. Seen once: one in eight."""
+    keeper = Doorkeeper(1_000)
+    keeper.full = True
+    strangers = [keeper.admits(_place(number)) for number in range(160)]
+    assert sum(strangers) == 20
+    assert all(keeper.admits(_place(number)) for number in range(160))
+
+
+def _place(number: int) -> Place:
+    return Place("a" * 8, f"{number:08x}", "")
+
+
+def test_ttl_jitter_only_shortens() -> None:
+    """No entry outlives its TTL; entries of one moment end at different ones."""
+    some = settings(ttl_s=100, ttl_jitter=0.1)
+    assert lifetime_s(some, empty=False, spread=lambda: 0.0) == 100
+    assert lifetime_s(some, empty=False, spread=lambda: 1.0) == pytest.approx(90)
+    assert lifetime_s(some, empty=True, spread=lambda: 0.0) == 60
+
+
+@given(st.floats(-1e6, 1e6, allow_nan=False))
+def test_freshness_never_serves_the_old_as_fresh(offset: float) -> None:
+    """Whatever the clock says: fresh means made, by this clock, within its lifetime."""
+    some = settings(ttl_s=100, stale_while_revalidate_s=50, stale_on_error_s=500)
+    state = freshness(ENTRY, ENTRY.created + offset, some)
+    if state == "fresh":
+        assert -30 <= offset < 100
+    if state == "revalidate":
+        assert 100 <= offset < 150
+    if state == "on_error":
+        assert 150 <= offset < 600
+
+
+def test_refresh_comes_likelier_near_the_end() -> None:
+    """Far from the end nobody recomputes; at the end the unlucky draw does."""
+    assert not refresh_now(ENTRY, 1_010.0, 1.0, spread=lambda: 0.01)
+    assert refresh_now(ENTRY, 1_099.0, 1.0, spread=lambda: 0.01)
+    assert not refresh_now(ENTRY, 1_099.9, 0.0, spread=lambda: 0.01)
+
+
+def test_local_tier_needs_a_recent_epoch() -> None:
+    """Without news of the epoch for longer than the lag nothing comes from here."""
+    clock = Clock()
+    tier = LocalTier(10, 0.5, clock=clock)
+    tier.saw(Epoch(1, 0))
+    tier.put(_place(1), Kept(ENTRY, "k"), 1)
+    assert tier.get(_place(1)) is not None
+    clock.now += 0.6
+    assert tier.get(_place(1)) is None
+
+
+def test_local_tier_empties_with_the_epoch() -> None:
+    """Any change of the epoch, up or (after a flush) down, forgets everything."""
+    tier = LocalTier(10, 0.5, clock=Clock())
+    for epoch in (Epoch(2, 0), Epoch(0, 0)):
+        tier.saw(Epoch(1, 0))
+        tier.put(_place(1), Kept(ENTRY, "k"), 1)
+        tier.saw(epoch)
+        assert len(tier) == 0
+
+
+def test_local_tier_is_bounded() -> None:
+    """The least recently used goes."""
+    tier = LocalTier(2, 0.5, clock=Clock())
+    tier.saw(Epoch(0, 0))
+    for number in (1, 2):
+        tier.put(_place(number), Kept(ENTRY, "k"), 0)
+    tier.get(_place(1))
+    tier.put(_place(3), Kept(ENTRY, "k"), 0)
+    assert tier.get(_place(2)) is None
+    assert tier.get(_place(1)) is not None
+
+
+def test_partitions_tell_models_apart() -> None:
+    """Another verifier, embedder or calibrator: another partition."""
+    world = World()
+    request = world.request("a word about cats")
+    places = {place_of(request, {"verifier": name}) for name in ("one", "two")}
+    assert len({place.partition for place in places if place}) == 2
+
+
+def test_scopes_are_hashed() -> None:
+    """Tenant names, even hostile ones, never reach a store."""
+    for scope in ("tenant", "a\0b", "\ud800", "x" * 10_000):
+        assert len(scope_of(scope)) == 16
+    assert scope_of(None) == ""
+
+
+async def test_background_is_bounded_and_survives_failures() -> None:
+    """More than the limit is refused; a failing task harms nobody."""
+    background = Background(1)
+    gate = asyncio.Event()
+    assert background.start(gate.wait, "wait") is not None
+    assert background.start(gate.wait, "wait") is None
+    gate.set()
+    await settle()
+
+    async def fails() -> None:
+        raise RuntimeError("boom")
+
+    task = background.start(fails, "fails")
+    assert task is not None
+    await task
+    await background.aclose()
+
+
+async def test_metrics_have_bounded_labels() -> None:
+    """Texts and tenants never become labels; hits and misses are there."""
+    prometheus = pytest.importorskip("prometheus_client")
+    world = World(namespace="metrics")
+    await world.ask("a word about cats", scope="tenant-7")
+    await world.ask("a word about cats", scope="tenant-7")
+    registry = prometheus.CollectorRegistry()
+    collector = CacheCollector()
+    collector.add(world.cache)
+    registry.register(collector)
+    text = prometheus.generate_latest(registry).decode()
+    assert 'funnel_cache_requests_total{cache="metrics",status="hit",tier="exact"} 1.0' in text
+    assert 'reason="no_candidates"' in text
+    assert "cats" not in text and "tenant-7" not in text
