@@ -1,0 +1,87 @@
+"""Several caches over one shared store, as in several processes."""
+
+import asyncio
+
+import pytest
+
+from tests.cache.conftest import SHARED_KINDS, MakeStore
+from tests.cache.world import Stages, World, settle
+
+pytestmark = pytest.mark.parametrize("store_kind", SHARED_KINDS, indirect=True)
+
+
+async def _worlds(make_store: MakeStore, count: int, *, delay_s: float = 0.0) -> list[World]:
+    stages = Stages(delay_s=delay_s)
+    worlds = [
+        World(
+            store=await make_store(),
+            stages=stages,
+            timeout_ms=5_000,
+            epoch_lag_ms=0,
+            lease_wait_s=20,
+        )
+        for _ in range(count)
+    ]
+    for world in worlds:
+        await world.cache.start()
+    return worlds
+
+
+async def test_one_keeps_the_other_serves(make_store: MakeStore) -> None:
+    """What one process computed, the other serves: exactly and as a paraphrase."""
+    here, there = await _worlds(make_store, 2)
+    await here.ask("a word about cats")
+    await _kept(here)
+    assert (await there.ask("a word about cats")).info.tier == "exact"
+    for _ in range(100):
+        served = await there.ask("something about cats")
+        if served.info.status == "hit":
+            break
+        await asyncio.sleep(0.02)
+    assert served.info.status == "hit"
+
+
+async def test_same_text_in_two_processes_is_one_run(make_store: MakeStore) -> None:
+    """The lease lets one compute; the other waits and takes what was kept."""
+    worlds = await _worlds(make_store, 2, delay_s=0.3)
+    text = "a word about cats"
+    served = await asyncio.gather(
+        *(world.cache.serve(world.request(text), world.stages.of(text)) for world in worlds)
+    )
+    assert len(worlds[0].stages.runs) == 1
+    assert sorted(one.info.status for one in served) == ["hit", "miss"]
+    assert served[0].answer.hits == served[1].answer.hits
+
+
+async def test_paraphrases_in_two_processes_are_one_run_each_at_most(
+    make_store: MakeStore,
+) -> None:
+    """Twenty wordings in each of two processes: two runs at most."""
+    worlds = await _worlds(make_store, 2, delay_s=0.3)
+    texts = [f"wording {'abcdefghijklmnopqrst'[n]} about cats" for n in range(20)]
+    await asyncio.gather(
+        *(
+            world.cache.serve(world.request(text), world.stages.of(text))
+            for text in texts
+            for world in worlds
+        )
+    )
+    assert len(worlds[0].stages.runs) <= 2
+
+
+async def test_index_write_here_ends_hits_there(make_store: MakeStore) -> None:
+    """A write in one process is seen by the other's next lookup."""
+    here, there = await _worlds(make_store, 2)
+    await here.ask("a word about cats")
+    await _kept(here)
+    assert (await there.ask("a word about cats")).info.status == "hit"
+    await here.cache.documents_changed()
+    assert (await there.ask("a word about cats")).info.status == "miss"
+
+
+async def _kept(world: World) -> None:
+    for _ in range(200):
+        if world.cache.counters.events["stored"]:
+            return
+        await asyncio.sleep(0.01)
+        await settle()
