@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -49,7 +50,7 @@ class NearestIndex:
         self._exact_limit = exact_limit
         self._max_vectors = max_vectors
         self._segments: dict[str, Segment] = {}
-        self._partition: dict[str, str] = {}  # id -> partition, in order of insertion
+        self._partition: OrderedDict[str, str] = OrderedDict()  # by id, the newest last
         self._lock = threading.RLock()
         self._settler = _Settler(exact_limit)
 

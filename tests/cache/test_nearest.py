@@ -167,7 +167,7 @@ def test_without_usearch_everything_is_searched_exactly(monkeypatch: pytest.Monk
 async def test_a_long_search_is_the_same_off_the_event_loop(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """asearch finds what search finds, in a thread or not."""
+    """The answer is the same in a thread of its own."""
     rows = unit_rows(300)
     index = NearestIndex()
     index.add_many("p", names(300), rows)

@@ -43,7 +43,7 @@ class IntentScorer:
 
 def topic(intent: int) -> str:
     """A word of letters only, so that the number guard has nothing to compare."""
-    return "topic" + "abcdefghij"[intent // 10] + "klmnopqrst"[intent % 10]
+    return "topic" + "".join("abcdefghij"[int(digit)] for digit in f"{intent:04d}")
 
 
 def question(intent: int, phrasing: int) -> str:

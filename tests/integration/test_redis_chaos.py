@@ -14,7 +14,7 @@ TIMEOUT_MS = 150.0
 SLACK_MS = 250.0  # for a busy machine: what matters is that nobody waits for seconds
 WARM_S = 0.7
 BROKEN_S = 1.0
-RECOVERY_S = 20.0  # the breaker's pauses double while it is broken
+RECOVERY_S = 30.0  # the breaker's pauses double while it is broken
 
 pytestmark = pytest.mark.slow
 
@@ -68,7 +68,7 @@ async def recover(streams: Sequence[Stream]) -> None:
         tier = None
         while tier != "semantic":
             assert time.monotonic() < end, "what one cache keeps is not found by the other"
-            intent = next(fresh) % 100
+            intent = next(fresh)
             await one.ask(intent, 0)
             await asyncio.sleep(0.1)
             tier = (await other.ask(intent, 1)).info.tier
