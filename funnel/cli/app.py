@@ -13,6 +13,7 @@ import typer
 from rich.console import Console
 
 from funnel.cli import train
+from funnel.cli.bench import bench_app
 from funnel.cli.cache import cache_app
 from funnel.cli.demo import demo
 from funnel.cli.doctor import doctor
@@ -72,6 +73,7 @@ app.command("eval")(eval_)
 app.command()(tune)
 app.command()(doctor)
 app.add_typer(train.app, name="train")
+app.add_typer(bench_app, name="bench")
 app.add_typer(cache_app, name="cache")
 
 

@@ -68,7 +68,7 @@ def calibrated(
     tokenizer: "TextTokenizer",
 ) -> tuple[str, list[Measured]]:
     """What ``auto`` means on this machine for this model, and the measurements behind it."""
-    likely = _likely(openers)
+    likely = [name for name in likely_backends() if name in openers]
     if len(likely) == 1:
         return likely[0], []
     key = _machine_key(source.revision, tokenizer.max_tokens, likely)
@@ -102,13 +102,13 @@ def _openvino(model: "CrossBert", precision: str, revision: str) -> "CrossNetwor
     return OpenVinoCross(model, precision, revision)
 
 
-def _likely(openers: "dict[str, Callable[[], CrossNetwork]]") -> list[str]:
+def likely_backends() -> list[str]:
     """Those worth measuring here, simplest first: bfloat16 without hardware for it never wins."""
-    names = [name for name in openers if not name.endswith("bf16") or cpu_has_fast_bf16()]
+    names = [name for name in get_args(Backend) if name != "auto"]
     if importlib.util.find_spec("openvino") is None:
         log.info("backend_absent", backend="openvino", mend=str(_missing()))
-        return [name for name in names if not name.startswith("openvino")]
-    return names
+        names = [name for name in names if not name.startswith("openvino")]
+    return [name for name in names if not name.endswith("bf16") or cpu_has_fast_bf16()]
 
 
 def _check_openvino(backend: str, model: "CrossBert | None") -> None:

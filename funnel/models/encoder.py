@@ -1,9 +1,7 @@
 """Texts to vectors of unit length."""
 
 import asyncio
-import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from threading import Lock
 from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias, TypeVar, cast
 
@@ -16,6 +14,7 @@ from funnel.models.representations import Representation, shared_representations
 from funnel.models.source import ModelSource, locate
 from funnel.models.tokens import Tokens
 from funnel.models.worker import JobResult, Lane, ModelWorker, awaited, model_worker
+from funnel.progress import bar
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
@@ -167,7 +166,7 @@ class Embedder:
     ) -> "FloatArray":
         texts = _checked(texts)
         vectors = np.empty((len(texts), self.dim), np.float32)
-        with _bar(len(texts), shown=progress) as advance:
+        with bar("embedding", len(texts), enabled=progress) as advance:
             for start in range(0, len(texts), WINDOW):
                 window = texts[start : start + WINDOW]
                 rows = self._submit(lane, window).result().rows
@@ -237,19 +236,6 @@ def _checked(texts: Sequence[str]) -> Sequence[str]:
         if not isinstance(text, str):
             raise InputError(f"texts[{position}]: got {type(text).__name__}, expected a string")
     return texts
-
-
-@contextmanager
-def _bar(total: int, *, shown: bool) -> "Iterator[Callable[[int], None]]":
-    if not (shown and sys.stderr.isatty()):
-        yield lambda _: None
-        return
-    from rich.console import Console
-    from rich.progress import Progress
-
-    with Progress(console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task("embedding", total=total)
-        yield lambda done: progress.advance(task, done)
 
 
 def _stack(name: str, rows: "Sequence[FloatArray]", dim: int) -> "FloatArray":

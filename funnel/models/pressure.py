@@ -18,19 +18,24 @@ class Pressure:
     def __init__(self, window_s: float = WINDOW_S) -> None:
         self._window_s = window_s
         self._level = 0.0
-        self._at = time.monotonic()
+        self._at = self.now()
         self._lock = threading.Lock()
+
+    @staticmethod
+    def now() -> float:
+        """The clock that times are given on."""
+        return time.monotonic()
 
     def offer(self, work_s: float, now: float | None = None) -> None:
         """Work was asked for, done or not."""
         with self._lock:
-            self._decay(time.monotonic() if now is None else now)
+            self._decay(self.now() if now is None else now)
             self._level += work_s / self._window_s
 
     def level(self, now: float | None = None) -> float:
         """Offered work per second, lately."""
         with self._lock:
-            self._decay(time.monotonic() if now is None else now)
+            self._decay(self.now() if now is None else now)
             return self._level
 
     def _decay(self, now: float) -> None:

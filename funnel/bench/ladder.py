@@ -1,0 +1,197 @@
+"""The ladder of rates: a funnel of BM25 and cross-encoder under rising load."""
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from funnel.bench.load import (
+    Answered,
+    Ask,
+    LoadPoint,
+    capacity,
+    idle,
+    open_loop,
+    poisson,
+    read_trace,
+    summarise,
+    zipf_queries,
+)
+from funnel.bench.rerank import device
+from funnel.engine import Funnel
+from funnel.evaluation.beir import Dataset
+from funnel.evaluation.evaluate import index_dataset
+from funnel.evaluation.metrics import ndcg
+from funnel.progress import bar
+from funnel.settings import FunnelSettings
+
+CALLERS = 8
+TARGET_FACTOR = 2.5
+"""The target of adaptation, in idle medians: well under 4 times the idle 99th percentile."""
+
+
+@dataclass(frozen=True, slots=True)
+class LoadPlan:
+    """What is run: shares of capacity, seconds at each, with and without cache and adaptation."""
+
+    shares: Sequence[float] = (0.5, 0.8, 1.0, 1.36)
+    seconds: float = 30.0
+    caches: Sequence[bool] = (False, True)
+    adaptations: Sequence[bool] = (False, True)
+    depth: int = 100
+    seed: int = 0
+    trace: Path | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class LoadReport:
+    """``profile_ms`` are the idle times query by query: what ``simulate`` needs."""
+
+    dataset: str
+    device: str
+    model: str
+    plan: LoadPlan
+    capacity: float
+    target_ms: float
+    profile_ms: Sequence[float]
+    half_depth_ms: float
+    hit_ms: float
+    full_ndcg: float
+    points: Sequence[LoadPoint]
+
+    def to_dict(self) -> dict[str, Any]:
+        """As ``funnel bench load --json`` prints it."""
+        return {
+            "dataset": self.dataset,
+            "device": self.device,
+            "model": self.model,
+            "depth": self.plan.depth,
+            "seconds": self.plan.seconds,
+            "seed": self.plan.seed,
+            "capacity_per_s": self.capacity,
+            "target_ms": self.target_ms,
+            "idle_p50_ms": float(np.percentile(self.profile_ms, 50)),
+            "idle_p99_ms": float(np.percentile(self.profile_ms, 99)),
+            "half_depth_p50_ms": self.half_depth_ms,
+            "hit_p50_ms": self.hit_ms,
+            "profile_ms": list(self.profile_ms),
+            "ndcg@10": self.full_ndcg,
+            "points": [point.to_dict() for point in self.points],
+        }
+
+
+def bench_load(
+    dataset: Dataset, model: str, embedder: str, plan: LoadPlan, *, progress: bool = False
+) -> LoadReport:
+    """Measure capacity and idle latency, then climb the ladder.
+
+    Raises:
+        FunnelError: the model or the dataset cannot be used.
+    """
+    with Funnel(_settings(dataset, model, embedder, plan.depth)) as funnel:
+        index_dataset(funnel, dataset, progress=progress)
+        return asyncio.run(_climb(funnel, dataset, model, plan, progress=progress))
+
+
+def _settings(dataset: Dataset, model: str, embedder: str, depth: int) -> FunnelSettings:
+    return FunnelSettings.from_mapping(
+        {
+            "collection": f"bench-{dataset.fingerprint[:12]}",
+            "models": {"embedder": embedder},
+            "qdrant": ":memory:",
+            "stages": [
+                {"kind": "bm25", "k": depth},
+                {"kind": "cross_encoder", "model": model, "k": 10},
+            ],
+            "cache": {"store": "memory"},
+        }
+    )
+
+
+async def _climb(
+    funnel: Funnel, dataset: Dataset, model: str, plan: LoadPlan, *, progress: bool
+) -> LoadReport:
+    ids = list(dataset.queries)
+    numbers = list(range(len(ids)))
+    ask = _asker(funnel, dataset, cache=False)
+    await idle(ask, numbers[:3])
+    profile = await idle(ask, numbers)
+    half = await idle(_asker(funnel, dataset, cache=False, depth=plan.depth // 2), numbers)
+    full = [await ask(number) for number in numbers]
+    top = await capacity(ask, numbers * max(1, 80 // len(numbers)), callers=CALLERS)
+    hits = await idle(_asker(funnel, dataset, cache=True), [0] * 21)
+    target = TARGET_FACTOR * float(np.median(profile)) * 1000
+    quality = _quality(dataset)
+    points = []
+    runs = list(product(plan.shares, plan.caches, plan.adaptations))
+    with bar("load", len(runs), enabled=progress) as advance:
+        for share, cache, adapt in runs:
+            asker = _asker(funnel, dataset, cache=cache, target_ms=target if adapt else None)
+            answers = await _run(funnel, asker, plan, share * top, len(ids))
+            points.append(
+                summarise(answers, quality, share=share, rate=share * top, cache=cache, adapt=adapt)
+            )
+            advance(1)
+    return LoadReport(
+        dataset=dataset.name,
+        device=device(),
+        model=model,
+        plan=plan,
+        capacity=top,
+        target_ms=target,
+        profile_ms=[1000 * each for each in profile],
+        half_depth_ms=1000 * float(np.median(half)),
+        hit_ms=1000 * float(np.median(hits[1:])),
+        full_ndcg=quality(full),
+        points=points,
+    )
+
+
+async def _run(
+    funnel: Funnel, ask: Ask, plan: LoadPlan, rate: float, queries: int
+) -> list[Answered]:
+    await asyncio.to_thread(funnel.purge_cache)
+    due = poisson(rate, plan.seconds, plan.seed)
+    if plan.trace is not None:
+        due = read_trace(plan.trace, rate)
+    return await open_loop(ask, due, zipf_queries(len(due), queries, plan.seed))
+
+
+def _asker(
+    funnel: Funnel,
+    dataset: Dataset,
+    *,
+    cache: bool,
+    target_ms: float | None = None,
+    depth: int | None = None,
+) -> Ask:
+    texts = list(dataset.queries.values())
+    changes = {"target_ms": target_ms, "depth": depth}
+    overrides = {"cross_encoder": {key: value for key, value in changes.items() if value}}
+
+    async def ask(number: int) -> Answered:
+        result = await funnel.arun(texts[number], cache=cache, overrides=overrides)
+        return Answered(
+            0.0,
+            0.0,
+            number,
+            tuple(result.ids),
+            degraded=bool(result.degraded),
+            cached=result.cache.status == "hit",
+        )
+
+    return ask
+
+
+def _quality(dataset: Dataset) -> Callable[[Sequence[Answered]], float]:
+    qrels: list[Mapping[str, int]] = list(dataset.qrels.values())
+
+    def mean_ndcg(answers: Sequence[Answered]) -> float:
+        values = [ndcg(answer.ids, qrels[answer.query], 10) for answer in answers]
+        return float(np.mean(values)) if values else 0.0
+
+    return mean_ndcg

@@ -1,0 +1,162 @@
+"""The ladder of rates without running models: a queue fed with measured service times.
+
+One first-come-first-served server, as the model worker is. A query occupies it for what the
+measured capacity leaves to each, and takes what it took alone. The same arrivals and questions as
+in the measured run, so the difference is the simulation's error and not luck.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from funnel.bench.load import WARM_UP_SHARE, poisson, zipf_queries
+from funnel.errors import ConfigError
+from funnel.models.pressure import Pressure
+from funnel.models.scorer import OVERLOADED
+
+_NEEDED = ("capacity_per_s", "profile_ms", "half_depth_p50_ms", "hit_p50_ms", "target_ms")
+MIN_DEPTH_SHARE = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """Measured by ``funnel bench load``, times in seconds.
+
+    ``fixed`` is the share of a query's time that does not shrink with depth.
+    """
+
+    service: Sequence[float]
+    capacity: float
+    fixed: float
+    hit: float
+    target: float
+    seconds: float
+    seed: int
+
+    @property
+    def occupancy(self) -> float:
+        """Of a query's own time, the share during which no other query can run."""
+        return min(1.0, 1 / (self.capacity * float(np.mean(self.service))))
+
+
+@dataclass(frozen=True, slots=True)
+class SimulatedPoint:
+    """One rate: simulated percentiles, and the relative errors against the measured ones."""
+
+    share: float
+    rate: float
+    cache: bool
+    adapt: bool
+    p50_ms: float
+    p95_ms: float
+    p99_ms: float
+    degraded: float
+    p50_error: float | None = None
+    p99_error: float | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready."""
+        return asdict(self)
+
+
+def read_profile(path: Path) -> tuple[Profile, list[Mapping[str, Any]]]:
+    """A profile and the measured points from the JSON of ``funnel bench load``.
+
+    Raises:
+        ConfigError: the file is missing or is no such JSON.
+    """
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+        missing = [key for key in _NEEDED if key not in data]
+    except (OSError, ValueError, TypeError) as error:
+        raise ConfigError(f"{path}: got {error}, expected the JSON of funnel bench load") from error
+    if missing:
+        raise ConfigError(f"{path}: lacks {', '.join(missing)}; make it with funnel bench load")
+    full = float(np.median(data["profile_ms"]))
+    fixed = float(np.clip(2 * data["half_depth_p50_ms"] / full - 1, 0.0, 1.0))
+    profile = Profile(
+        service=[each / 1000 for each in data["profile_ms"]],
+        capacity=data["capacity_per_s"],
+        fixed=fixed,
+        hit=data["hit_p50_ms"] / 1000,
+        target=data["target_ms"] / 1000,
+        seconds=data.get("seconds", 30.0),
+        seed=data.get("seed", 0),
+    )
+    return profile, data.get("points", [])
+
+
+def simulate_point(
+    profile: Profile, share: float, *, cache: bool = False, adapt: bool = False
+) -> SimulatedPoint:
+    """One rate of the ladder."""
+    rate = share * profile.capacity
+    due = poisson(rate, profile.seconds, profile.seed)
+    asked = zipf_queries(len(due), len(profile.service), profile.seed)
+    latencies, degraded = _queue(profile, due, asked, cache=cache, adapt=adapt)
+    skip = int(len(due) * WARM_UP_SHARE)
+    p50, p95, p99 = (
+        float(np.percentile(latencies[skip:], p, method="higher")) * 1000 for p in (50, 95, 99)
+    )
+    cut = float(np.mean(degraded[skip:]))
+    return SimulatedPoint(share, rate, cache, adapt, p50, p95, p99, cut)
+
+
+def _queue(
+    profile: Profile, due: Sequence[float], asked: Sequence[int], *, cache: bool, adapt: bool
+) -> tuple[list[float], list[bool]]:
+    pressure = Pressure()
+    started = pressure.now()
+    free, ready = 0.0, dict[int, float]()
+    latencies, degraded = [], []
+    for at, query in zip(due, asked, strict=True):
+        if cache and query in ready:
+            latencies.append(max(ready[query] - at, 0.0) + profile.hit)
+            degraded.append(False)
+            continue
+        need = profile.service[query] * profile.occupancy
+        pressure.offer(need, started + at)
+        wait = max(0.0, free - at)
+        depth = 1.0
+        if adapt and pressure.level(started + at) > OVERLOADED:
+            depth = _depth(profile, wait, need)
+        shrink = profile.fixed + (1 - profile.fixed) * depth
+        free = max(free, at) + need * shrink
+        latencies.append(wait + profile.service[query] * shrink)
+        degraded.append(depth < 1.0)
+        if depth == 1.0:
+            ready[query] = at + latencies[-1]
+    return latencies, degraded
+
+
+def _depth(profile: Profile, wait: float, need: float) -> float:
+    fitting = (profile.target - wait) / need
+    return float(np.clip(fitting, MIN_DEPTH_SHARE, 1.0))
+
+
+def simulate(path: Path, shares: Sequence[float]) -> list[SimulatedPoint]:
+    """Every measured point again, with its error, and the other ``shares`` without cache.
+
+    Raises:
+        ConfigError: the file is not the JSON of ``funnel bench load``.
+    """
+    profile, measured = read_profile(path)
+    points = [_compared(profile, row) for row in measured]
+    known = {row["share"] for row in measured}
+    extra = [share for share in shares if share not in known]
+    points += [
+        simulate_point(profile, share, adapt=adapt) for share in extra for adapt in (False, True)
+    ]
+    return points
+
+
+def _compared(profile: Profile, row: Mapping[str, Any]) -> SimulatedPoint:
+    point = simulate_point(profile, row["share"], cache=row["cache"], adapt=row["adapt"])
+    plain = point.to_dict()
+    plain["p50_error"] = point.p50_ms / row["p50_ms"] - 1
+    plain["p99_error"] = point.p99_ms / row["p99_ms"] - 1
+    return SimulatedPoint(**plain)
