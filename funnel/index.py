@@ -2,28 +2,26 @@
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
 
+from funnel.catalogue import Ask, Catalogue
 from funnel.collection import (
     DOCUMENT_KEYS,
     CollectionState,
-    check_identity,
-    collection_schema,
     document_of,
-    new_state,
     next_epoch,
     point_id,
-    state_from,
 )
 from funnel.corpus import Corpus, given_corpus
 from funnel.deadline import Deadline
-from funnel.errors import ConfigError, CorpusError, InputError, StageError
-from funnel.filters import Condition, check_fields, parse_filters, payload_path, qdrant_filter
+from funnel.errors import CorpusError, InputError
+from funnel.filters import Condition, check_fields, parse_filters, qdrant_filter
+from funnel.index_results import Found, IndexReport, SearchResult
 from funnel.ingest import Tally, Writer
 from funnel.log import get_logger
 from funnel.models.base import Encoder
@@ -32,6 +30,7 @@ from funnel.qdrant import BM25, DENSE, TOKENS, PointQuery, QdrantSettings, conne
 from funnel.spool import Spool
 from funnel.terms import Analyzer, Bm25Settings, count_terms, query_weights
 from funnel.types import Document, Filters
+from funnel.upkeep import Upkeep
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -42,67 +41,10 @@ __all__ = ["DocumentIndex", "Found", "IndexReport", "SearchResult"]
 
 log = get_logger(__name__)
 OnBad = Literal["skip", "fail"]
-Ask = Callable[..., Awaitable[Any]]  # one of the backend's two ways to call
+Documents: TypeAlias = Iterable[Document | Mapping[str, Any]] | Corpus
 _REFRESH_S = 1.0  # how old a server's state may be before it is asked again
 _TIE_MARGIN = 16  # fetched beyond k, so that equal scores at the cut are broken by id
 _LOCAL_COMFORT = 20_000
-
-
-@dataclass(frozen=True, slots=True)
-class Found:
-    """A document and its score in one source."""
-
-    document: Document
-    score: float
-
-
-@dataclass(frozen=True, slots=True)
-class SearchResult:
-    """What each source found, best first; equal scores in the order of ids.
-
-    A source that was not asked is empty. ``terms`` is how many terms the BM25 query had.
-    """
-
-    dense: tuple[Found, ...] = ()
-    bm25: tuple[Found, ...] = ()
-    terms: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class IndexReport:
-    """What an upsert or a rebuild did.
-
-    ``new``, ``replaced`` and ``metadata_only`` documents were written (the last without embedding
-    them again), ``unchanged`` ones were not. ``repeats`` are exact duplicates within the corpus.
-    ``problems`` names the rows that were left out (``"line 17: …"``).
-    """
-
-    collection: str
-    rows: int
-    new: int
-    replaced: int
-    metadata_only: int
-    unchanged: int
-    repeats: int
-    problems: tuple[str, ...]
-    documents: int
-    seconds: float
-    rebuilt: bool = False
-
-    @property
-    def written(self) -> int:
-        """Documents stored in another form than before."""
-        return self.new + self.replaced + self.metadata_only
-
-    @property
-    def changed(self) -> bool:
-        """Whether answers may differ from before."""
-        return self.rebuilt or self.written > 0
-
-    @property
-    def documents_per_s(self) -> float:
-        """Documents written in a second of the whole run, reading and checking included."""
-        return self.written / self.seconds if self.seconds else 0.0
 
 
 class DocumentIndex:
@@ -132,7 +74,9 @@ class DocumentIndex:
         self._bm25 = bm25 or Bm25Settings()
         self._analyzer = Analyzer(self._bm25)
         self._backend = connect(settings)
-        self._writer = Writer(self._backend, encoder, self._bm25)
+        self._catalogue = Catalogue(self._backend, settings, collection, encoder, self._bm25)
+        self._upkeep = Upkeep(self._backend, self._bm25)
+        self._writer = Writer(self._backend, encoder, self._bm25, self._upkeep)
         self._writing = asyncio.Lock()
         self._state: CollectionState | None = None
         self._read_at = 0.0
@@ -255,7 +199,7 @@ class DocumentIndex:
 
     async def upsert(
         self,
-        documents: Iterable[Document | Mapping[str, Any]] | Corpus,
+        documents: Documents,
         *,
         on_bad: OnBad = "fail",
         progress: bool = False,
@@ -276,7 +220,8 @@ class DocumentIndex:
         """
         began = time.perf_counter()
         async with self._writing:
-            with await self._spooled(documents, on_bad, progress) as spool:
+            with Spool(self._analyzer) as spool:
+                await self._fill(spool, documents, on_bad, progress=progress)
                 tally = await self._write_live(spool, progress) if spool.documents else Tally()
                 return self._report(spool, tally, began)
 
@@ -286,13 +231,13 @@ class DocumentIndex:
             state = await self._refresh(self._backend.write)
             if state is None or not ids:
                 return 0
-            target = await self._live(self._backend.write)
-            self._state, gone = await self._writer.delete(target or self.collection, state, ids)
+            target = await self._catalogue.live(self._backend.write) or self.collection
+            self._state, gone = await self._upkeep.delete(target, state, ids)
             return gone
 
     async def rebuild(
         self,
-        documents: Iterable[Document | Mapping[str, Any]] | Corpus,
+        documents: Documents,
         *,
         on_bad: OnBad = "fail",
         progress: bool = False,
@@ -310,8 +255,9 @@ class DocumentIndex:
         await self._backend.open()
         await asyncio.to_thread(_load, self._encoder)
         async with self._writing:
-            with await self._spooled(documents, on_bad, progress) as spool:
-                tally = await self._rebuild(spool, await self._live(self._backend.write), progress)
+            with Spool(self._analyzer) as spool:
+                await self._fill(spool, documents, on_bad, progress=progress)
+                tally = await self._write_anew(spool, progress)
                 return replace(self._report(spool, tally, began), rebuilt=True)
 
     # -- inside: searching
@@ -352,132 +298,47 @@ class DocumentIndex:
 
     # -- inside: state
 
-    async def _live(self, ask: Ask) -> str | None:
-        """The collection behind the alias."""
-        answer = await ask("get_aliases")
-        for alias in answer.aliases:
-            if alias.alias_name == self.collection:
-                return str(alias.collection_name)
-        if await ask("collection_exists", collection_name=self.collection):
-            raise ConfigError(
-                f"collection {self.collection!r} exists and was not made by funnel; choose another "
-                "'collection'"
-            )
-        return None
-
     async def _refresh(self, ask: Ask | None = None) -> CollectionState | None:
         """Read the state anew; None if nothing was ever indexed."""
-        ask = ask or self._backend.call
-        target = await self._live(ask)
-        state = None if target is None else await self._state_of(target, ask)
-        if state is not None:
-            check_identity(
-                state,
-                self.collection,
-                self._encoder,
-                self._bm25,
-                token_vectors=self.settings.token_vectors,
-            )
-        self._state, self._read_at = state, time.monotonic()
-        return state
-
-    async def _state_of(self, target: str, ask: Ask) -> CollectionState:
-        info = await ask("get_collection", collection_name=target)
-        return state_from(info.config.metadata, target)
+        self._state = await self._catalogue.live_state(ask or self._backend.call)
+        self._read_at = time.monotonic()
+        return self._state
 
     # -- inside: writing
 
-    async def _spooled(
-        self,
-        documents: Iterable[Document | Mapping[str, Any]] | Corpus,
-        on_bad: OnBad,
-        progress: bool,
-    ) -> Spool:
+    async def _fill(
+        self, spool: Spool, documents: Documents, on_bad: OnBad, *, progress: bool
+    ) -> None:
         corpus = documents if isinstance(documents, Corpus) else given_corpus(documents)
-        spool = Spool(self._analyzer)
         with bar("reading", None, enabled=progress) as advance:
             await asyncio.to_thread(spool.fill, corpus, on_row=lambda: advance(1))
         if spool.problems and on_bad == "fail":
-            problems = spool.problems
-            spool.__exit__()
-            raise CorpusError(corpus.source, problems)
-        return spool
+            raise CorpusError(corpus.source, spool.problems)
 
     async def _write_live(self, spool: Spool, progress: bool) -> Tally:
         state = await self._refresh(self._backend.write)
-        target = await self._live(self._backend.write)
+        target = await self._catalogue.live(self._backend.write)
         if state is None or target is None:
-            target, state = await self._created(spool, building=False)
-            await self._point_alias_at(target)
+            target, state = await self._catalogue.create(spool, building=False)
+            await self._catalogue.switch_to(target)
         self._state, tally = await self._writer.write(target, state, spool, progress=progress)
         self._warn_if_large()
         return tally
 
-    async def _rebuild(self, spool: Spool, old: str | None, progress: bool) -> Tally:
-        target, state = await self._unfinished(old) or await self._created(spool, building=True)
+    async def _write_anew(self, spool: Spool, progress: bool) -> Tally:
+        old = await self._catalogue.live(self._backend.write)
+        target, state = await self._catalogue.unfinished(old) or await self._catalogue.create(
+            spool, building=True
+        )
         state, tally = await self._writer.write(target, state, spool, progress=progress)
-        if await self._writer.prune(target, spool):
-            state = await self._writer.recounted(target, state)
+        if await self._upkeep.prune(target, spool.holds):
+            state = await self._upkeep.recounted(target, state)
         epoch = self._state.epoch if self._state else 0
-        state = replace(state, building=False, epoch=next_epoch(max(epoch, state.epoch)))
-        await self._writer.save(target, state)
-        await self._point_alias_at(target, instead_of=old)
-        self._state = state
+        self._state = replace(state, building=False, epoch=next_epoch(max(epoch, state.epoch)))
+        await self._upkeep.save(target, self._state)
+        await self._catalogue.switch_to(target, instead_of=old)
         self._warn_if_large()
         return tally
-
-    async def _created(self, spool: Spool, *, building: bool) -> tuple[str, CollectionState]:
-        state = new_state(self._encoder, self._bm25, self.settings, spool, building=building)
-        target = f"{self.collection}--{next_epoch(0):x}"
-        schema = collection_schema(state, self.settings)
-        await self._backend.write("create_collection", collection_name=target, **schema)
-        await self._index_payload(target)
-        return target, state
-
-    async def _index_payload(self, target: str) -> None:
-        if self._backend.is_local:
-            return
-        for field, kind in self.settings.payload_indexes.items():
-            await self._backend.write(
-                "create_payload_index",
-                collection_name=target,
-                field_name=payload_path(field),
-                field_schema=kind,
-            )
-
-    async def _point_alias_at(self, target: str, *, instead_of: str | None = None) -> None:
-        from qdrant_client import models
-
-        create = models.CreateAlias(collection_name=target, alias_name=self.collection)
-        changes: list[Any] = [models.CreateAliasOperation(create_alias=create)]
-        if instead_of is not None:
-            delete = models.DeleteAlias(alias_name=self.collection)
-            changes.insert(0, models.DeleteAliasOperation(delete_alias=delete))
-        await self._backend.write("update_collection_aliases", change_aliases_operations=changes)
-        if instead_of not in (None, target):
-            await self._backend.write("delete_collection", collection_name=instead_of)
-
-    async def _unfinished(self, live: str | None) -> tuple[str, CollectionState] | None:
-        """A rebuild that was killed and can be continued; others are removed."""
-        answer = await self._backend.write("get_collections")
-        prefix = f"{self.collection}--"
-        for name in (c.name for c in answer.collections if c.name.startswith(prefix)):
-            if name == live:
-                continue
-            if (state := await self._continuable(name)) is not None:
-                return name, state
-            await self._backend.write("delete_collection", collection_name=name)
-        return None
-
-    async def _continuable(self, name: str) -> CollectionState | None:
-        try:
-            state = await self._state_of(name, self._backend.write)
-            check_identity(
-                state, name, self._encoder, self._bm25, token_vectors=self.settings.token_vectors
-            )
-        except (ConfigError, StageError):
-            return None
-        return state if state.token_vectors == self.settings.token_vectors else None
 
     def _warn_if_large(self) -> None:
         if self._backend.is_local and self._state and self._state.documents > _LOCAL_COMFORT:

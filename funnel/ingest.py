@@ -7,12 +7,11 @@ the same run can be started again after a kill: what is in is skipped, nothing i
 import asyncio
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from funnel.collection import (
-    IDENTITY_KEYS,
     CollectionState,
     payload,
     point,
@@ -22,9 +21,10 @@ from funnel.errors import ModelError
 from funnel.log import get_logger
 from funnel.models.base import Encoder
 from funnel.progress import bar
-from funnel.qdrant import BM25, Backend
+from funnel.qdrant import Backend
 from funnel.spool import Prepared, Spool, full_text
-from funnel.terms import Bm25Settings, SparseTerms, counts_of, document_weights
+from funnel.terms import Bm25Settings, document_weights
+from funnel.upkeep import Upkeep
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -36,8 +36,6 @@ log = get_logger(__name__)
 WINDOW = 1_024  # texts handed to the encoder at once: enough for sorting by length to pay
 BATCH_POINTS = 256
 BATCH_BYTES = 8_000_000  # a server refuses requests over 32 MB
-SCROLL = 1_000
-MAX_DRIFT = 0.05  # of the average length, before stored weights are computed anew
 _FLOAT_BYTES = 12  # as JSON
 
 
@@ -92,10 +90,13 @@ class _Run:
 class Writer:
     """Writes spooled documents into one physical collection."""
 
-    def __init__(self, backend: Backend, encoder: Encoder, bm25: Bm25Settings) -> None:
+    def __init__(
+        self, backend: Backend, encoder: Encoder, bm25: Bm25Settings, upkeep: Upkeep
+    ) -> None:
         self._backend = backend
         self._encoder = encoder
         self._bm25 = bm25
+        self._upkeep = upkeep
 
     async def write(
         self, target: str, state: CollectionState, spool: Spool, *, progress: bool = False
@@ -119,71 +120,19 @@ class Writer:
             raise
         return await self._finish(run), run.tally
 
-    async def save(self, target: str, state: CollectionState) -> None:
-        """Keep the state with the collection."""
-        await self._backend.write(
-            "update_collection", collection_name=target, metadata=state.metadata()
-        )
-
-    async def delete(
-        self, target: str, state: CollectionState, ids: Sequence[str]
-    ) -> tuple[CollectionState, int]:
-        """Remove documents by id; unknown ids are ignored."""
-        wanted = list(dict.fromkeys(point_id(doc_id) for doc_id in ids))
-        gone = lost = 0
-        for start in range(0, len(wanted), SCROLL):
-            stored = await self._stored(target, wanted[start : start + SCROLL])
-            if stored:
-                await self._backend.write(
-                    "delete", collection_name=target, points_selector=list(stored), wait=True
-                )
-            gone += len(stored)
-            lost += sum(known["length"] for known in stored.values())
-        if gone:
-            state = state.written(
-                documents=max(0, state.documents - gone),
-                total_length=max(0, state.total_length - lost),
-            )
-            state = await self._settled(target, state)
-        return state, gone
-
-    async def prune(self, target: str, spool: Spool) -> int:
-        """Remove the documents that a corpus does not hold."""
-        strangers: list[str] = [
-            record.id
-            async for record in self._scrolled(target, ["id"])
-            if not spool.holds(record.payload["id"])
-        ]
-        for start in range(0, len(strangers), SCROLL):
-            await self._backend.write(
-                "delete",
-                collection_name=target,
-                points_selector=strangers[start : start + SCROLL],
-                wait=True,
-            )
-        return len(strangers)
-
-    async def recounted(self, target: str, state: CollectionState) -> CollectionState:
-        """The state with its statistics counted from the stored documents."""
-        documents = total = 0
-        async for record in self._scrolled(target, ["length"]):
-            documents += 1
-            total += record.payload["length"]
-        return replace(state, documents=documents, total_length=total)
-
     async def _write_window(self, run: _Run, window: Sequence[Prepared]) -> None:
         work = await self._compare(run.target, window, run.tally)
         if not (work.embed or work.overwrite):
             return
         if run.storing is None:
             run.state = run.state.with_fields(run.spool.fields).written(writing=True)
-            await self.save(run.target, run.state)
+            await self._upkeep.save(run.target, run.state)
         batches = await self._embedded(work.embed, run.state)
         await run.stored()
         run.storing = asyncio.create_task(self._store(run.target, batches, work.overwrite))
 
     async def _compare(self, target: str, window: Sequence[Prepared], tally: Tally) -> _Work:
-        stored = await self._stored(target, [point_id(item.document.id) for item in window])
+        stored = await self._upkeep.stored(target, [point_id(item.document.id) for item in window])
         work = _Work()
         for item in window:
             known = stored.get(point_id(item.document.id))
@@ -201,16 +150,6 @@ class Writer:
                 tally.length_added += item.terms.length - known["length"]
                 work.embed.append(item)
         return work
-
-    async def _stored(self, target: str, ids: Sequence[str]) -> dict[str, dict[str, Any]]:
-        records = await self._backend.write(
-            "retrieve",
-            collection_name=target,
-            ids=list(ids),
-            with_payload=IDENTITY_KEYS,
-            with_vectors=False,
-        )
-        return {str(record.id): record.payload for record in records}
 
     async def _embedded(
         self, items: Sequence[Prepared], state: CollectionState
@@ -271,7 +210,7 @@ class Writer:
     async def _finish(self, run: _Run) -> CollectionState:
         """Keep the statistics of what was written; if nothing was, nothing changes."""
         if run.recount:
-            counted = await self.recounted(run.target, run.state)
+            counted = await self._upkeep.recounted(run.target, run.state)
         elif run.tally.written:
             counted = replace(
                 run.state,
@@ -280,57 +219,7 @@ class Writer:
             )
         else:
             return run.state
-        return await self._settled(run.target, counted.written(writing=False))
-
-    async def _settled(self, target: str, state: CollectionState) -> CollectionState:
-        """Keep the state, after moving the stored weights if the average length has moved."""
-        if state.drift > MAX_DRIFT and state.documents:
-            await self.save(target, replace(state, writing=True))
-            await self._reweigh(target, state)
-            state = replace(state, average_length=state.true_average)
-        await self.save(target, state)
-        return state
-
-    async def _reweigh(self, target: str, state: CollectionState) -> None:
-        from qdrant_client import models
-
-        log.info("bm25_reweighed", collection=target, average=round(state.true_average, 1))
-        pending: list[models.PointVectors] = []
-        async for record in self._scrolled(target, ["length"], vectors=[BM25]):
-            stored = record.vector[BM25]
-            weights = SparseTerms(list(stored.indices), list(stored.values))
-            counts = counts_of(weights, record.payload["length"], self._bm25, state.average_length)
-            moved = document_weights(counts, self._bm25, state.true_average)
-            vector = models.SparseVector(indices=moved.ids, values=moved.values)
-            pending.append(models.PointVectors(id=record.id, vector={BM25: vector}))
-            if len(pending) == SCROLL:
-                await self._update_vectors(target, pending)
-                pending = []
-        if pending:
-            await self._update_vectors(target, pending)
-
-    async def _update_vectors(self, target: str, points: "list[models.PointVectors]") -> None:
-        await self._backend.write(
-            "update_vectors", collection_name=target, points=points, wait=True
-        )
-
-    async def _scrolled(
-        self, target: str, keys: list[str], vectors: list[str] | None = None
-    ) -> Any:
-        offset = None
-        while True:
-            records, offset = await self._backend.write(
-                "scroll",
-                collection_name=target,
-                limit=SCROLL,
-                offset=offset,
-                with_payload=keys,
-                with_vectors=vectors or False,
-            )
-            for record in records:
-                yield record
-            if offset is None:
-                return
+        return await self._upkeep.settled(run.target, counted.written(writing=False))
 
 
 def unit_vectors(vectors: "FloatArray", count: int, encoder: Encoder) -> "FloatArray":

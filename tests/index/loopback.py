@@ -8,7 +8,7 @@ import json
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -151,7 +151,8 @@ class _Handler(BaseHTTPRequestHandler):
             self.close_connection = True
             self.connection.close()
             return
-        self._reply(*self._outcome(server, path, body))
+        with suppress(ConnectionError):  # a client that gave up waiting
+            self._reply(*self._outcome(server, path, body))
 
     def _outcome(self, server: Loopback, path: str, body: Any) -> tuple[int, Any]:
         if server.fail_next:

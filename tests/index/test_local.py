@@ -89,7 +89,7 @@ async def test_a_killed_indexing_run_is_continued(tmp_path: Path) -> None:
 def _wait_for_points(path: Path) -> None:
     end = time.monotonic() + 30
     while time.monotonic() < end:
-        if any(file.stat().st_size > 100_000 for file in path.rglob("storage.sqlite*")):
+        if any(file.stat().st_size > 100_000 for file in path.rglob("storage.sqlite-wal")):
             return
         time.sleep(0.002)
     raise AssertionError("nothing was stored within 30 s")

@@ -1,0 +1,132 @@
+"""The collections behind one name: which is live, which a killed rebuild left, how they switch.
+
+The name that services use is an alias. Behind it stands a collection with a name of its own, so
+that a rebuild can fill another one and move the alias in one step.
+"""
+
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeAlias
+
+from funnel.collection import (
+    CollectionState,
+    check_identity,
+    collection_schema,
+    new_state,
+    next_epoch,
+    state_from,
+)
+from funnel.errors import ConfigError, StageError
+from funnel.filters import payload_path
+from funnel.models.base import Encoder
+from funnel.qdrant import Backend, QdrantSettings
+from funnel.spool import Spool
+from funnel.terms import Bm25Settings
+
+Ask: TypeAlias = Callable[..., Awaitable[Any]]
+"""One of the backend's two ways to call: ``call`` gives up at once, ``write`` is patient."""
+
+
+class Catalogue:
+    """Finds, makes and switches the collections of one name."""
+
+    def __init__(
+        self,
+        backend: Backend,
+        settings: QdrantSettings,
+        collection: str,
+        encoder: Encoder,
+        bm25: Bm25Settings,
+    ) -> None:
+        self._backend = backend
+        self._settings = settings
+        self._collection = collection
+        self._encoder = encoder
+        self._bm25 = bm25
+
+    async def live(self, ask: Ask) -> str | None:
+        """The collection behind the alias; None before the first document.
+
+        Raises:
+            ConfigError: the name is taken by a collection of someone else.
+        """
+        answer = await ask("get_aliases")
+        for alias in answer.aliases:
+            if alias.alias_name == self._collection:
+                return str(alias.collection_name)
+        if await ask("collection_exists", collection_name=self._collection):
+            raise ConfigError(
+                f"collection {self._collection!r} exists and was not made by funnel; choose "
+                "another 'collection'"
+            )
+        return None
+
+    async def live_state(self, ask: Ask) -> CollectionState | None:
+        """What the live collection says of itself, checked against the settings.
+
+        Raises:
+            ConfigError: another embedder, dimension or BM25 setting made it.
+        """
+        target = await self.live(ask)
+        return None if target is None else await self._checked_state(target, self._collection, ask)
+
+    async def create(self, spool: Spool, *, building: bool) -> tuple[str, CollectionState]:
+        """A new, empty collection for a corpus, not yet behind the alias."""
+        state = new_state(self._encoder, self._bm25, self._settings, spool, building=building)
+        target = f"{self._prefix}{next_epoch(0):x}"
+        schema = collection_schema(state, self._settings)
+        await self._backend.write("create_collection", collection_name=target, **schema)
+        if not self._backend.is_local:
+            await self._index_payload(target)
+        return target, state
+
+    async def switch_to(self, target: str, *, instead_of: str | None = None) -> None:
+        """Put a collection behind the alias in one step, and drop the one that stood there."""
+        from qdrant_client import models
+
+        create = models.CreateAlias(collection_name=target, alias_name=self._collection)
+        changes: list[Any] = [models.CreateAliasOperation(create_alias=create)]
+        if instead_of is not None:
+            delete = models.DeleteAlias(alias_name=self._collection)
+            changes.insert(0, models.DeleteAliasOperation(delete_alias=delete))
+        await self._backend.write("update_collection_aliases", change_aliases_operations=changes)
+        if instead_of not in (None, target):
+            await self._backend.write("delete_collection", collection_name=instead_of)
+
+    async def unfinished(self, live: str | None) -> tuple[str, CollectionState] | None:
+        """A rebuild that was killed and can be continued; others are removed."""
+        answer = await self._backend.write("get_collections")
+        names = [c.name for c in answer.collections if c.name.startswith(self._prefix)]
+        for name in names:
+            if name == live:
+                continue
+            if (state := await self._continuable(name)) is not None:
+                return name, state
+            await self._backend.write("delete_collection", collection_name=name)
+        return None
+
+    @property
+    def _prefix(self) -> str:
+        return f"{self._collection}--"
+
+    async def _continuable(self, name: str) -> CollectionState | None:
+        try:
+            state = await self._checked_state(name, name, self._backend.write)
+        except (ConfigError, StageError):
+            return None
+        return state if state.token_vectors == self._settings.token_vectors else None
+
+    async def _checked_state(self, target: str, name: str, ask: Ask) -> CollectionState:
+        info = await ask("get_collection", collection_name=target)
+        state = state_from(info.config.metadata, name)
+        token_vectors = self._settings.token_vectors
+        check_identity(state, name, self._encoder, self._bm25, token_vectors=token_vectors)
+        return state
+
+    async def _index_payload(self, target: str) -> None:
+        for field, kind in self._settings.payload_indexes.items():
+            await self._backend.write(
+                "create_payload_index",
+                collection_name=target,
+                field_name=payload_path(field),
+                field_schema=kind,
+            )
