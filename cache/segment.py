@@ -63,18 +63,25 @@ class Segment:
     def wants_to_settle(self, exact_limit: int) -> bool:
         """Whether ``settle`` would have something to do."""
         with self._lock:
-            return self._should_leave() or len(self._rows) > exact_limit
+            allowed = exact_limit if self._graph is None else exact_limit // 4
+            return self._should_leave() or len(self._rows) > allowed
 
     def settle(self, exact_limit: int) -> bool:
-        """Move a few vectors to where they belong. Returns whether there is more to do."""
+        """Move a few vectors to where they belong. Returns whether there is more to do.
+
+        Once begun, all but a tenth of ``exact_limit`` are moved: a search then costs little more
+        than the graph's share of it.
+        """
         with self._lock:
             if self._should_leave():
                 self._move_back()
                 return True
-            if len(self._rows) <= exact_limit:
+            if self._graph is None and len(self._rows) <= exact_limit:
                 return False
-            self._move_over(min(_BATCH, len(self._rows) - exact_limit))
-            return len(self._rows) > exact_limit
+            surplus = len(self._rows) - exact_limit // 10
+            if surplus > 0:
+                self._move_over(min(_BATCH, surplus))
+            return surplus > _BATCH
 
     def _move_over(self, count: int) -> None:
         if self._graph is None:

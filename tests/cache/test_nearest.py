@@ -185,7 +185,7 @@ class TestGraph:
         index = NearestIndex(exact_limit=500)
         index.add_many("p", names(1500), rows)
         wait_until_settled(index)
-        assert index.stats()["exact"] == 500
+        assert index.stats()["exact"] == 50
         queries = unit_rows(50, seed=2)
         overlap = [
             len({hit.id for hit in index.search("p", query, 10)} & set(best(rows, query, 10)))
