@@ -6,6 +6,7 @@ never start N×cores threads, short jobs pass long ones, and a deadline is honou
 """
 
 import asyncio
+import atexit
 import math
 import os
 import threading
@@ -400,5 +401,10 @@ async def awaited(future: "Future[Any]", worker: ModelWorker, deadline: Deadline
 
 @cache
 def model_worker() -> ModelWorker:
-    """The process's one worker."""
-    return ModelWorker()
+    """The process's one worker; it ends with the process.
+
+    Its threads must not be inside torch when the interpreter is taken down around them.
+    """
+    worker = ModelWorker()
+    atexit.register(worker.close)
+    return worker
