@@ -74,7 +74,7 @@ class LocalBackend(Backend):
         client, self._client = self._client, None
         if client is not None:
             await self._in_thread(client.close, None)
-        self._thread.shutdown(wait=False)
+        await asyncio.to_thread(self._thread.shutdown)
 
     def _opened(self) -> "QdrantClient":
         if self._client is None:
