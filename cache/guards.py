@@ -58,9 +58,9 @@ class Finding:
 class Margins:
     """What the raising guards add to the threshold, in logits of the verifier."""
 
-    one_sided_number: float = 1.0
-    negation: float = 3.0
-    one_sided_name: float = 0.5
+    one_sided_number: float = 0.5
+    negation: float = 1.0
+    one_sided_name: float = 0.25
     order: float = 0.5
 
 

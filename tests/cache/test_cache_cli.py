@@ -1,0 +1,135 @@
+"""``funnel cache`` with the embedded models, as an operator runs it."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from funnel.cache.calibrator import Calibrator
+from funnel.cli.app import configure_logging
+from funnel.cli.cache import cache_app
+from funnel.errors import ConfigError, InputError
+
+pytestmark = pytest.mark.slow
+
+YAML = """
+collection: cli-cache
+stages:
+  - kind: bm25
+    k: 5
+qdrant: { path: ":memory:" }
+cache:
+  store: sqlite
+  path: PATH
+  audit_share: 0
+  threshold: 0.0
+"""
+
+
+@pytest.fixture(autouse=True)
+def _quiet() -> Iterator[None]:
+    import structlog
+
+    configure_logging("error")
+    yield
+    structlog.reset_defaults()
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    """A YAML file with a SQLite cache of its own."""
+    path = tmp_path / "funnel.yaml"
+    path.write_text(YAML.replace("PATH", str(tmp_path / "cache.sqlite")), encoding="utf-8")
+    return path
+
+
+def _run(*arguments: object) -> Any:
+    return CliRunner().invoke(
+        cache_app, [str(argument) for argument in arguments], catch_exceptions=False
+    )
+
+
+def _log(tmp_path: Path) -> Path:
+    rows = [
+        ("How do I reset my password?", "reset"),
+        ("How can I reset my password?", "reset"),
+        ("How do I reset my password?", "reset"),
+        ("When does the museum open on Sundays?", "museum"),
+    ]
+    path = tmp_path / "log.jsonl"
+    lines = [json.dumps({"query": query, "group": group}) for query, group in rows]
+    path.write_text("\n".join([*lines, "{broken"]), encoding="utf-8")
+    return path
+
+
+def test_replay_json(tmp_path: Path, config: Path) -> None:
+    """One JSON object on standard output with all promised figures; broken lines are counted."""
+    result = _run("replay", _log(tmp_path), "-c", config, "--ranking-ms", 300, "--json")
+    assert result.exit_code == 0
+    plain = json.loads(result.stdout)
+    assert (plain["requests"], plain["wrong_hits"], plain["skipped_lines"]) == (4, 0, 1)
+    assert plain["hits"] == 2
+    assert plain["oracle_hit_rate"] == 0.5
+    assert plain["rankings_saved"] == plain["hits"]
+    assert 0 < plain["p50_lookup_ms"] <= plain["p99_lookup_ms"]
+    assert plain["threshold"] == 0.0
+    assert {"exact", "cosine_0.90"} <= plain["baselines"].keys()
+
+
+def test_replay_for_people(tmp_path: Path, config: Path) -> None:
+    """A table, the comparison and the drawing."""
+    result = _run("replay", _log(tmp_path), "-c", config, "--ranking-ms", 300)
+    for expected in ("hit precision", "other rules", "hit rate (*)", "1 broken line"):
+        assert expected in result.stdout
+
+
+def test_calibrate_says_when_data_is_short(tmp_path: Path, config: Path) -> None:
+    """Two pairs support nothing: exit code 1, the reason, and a file that certifies nothing."""
+    pairs = tmp_path / "pairs.jsonl"
+    rows = [
+        {"question1": "How do I pay?", "question2": "How can I pay?", "is_duplicate": 1},
+        {"question1": "How do I pay?", "question2": "Where is Rome?", "is_duplicate": 0},
+    ]
+    pairs.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    out = tmp_path / "calibrator.json"
+    result = _run("calibrate", pairs, "-c", config, "--out", out)
+    assert result.exit_code == 1
+    assert "cannot support 99.0%" in " ".join(result.stdout.split())
+    assert Calibrator.load(out).points == ()
+
+
+def test_prevalence_goes_with_pairs_only(tmp_path: Path, config: Path) -> None:
+    """A log has a prevalence of its own."""
+    with pytest.raises(InputError, match="--prevalence"):
+        _run("calibrate", _log(tmp_path), "-c", config, "--prevalence", 0.1)
+
+
+def test_stats_explain_and_purge(config: Path) -> None:
+    """An empty cache has stats, explains a miss and purges nothing."""
+    stats = json.loads(_run("stats", "-c", config, "--json").stdout)
+    assert stats["store"]["entries"] == 0
+    explained = json.loads(_run("explain", "How do I pay?", "-c", config, "--json").stdout)
+    assert (explained["status"], explained["reason"]) == ("miss", "no_candidates")
+    purged = json.loads(_run("purge", "-c", config, "--json").stdout)
+    assert purged == {"purged": 0, "scope": None}
+
+
+def test_damaged_calibrator_is_a_configuration_error(tmp_path: Path, config: Path) -> None:
+    """A calibrator that is no calibrator is refused at load, with the mend."""
+    broken = tmp_path / "calibrator.json"
+    broken.write_text('{"format": 9}', encoding="utf-8")
+    config.write_text(config.read_text("utf-8") + f"  calibrator: {broken}\n", encoding="utf-8")
+    with pytest.raises(ConfigError, match="funnel cache calibrate"):
+        _run("stats", "-c", config)
+
+
+def test_shipped_calibrator_is_for_the_shipped_verifier() -> None:
+    """The file that ships was made with the very model that ships, and certifies something."""
+    from funnel.models.pool import ModelPool
+
+    calibrator = Calibrator.shipped()
+    assert calibrator.revision == ModelPool.shared().scorer("embedded:duplicate").revision
+    assert calibrator.point(0.95) is not None
