@@ -1,6 +1,7 @@
 """``funnel train``: fine-tune, distil, mine and judge the models of a funnel."""
 
 import json
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -69,7 +70,7 @@ def cross_encoder(
 
     report = train_cross_encoder(
         read_pairs(data, on_bad_line),
-        run_options,
+        replace(run_options, data_name=data),
         base=base,
         loss=loss,
         scale=scale,
@@ -99,7 +100,7 @@ def duplicate(
 
     report = train_duplicate(
         read_pairs(data, on_bad_line),
-        run_options,
+        replace(run_options, data_name=data),
         base=base,
         residual=residual,
         form=_form(form),
@@ -134,7 +135,9 @@ def bi_encoder(
             f"got {loss!r}, expected cosine or margin_mse", param_hint="--loss"
         )
     distillation = read_distillation(data, loss, teacher, scale, on_bad_line)
-    report = train_bi_encoder(distillation, run_options, base=base, settings=train_settings)
+    scored = f", scored by {teacher}" if teacher else ""
+    options = replace(run_options, data_name=f"{data}{scored}")
+    report = train_bi_encoder(distillation, options, base=base, settings=train_settings)
     _tell(report, json_out, _reindex(report.output))
 
 
@@ -168,8 +171,6 @@ def mine(
     json_out: JSON_OUT = False,
 ) -> None:
     """Mine hard negatives; the output goes into the training commands as it is."""
-    from dataclasses import asdict
-
     from funnel.errors import ConfigError
     from funnel.training.mining import MiningSettings
     from funnel.training.mining import mine as mine_pool

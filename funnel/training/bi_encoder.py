@@ -16,7 +16,7 @@ from funnel.training.lora import add_lora, merge_lora
 from funnel.training.losses import ScoreScale
 from funnel.training.records import LabelledPair, Triple
 from funnel.training.report import TrainReport
-from funnel.training.session import RunOptions, open_session, report
+from funnel.training.session import RunOptions, fall, open_session, report
 from funnel.training.settings import TrainSettings
 from funnel.training.splits import split_by_group
 from funnel.training.students import load_bi_student
@@ -111,7 +111,7 @@ def train_bi_encoder(
     outcome = session.train(job)
     if tuner is not None:
         merge_lora(tuner)
-    done = report(session, outcome, form="model", notes=[])
+    done = report(session, outcome, form="model", notes=fall(outcome, job.primary))
     export_bi_encoder(model, done)
     session.close()
     return done

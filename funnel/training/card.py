@@ -18,7 +18,7 @@ def model_card(report: TrainReport, *, usage: str) -> str:
                 f"A {report.task}, trained from `{report.base}` with `funnel train` "
                 f"({report.form}).",
                 "## Use\n\n```yaml\n" + usage.rstrip() + "\n```",
-                "## Data\n\n" + _table({f"{name} rows": n for name, n in report.rows.items()}),
+                "## Data\n\n" + _table(_data(report)),
                 "## Figures on the held-out development part\n\n" + _before_after(report),
                 "## Training\n\n" + _table(_run(report) | dict(report.settings)),
                 _notes(report),
@@ -31,6 +31,11 @@ def model_card(report: TrainReport, *, usage: str) -> str:
 def _front_matter(report: TrainReport) -> str:
     library = "sentence-transformers"
     return f"---\nlibrary_name: {library}\nbase_model: {report.base}\ntags: [retrieval-funnel]\n---"
+
+
+def _data(report: TrainReport) -> dict[str, object]:
+    rows = {f"{name} rows": count for name, count in report.rows.items()}
+    return {"source": report.data, **rows, "fingerprint of the run": report.fingerprint}
 
 
 def _run(report: TrainReport) -> dict[str, object]:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 Texts = tuple[str, str]
 Floats = NDArray[np.float64]
 _RIDGE = 1e-3
+_LONGEST_STEP = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,11 +33,6 @@ class DensePart:
     max_tokens: int
 
     @property
-    def unfitted(self) -> bool:
-        """Whether the similarities have no weights yet."""
-        return not (self.combine.cosine or self.combine.maxsim)
-
-    @property
     def weight(self) -> float:
         """What the cross-encoder's logit is multiplied by."""
         return self.combine.cross
@@ -45,18 +41,24 @@ class DensePart:
         """The part of each score that is not trained, shape (n,)."""
         return self._logits(replace(self.combine, cross=0.0), texts)
 
-    def fitted(self, texts: Sequence[Texts], targets: Sequence[float]) -> "DensePart":
-        """The same with weights fitted to targets within [0, 1] by logistic regression."""
-        features = np.stack(
-            [
-                self._logits(Combination(cross=0.0, cosine=1.0), texts),
-                self._logits(Combination(cross=0.0, maxsim=1.0), texts),
-            ],
-            axis=1,
-        )
-        cosine, maxsim, bias = logistic_weights(features, np.asarray(targets, np.float64))
-        combine = replace(self.combine, cosine=cosine, maxsim=maxsim, bias=bias)
-        return replace(self, combine=combine)
+    def fitted(
+        self, texts: Sequence[Texts], targets: Sequence[float], cross: Floats | None
+    ) -> "DensePart":
+        """The same with its weights fitted to targets within [0, 1] by logistic regression.
+
+        Parts that an adapter does without stay out; a fresh residual has both similarities.
+        ``cross`` holds the logits of a cross-encoder that was trained before, shape (n,); its
+        weight stays.
+        """
+        old = self.combine
+        fresh = not (old.cosine or old.maxsim)
+        names = [name for name in ("cosine", "maxsim") if fresh or getattr(old, name)]
+        columns = [self._logits(Combination(cross=0.0, **{name: 1.0}), texts) for name in names]
+        start = np.array([getattr(old, name) for name in (*names, "bias")])
+        known = np.zeros(len(texts)) if cross is None else old.cross * cross
+        weights = logistic_weights(np.stack(columns, axis=1), np.asarray(targets), start, known)
+        fitted = dict(zip((*names, "bias"), weights, strict=True))
+        return replace(self, combine=replace(old, **fitted))
 
     def _logits(self, combine: Combination, texts: Sequence[Texts]) -> Floats:
         from funnel.models.cross_networks import pair_tokenizer
@@ -68,20 +70,23 @@ class DensePart:
         return np.asarray(pairs.run(pairs.prepare(list(texts))), np.float64)
 
 
-def logistic_weights(features: Floats, targets: Floats) -> tuple[float, ...]:
-    """Weights of shape (m + 1,), the bias last, by Newton's method with a small ridge.
+def logistic_weights(
+    features: Floats, targets: Floats, start: Floats, known: Floats
+) -> list[float]:
+    """Weights of shape (m + 1,), the bias last: Newton's method, with a ridge towards ``start``.
 
-    ``features`` has shape (n, m), ``targets`` within [0, 1] shape (n,).
+    ``features`` has shape (n, m); ``targets`` within [0, 1] and ``known``, the part of each logit
+    that is not fitted, have shape (n,).
     """
     columns = np.hstack([features, np.ones((len(features), 1))])
-    weights = np.zeros(columns.shape[1])
+    weights = start.astype(np.float64)
     ridge = _RIDGE * np.eye(columns.shape[1])
     for _ in range(50):
-        chances = 1.0 / (1.0 + np.exp(-np.clip(columns @ weights, -30, 30)))
-        gradient = columns.T @ (chances - targets) / len(targets) + ridge @ weights
+        chances = 1.0 / (1.0 + np.exp(-np.clip(columns @ weights + known, -30, 30)))
+        gradient = columns.T @ (chances - targets) / len(targets) + ridge @ (weights - start)
         curvature = (columns.T * (chances * (1 - chances))) @ columns / len(targets) + ridge
         step = np.linalg.solve(curvature, gradient)
-        weights -= step
+        weights -= step / max(1.0, float(np.abs(step).max()) / _LONGEST_STEP)
         if np.abs(step).max() < 1e-8:
             break
-    return tuple(map(float, weights))
+    return [float(weight) for weight in weights]

@@ -25,6 +25,8 @@ from funnel.training.teacher import scored_pairs
 
 PREFIX = "example:"
 RELEVANCE = "embedded:relevance"
+BASE = "embedded:duplicate"
+"""The shipped model that reads pairs: a better start for a cross-encoder than a random head."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,30 +87,35 @@ def run_example(name: str, folder: Path, *, overwrite: bool = False) -> ExampleR
 def _legal(
     pairs: list[LabelledPair], cases: list[Case], folder: Path, overwrite: bool
 ) -> ExampleResult:
-    options = RunOptions(output=folder / "legal", overwrite=overwrite)
-    report = train_cross_encoder(pairs, options, base=RELEVANCE, settings=_CROSS)
-    return _judged("legal", RELEVANCE, {"cross-encoder": report}, cases)
+    options = _options(folder, "legal", overwrite)
+    report = train_cross_encoder(pairs, options, base=BASE, settings=_CROSS)
+    return _judged("legal", BASE, {"cross-encoder": report}, cases)
 
 
 def _bicycle(
     pairs: list[LabelledPair], cases: list[Case], folder: Path, overwrite: bool
 ) -> ExampleResult:
-    options = RunOptions(output=folder / "bicycle", overwrite=overwrite)
-    report = train_cross_encoder(pairs, options, base=RELEVANCE, loss="mse", settings=_CROSS)
-    return _judged("bicycle", RELEVANCE, {"cross-encoder": report}, cases)
+    options = _options(folder, "bicycle", overwrite)
+    report = train_cross_encoder(pairs, options, base=BASE, loss="mse", settings=_CROSS)
+    return _judged("bicycle", BASE, {"cross-encoder": report}, cases)
 
 
 def _security(
     pairs: list[LabelledPair], cases: list[Case], folder: Path, overwrite: bool
 ) -> ExampleResult:
-    teacher_options = RunOptions(output=folder / "security-teacher", overwrite=overwrite)
-    teacher = train_cross_encoder(pairs, teacher_options, base=RELEVANCE, settings=_CROSS)
+    teacher_options = _options(folder, "security-teacher", overwrite)
+    teacher = train_cross_encoder(pairs, teacher_options, base=BASE, settings=_CROSS)
     texts = [(pair.query, pair.document) for pair in _all_pairs(pairs)]
     soft = scored_pairs(texts, pair_scores(str(teacher.output)))
-    options = RunOptions(output=folder / "security", overwrite=overwrite)
+    options = _options(folder, "security", overwrite)
     student = train_bi_encoder(from_pairs(soft, scale="probability"), options, settings=_STUDENT)
     reports = {"teacher": teacher, "bi-encoder": student}
     return _judged("security", EMBEDDED_ENCODER, reports, cases)
+
+
+def _options(folder: Path, model: str, overwrite: bool) -> RunOptions:
+    data = f"{PREFIX}{model.partition('-')[0]}, written for this project, Apache-2.0"
+    return RunOptions(output=folder / model, overwrite=overwrite, data_name=data)
 
 
 def _all_pairs(pairs: list[LabelledPair]) -> list[LabelledPair]:
@@ -125,8 +132,7 @@ def _judged(
     before = judge(cases, pair_scores(base))
     comparison = compare(before, judge(cases, pair_scores(str(final.output))))
     names = {role: str(report.output) for role, report in others}
-    if base != EMBEDDED_ENCODER:
-        names["cosine of all-MiniLM-L6-v2"] = EMBEDDED_ENCODER
+    names |= {model: model for model in (EMBEDDED_ENCODER, RELEVANCE) if model != base}
     rivals = {
         role: compare(before, judge(cases, pair_scores(model))).tuned
         for role, model in names.items()

@@ -29,7 +29,7 @@ from funnel.training.lora import add_lora, merge_lora
 from funnel.training.losses import PairLoss, ScoreScale, pair_loss
 from funnel.training.records import LabelledPair
 from funnel.training.report import TrainReport
-from funnel.training.session import RunOptions, Session, open_session, report
+from funnel.training.session import RunOptions, Session, fall, open_session, report
 from funnel.training.settings import TrainSettings
 from funnel.training.splits import split_by_group
 from funnel.training.students import CrossStudent, load_cross_student
@@ -91,7 +91,7 @@ def train_pairs(
     outcome = session.train(job)
     if tuner is not None:
         merge_lora(tuner)
-    done = _export(student, form, session, outcome, job, notes=_notes(pairs, student))
+    done = _export(student, form, session, outcome, job, notes=_notes(pairs, student, outcome, job))
     session.close()
     return done
 
@@ -106,11 +106,12 @@ def _student(train: Sequence[LabelledPair], task: PairTask, session: Session) ->
         hardware=session.hardware,
         seed=settings.seed,
     )
-    if student.dense is None or not student.dense.unfitted:
+    if student.dense is None:
         return student
     texts, targets = [(pair.query, pair.document) for pair in train], [p.score for p in train]
     chances = targets if task.scale == "probability" else [float(p) for p in sigmoid(targets)]
-    return replace(student, dense=student.dense.fitted(texts, chances))
+    cross = student.cross_logits(texts) if student.rank else None
+    return replace(student, dense=student.dense.fitted(texts, chances, cross))
 
 
 def _export(
@@ -226,8 +227,10 @@ def _measured(
     return regression_figures(scores, wanted)
 
 
-def _notes(pairs: Sequence[LabelledPair], student: CrossStudent) -> list[str]:
-    notes = []
+def _notes(
+    pairs: Sequence[LabelledPair], student: CrossStudent, outcome: Outcome, job: Job
+) -> list[str]:
+    notes = fall(outcome, job.primary)
     if found := contradictions(pairs):
         notes.append(f"{found} pairs occur with labels of both classes")
     if student.fresh_head:

@@ -23,12 +23,18 @@ class Evaluation:
 
 @dataclass(frozen=True, slots=True)
 class TrainReport:
-    """A finished run. ``kept_step`` is the checkpoint that was kept (the best one on dev)."""
+    """A finished run.
+
+    ``kept_step`` is the checkpoint that was kept (the best one on dev). ``fingerprint`` is a hash
+    of data, base and settings: two runs with the same one should give the same model.
+    """
 
     output: Path
     task: str
     base: str
     form: str
+    data: str
+    fingerprint: str
     rows: Mapping[str, int]
     steps: int
     kept_step: int

@@ -16,12 +16,16 @@ _NEEDED_BYTES = 400_000_000  # weights, optimizer state and one more checkpoint 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunOptions:
-    """Where the result goes, and whether to go on with an earlier run or to replace it."""
+    """Where the result goes, and whether to go on with an earlier run or to replace it.
+
+    ``data_name`` is how the model card names the data.
+    """
 
     output: Path
     resume: bool = False
     overwrite: bool = False
     keep_checkpoints: bool = False
+    data_name: str = "rows given by the program"
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +83,17 @@ def open_session(
     return Session(title, base, settings, options, hardware, resume_from, rows, identity)
 
 
+def fall(outcome: Outcome, primary: str) -> list[str]:
+    """A note if training made the model worse on the held-out part, else nothing."""
+    before, after = outcome.before.get(primary, 0.0), outcome.after.get(primary, 0.0)
+    if after >= before:
+        return []
+    return [
+        f"held-out {primary} fell from {before:.4f} to {after:.4f}: do not serve this model; "
+        "use more data, a lower learning rate, fewer epochs, LoRA, or a residual"
+    ]
+
+
 def report(session: Session, outcome: Outcome, *, form: str, notes: Sequence[str]) -> TrainReport:
     """Join what was asked for and what came out."""
     return TrainReport(
@@ -86,6 +101,8 @@ def report(session: Session, outcome: Outcome, *, form: str, notes: Sequence[str
         task=session.title,
         base=session.base,
         form=form,
+        data=session.options.data_name,
+        fingerprint=data_fingerprint(sorted(session.identity.items()))[:16],
         rows=session.rows,
         steps=outcome.steps,
         kept_step=outcome.kept_step,

@@ -48,13 +48,18 @@ class CrossStudent:
 
     def scores(self, texts: Sequence[Texts], offsets: Floats | None) -> Floats:
         """The score as it will be served, shape (n,); ``offsets`` is its fixed part."""
-        cross = self._logits(texts)
-        if self.order != "given":
-            other = self._logits([(second, first) for first, second in texts])
-            cross = np.minimum(cross, other) if self.order == "both_min" else (cross + other) / 2
+        cross = self.cross_logits(texts)
         if self.dense is None or offsets is None:
             return cross
         return np.asarray(self.dense.weight * cross + offsets)
+
+    def cross_logits(self, texts: Sequence[Texts]) -> Floats:
+        """The cross-encoder's part of the score, shape (n,), in the orders that it is served."""
+        cross = self._logits(texts)
+        if self.order == "given":
+            return cross
+        other = self._logits([(second, first) for first, second in texts])
+        return np.minimum(cross, other) if self.order == "both_min" else (cross + other) / 2
 
     def _logits(self, texts: Sequence[Texts]) -> Floats:
         from torch import nn

@@ -235,6 +235,26 @@ def test_the_card_tells_data_settings_and_figures(
     assert f"| auc | {report.before['auc']:.4f} | {report.after['auc']:.4f} |" in card
 
 
+def test_a_model_made_worse_is_called_so(
+    tmp_path: Path, tiny_base: str, pairs: Pairs, quick: TrainSettings
+) -> None:
+    """Trained on wrong labels, it loses on held-out ones, and the report and the card say it."""
+    wrong = [replace(pair, score=1 - pair.score) for pair in pairs]
+    first = tmp_path / "first"
+    train_cross_encoder(
+        pairs, RunOptions(output=first), base=tiny_base, settings=replace(quick, epochs=LONG)
+    )
+    report = train_cross_encoder(
+        wrong,
+        RunOptions(output=tmp_path / "m"),
+        base=str(first),
+        settings=replace(quick, epochs=LONG),
+        dev=pairs,
+    )
+    assert any("do not serve this model" in note for note in report.notes)
+    assert "do not serve this model" in (tmp_path / "m" / "README.md").read_text(encoding="utf-8")
+
+
 def test_a_missing_base_is_a_clear_error(
     tmp_path: Path, pairs: Pairs, quick: TrainSettings
 ) -> None:
