@@ -13,13 +13,12 @@ import structlog
 import torch
 from safetensors.torch import load_file
 
-from funnel.models.adapters import Adapter, BaseModel, Combination, save_adapter
+from funnel.models.adapters import Adapter, BaseModel, save_adapter
 from funnel.models.low_rank import load_merged, low_rank_difference, merged_state_dict
 from funnel.models.source import EMBEDDED, EMBEDDED_ENCODER, locate, sha256
 from recipes import duplicate, measures, relevance
 from recipes.cards import duplicate_card, relevance_card
 from recipes.network import Base, Windows, Words
-from recipes.passages import read_passages
 from recipes.questions import read_questions
 from recipes.schedule import Schedule
 
@@ -55,10 +54,9 @@ def make_duplicate(options: argparse.Namespace) -> None:
     path, words, base = _opened()
     questions = read_questions(options.data, base)
     _log.info("read", pairs=len(questions.train), held_out=len(questions.test))
-    schedule = _schedule(options, duplicate.RATE, duplicate.WARMUP, 600)
-    network, _, steps = duplicate.train_duplicate(
-        questions, path, words, base, schedule, options.scratch / "duplicate.pt"
-    )
+    trainer = duplicate.Trainer(questions, path, words, base)
+    steps = trainer.run(*_duplicate_schedules(options), options.scratch / "duplicate.pt")
+    network = trainer.network
     adapter, network = _cut("duplicate", path, network)
     combine = measures.calibrated(network, words, base, questions.dev)
     figures = measures.duplicate_figures(network, words, base, combine, questions, options.data)
@@ -68,19 +66,16 @@ def make_duplicate(options: argparse.Namespace) -> None:
 
 
 def make_relevance(options: argparse.Namespace) -> None:
-    """Train, measure and write ``embedded:relevance``."""
-    path, words, base = _opened()
-    passages = read_passages(options.data)
-    _log.info("read", groups=len(passages.train))
-    schedule = _schedule(options, relevance.RATE, relevance.WARMUP, 400)
-    network, steps = relevance.train_relevance(
-        passages, path, words, base, schedule, options.scratch / "relevance.pt"
-    )
-    adapter, network = _cut("relevance", path, network)
-    figures = measures.relevance_figures(network, words, base, passages, options.data)
-    training = {"steps": steps, "groups": len(passages.train), "figures": figures}
-    combine = Combination(cosine=relevance.COSINE, maxsim=relevance.MAXSIM, bias=relevance.BIAS)
-    adapter = replace(adapter, combine=combine, training=training)
+    """Choose and calibrate the weights, measure and write ``embedded:relevance``."""
+    path, _, base = _opened()
+    similarities = relevance.Similarities(base)
+    combine = relevance.fitted(relevance.development_sets(options.data), similarities)
+    sets = relevance.test_sets(options.data)
+    figures = relevance.relevance_figures(sets, similarities, combine)
+    adapter = Adapter(
+        "relevance", _base_model(path), _RANK, float(_RANK), _MAX_TOKENS, {}, combine,
+        training={"figures": figures},
+    )  # fmt: skip
     save_adapter(options.out / "relevance", adapter, card=relevance_card(adapter))
 
 
@@ -89,21 +84,32 @@ def _opened() -> tuple[Path, Words, Base]:
 
     path = locate(EMBEDDED_ENCODER).folder
     words = Words(AutoTokenizer.from_pretrained(path))
-    return path, words, Base(path, words, Windows(first=64, second=200))
+    return path, words, Base(path, words, Windows(first=128, second=128))
 
 
-def _schedule(options: argparse.Namespace, rate: float, warmup: int, check: int) -> Schedule:
-    return Schedule(options.minutes, rate, warmup, steps=options.steps, check_every=check)
+def _duplicate_schedules(options: argparse.Namespace) -> tuple[Schedule, Schedule]:
+    """A first part cut short while its rate is still high, then a second that runs out."""
+    first = Schedule(
+        options.minutes, duplicate.RATE, duplicate.WARMUP, last_step=duplicate.FIRST_STEPS
+    )
+    second = Schedule(options.minutes / 2, duplicate.SECOND_RATE, duplicate.SECOND_WARMUP)
+    if options.steps is not None:
+        first = replace(first, steps=4 * options.steps, last_step=options.steps)
+        second = replace(second, steps=options.steps)
+    return first, second
 
 
 def _cut(name: str, path: Path, network: Any) -> tuple[Adapter, Any]:
     """The adapter, and the network as the adapter gives it back: that is what is measured."""
     weights = load_file(path / "model.safetensors")
     tensors = low_rank_difference(weights, network.state_dict(), _RANK)
-    base = BaseModel(EMBEDDED_ENCODER.removeprefix(EMBEDDED), sha256(path / "model.safetensors"))
-    adapter = Adapter(name, base, _RANK, float(_RANK), _MAX_TOKENS, tensors)
+    adapter = Adapter(name, _base_model(path), _RANK, float(_RANK), _MAX_TOKENS, tensors)
     load_merged(network, merged_state_dict(adapter, weights))
     return adapter, network
+
+
+def _base_model(path: Path) -> BaseModel:
+    return BaseModel(EMBEDDED_ENCODER.removeprefix(EMBEDDED), sha256(path / "model.safetensors"))
 
 
 if __name__ == "__main__":

@@ -6,18 +6,18 @@ the way to what the model said before it was first trained on it.
 """
 
 import random
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import structlog
 import torch
-from numpy.typing import NDArray
 
-from funnel.training.figures import classification_figures, rounded
+from funnel.training.figures import classification_figures
 from recipes.logistic import logistic_regression
-from recipes.network import Base, Windows, Words, cross_logits, fresh_cross_encoder, predict
+from recipes.network import Base, Floats, Windows, Words, cross_logits, fresh_cross_encoder, predict
 from recipes.questions import Pair, Questions
 from recipes.schedule import Schedule, train
 
@@ -29,18 +29,28 @@ RATE, WARMUP = 1.2e-4, 150
 _SMOOTHING = (0.97, 0.01)
 _OWN_OPINION = 0.25
 _EASY, _KEPT_EASY = 0.04, 0.2
+_PLAIN_NEGATIVE, _LEFT_OUT = -3.2, 0.75
+FIRST_STEPS = 600
+SECOND_RATE, SECOND_WARMUP = 9e-5, 60
+SECOND_SEEDS = (5, 15)
+SECOND_PART = {
+    "extra": 16_000, "transitive": 5_000, "one word apart": 4_500, "swap": 7_000, "name": 4_000,
+    "antonym": 3_000, "number": 2_000, "negation": 1_500, "clause": 2_500, "conjunct": 3_500,
+    "surface": 5_000, "mrpc": 1_500, "stsb": 3_000,
+}  # fmt: skip
+"""Most pairs of a kind in the second part; kinds that are not named enter whole."""
 
 
 class PairBatches:
-    """Batches of similar length, for ever; later rounds leave most of the easy pairs out."""
+    """Batches of similar length, for ever, and the targets that go with them."""
 
     def __init__(self, pairs: Sequence[Pair], rng: random.Random) -> None:
         self._pairs, self._rng = pairs, rng
         self._labels = np.array([pair.label for pair in pairs], dtype=np.float32)
-        self.first_logits: NDArray[np.float32] = np.full(len(pairs), np.nan, dtype=np.float32)
+        self.first_logits: Floats = np.full(len(pairs), np.nan, dtype=np.float32)
 
     def __iter__(self) -> Iterator[list[int]]:
-        """Positions of pairs."""
+        """Positions of pairs; later rounds leave most of the easy ones out."""
         order = list(range(len(self._pairs)))
         while True:
             self._rng.shuffle(order)
@@ -70,32 +80,90 @@ class PairBatches:
         return (1 - share) * labels + share * opinion
 
 
-def train_duplicate(
-    questions: Questions, base_path: Path, words: Words, base: Base, schedule: Schedule, out: Path
-) -> tuple[Any, float, int]:
-    """The trained network, the weight of the cosine beside it, and the steps taken."""
-    torch.manual_seed(SEED)
-    rng = random.Random(SEED)
-    weight, bias = cosine_logit(questions.train, base)
-    network = fresh_cross_encoder(base_path, frozen_layers=0)
-    pairs, batches = questions.train, PairBatches(questions.train, rng)
+class Trainer:
+    """Trains in two parts: all kinds of pairs, then mostly real ones, without those seen.
 
-    def loss_of(batch: list[int]) -> torch.Tensor:
-        sides = [pairs[i][:2] if rng.random() < 0.5 else pairs[i][1::-1] for i in batch]
-        cosines = torch.from_numpy(base.cosines([pairs[i][:2] for i in batch]))
-        logits = cross_logits(network, words, sides, WINDOWS) + weight * cosines + bias
+    The second part runs once for every seed of ``SECOND_SEEDS`` from the same start, and the
+    weights are averaged: models that part late lie in one valley, and their mean beats each
+    (Wortsman et al. 2022, "Model soups").
+    """
+
+    def __init__(self, questions: Questions, path: Path, words: Words, base: Base) -> None:
+        torch.manual_seed(SEED)
+        self._questions, self._words, self._base = questions, words, base
+        self._rng = random.Random(SEED)  # noqa: S311  # sampling
+        self._weight, self._bias = cosine_logit(questions.train, base)
+        self.network = fresh_cross_encoder(path, frozen_layers=0)
+
+    def run(self, first: Schedule, second: Schedule, checkpoint: Path) -> int:
+        """Train through both parts; returns the steps taken."""
+        seen = PairBatches(self._questions.train, self._rng)
+        steps = self._part(seen, self._questions.train, first, checkpoint)
+        unseen = [
+            pair
+            for pair, logit in zip(self._questions.train, seen.first_logits, strict=True)
+            if np.isnan(logit)
+        ]
+        start, ends = copied(self.network), []
+        for seed in SECOND_SEEDS:
+            self.network.load_state_dict(start)
+            self._rng = random.Random(seed)  # noqa: S311  # sampling
+            pairs = self._mostly_real(unseen)
+            steps += self._part(PairBatches(pairs, self._rng), pairs, second, checkpoint)
+            ends.append(copied(self.network))
+        self.network.load_state_dict(averaged(ends))
+        return steps
+
+    def _mostly_real(self, pairs: Sequence[Pair]) -> list[Pair]:
+        counts: Counter[str] = Counter()
+        kept = []
+        for pair in self._rng.sample(list(pairs), len(pairs)):
+            counts[pair.kind] += 1
+            if counts[pair.kind] <= SECOND_PART.get(pair.kind, len(pairs)):
+                kept.append(pair)
+        return kept
+
+    def _part(
+        self, batches: PairBatches, pairs: Sequence[Pair], schedule: Schedule, checkpoint: Path
+    ) -> int:
+        def loss_of(batch: list[int]) -> torch.Tensor:
+            return self._loss(batches, pairs, batch)
+
+        return train(
+            self.network, iter(batches), loss_of, schedule, check=self._check, checkpoint=checkpoint
+        )
+
+    def _loss(self, batches: PairBatches, pairs: Sequence[Pair], batch: list[int]) -> torch.Tensor:
+        prior = self._weight * self._base.cosines([pairs[i][:2] for i in batch]) + self._bias
+        worth = [k for k, i in enumerate(batch) if not self._is_easy(pairs[i], prior[k])]
+        batch, prior = [batch[k] for k in worth], prior[worth]
+        sides = [pairs[i][:2] if self._rng.random() < 0.5 else pairs[i][1::-1] for i in batch]
+        logits = cross_logits(self.network, self._words, sides, WINDOWS) + torch.from_numpy(prior)
         targets = batches.targets(batch, logits)
         return torch.nn.functional.binary_cross_entropy_with_logits(logits, targets)
 
-    def check() -> None:
-        part = questions.dev
-        scores = predict(network, words, [pair[:2] for pair in part], WINDOWS)
-        scores += weight * base.cosines([pair[:2] for pair in part])
-        labels = [pair.label for pair in part]
-        _log.info("dev", **rounded(classification_figures(scores, labels), 3))
+    def _is_easy(self, pair: Pair, prior: float) -> bool:
+        """Most of the real negatives that the cosine already tells apart are left out."""
+        plain = not pair.label and pair.kind in {"real", "transitive negative"}
+        return plain and prior < _PLAIN_NEGATIVE and self._rng.random() < _LEFT_OUT
 
-    steps = train(network, iter(batches), loss_of, schedule, check=check, checkpoint=out)
-    return network, weight, steps
+    def _check(self) -> None:
+        sides = [pair[:2] for pair in self._questions.dev]
+        scores = predict(self.network, self._words, sides, WINDOWS)
+        scores += self._weight * self._base.cosines(sides)
+        labels = [pair.label for pair in self._questions.dev]
+        figures = classification_figures(scores, labels)
+        _log.info("dev", **{name: round(value, 3) for name, value in figures.items()})
+
+
+def copied(network: Any) -> dict[str, torch.Tensor]:
+    """The weights as they are now."""
+    return {name: tensor.clone() for name, tensor in network.state_dict().items()}
+
+
+def averaged(weights: Sequence[Mapping[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+    """The mean of several networks' weights."""
+    return {name: torch.stack([each[name] for each in weights]).mean(0) for name in weights[0]}
 
 
 def cosine_logit(pairs: Sequence[Pair], base: Base, count: int = 2000) -> tuple[float, float]:

@@ -1,4 +1,4 @@
-"""What the cards report: each model beside the cheap baselines, on parts it was not trained on."""
+"""What the duplicate card reports: the model beside the cosine, on pairs it was not trained on."""
 
 import csv
 from collections.abc import Mapping, Sequence
@@ -7,14 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from funnel.evaluation.metrics import ndcg
 from funnel.models.adapters import Combination
-from funnel.training.figures import classification_figures, roc_auc, rounded
-from recipes import relevance
+from funnel.training.figures import classification_figures, roc_auc
 from recipes.duplicate import WINDOWS
 from recipes.logistic import logistic_regression
 from recipes.network import Base, Floats, Words, predict
-from recipes.passages import Passages, Ranking, first_stage, read_reranking
 from recipes.questions import Pair, Questions, paraphrase_tests
 
 Figures = dict[str, dict[str, float]]
@@ -56,8 +53,8 @@ def duplicate_figures(
         cosines = base.cosines([pair[:2] for pair in pairs])
         scores = combine.logits(both_orders(network, words, pairs), cosine=cosines)
         labels = [pair.label for pair in pairs]
-        figures[f"{name}: cosine"] = rounded(classification_figures(cosines, labels))
-        figures[name] = rounded(classification_figures(scores, labels))
+        figures[f"{name}: cosine"] = _rounded(classification_figures(cosines, labels))
+        figures[name] = _rounded(classification_figures(scores, labels))
     return figures | {"auc by kind of edit": _by_kind(network, words, base, combine, questions)}
 
 
@@ -85,44 +82,5 @@ def read_contrasts() -> list[Pair]:
     return [Pair(r["first"], r["second"], float(r["label"]), r["kind"]) for r in rows]
 
 
-def relevance_figures(
-    network: Any, words: Words, base: Base, passages: Passages, data: Path
-) -> Figures:
-    """nDCG@10 after reranking a first stage, by the model and by the cheap rerankers."""
-    sets: dict[str, Sequence[Ranking]] = {
-        "TREC DL20, BM25's 100": read_reranking(data / "trec-dl20"),
-        "TREC DL21, 15 held-out queries, BM25's 100": passages.held_out["dl21"],
-        "SciFact test, BM25's 50": first_stage(data / "scifact", depth=50),
-        "Cranfield, BM25's 50": first_stage(data / "cranfield", depth=50),
-    }
-    return {name: _rerankers(network, words, base, rankings) for name, rankings in sets.items()}
-
-
-def _rerankers(
-    network: Any, words: Words, base: Base, rankings: Sequence[Ranking]
-) -> dict[str, float]:
-    found: dict[str, list[float]] = {}
-    for ranking in rankings:
-        for name, scores in _scores(network, words, base, ranking).items():
-            order = [ranking.ids[i] for i in np.argsort(-scores, kind="stable")]
-            found.setdefault(name, []).append(ndcg(order, ranking.judged, 10))
-    return {name: round(float(np.mean(values)), 4) for name, values in found.items()}
-
-
-def _scores(network: Any, words: Words, base: Base, ranking: Ranking) -> Mapping[str, Floats]:
-    cosines, matches = relevance.similarities(base, ranking.query, ranking.passages)
-    pairs = [(ranking.query, passage) for passage in ranking.passages]
-    cross = predict(network, words, pairs, relevance.READING)
-    dense = relevance.COSINE * cosines + relevance.MAXSIM * matches
-    return {
-        "BM25": -np.arange(len(pairs), dtype=np.float32),
-        "cosine": cosines,
-        "MaxSim": matches,
-        "z-score sum of cosine and MaxSim": _standard(cosines) + _standard(matches),
-        "cosine and MaxSim, fixed weights": dense,
-        "embedded:relevance": dense + cross,
-    }
-
-
-def _standard(values: Floats) -> Floats:
-    return (values - values.mean()) / max(float(values.std()), 1e-6)
+def _rounded(figures: Mapping[str, float]) -> dict[str, float]:
+    return {name: round(value, 4) for name, value in figures.items()}

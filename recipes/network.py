@@ -100,8 +100,9 @@ def cross_logits(
     """Logits of shape (n,), float32, with gradients if they are on."""
     cut = [words.pair(first, second, windows) for first, second in pairs]
     with autocast():
-        logits = network(**padded([row for row, _ in cut], [start for _, start in cut])).logits
-    return logits[:, 0].float()
+        output = network(**padded([row for row, _ in cut], [start for _, start in cut]))
+    logits: torch.Tensor = output.logits[:, 0].float()
+    return logits
 
 
 def predict(
@@ -127,9 +128,10 @@ class Base:
     def __init__(self, path: Path, words: Words, windows: Windows) -> None:
         from transformers import BertModel
 
-        self._network = BertModel.from_pretrained(
+        network: Any = BertModel.from_pretrained(
             path, attn_implementation="eager", add_pooling_layer=False
-        ).eval()
+        )
+        self._network = network.eval()
         self._words, self._windows = words, windows
         self._vectors: dict[str, NDArray[np.float16]] = {}
 
@@ -143,6 +145,15 @@ class Base:
         vectors = torch.nn.functional.normalize((states * mask).sum(1) / mask.sum(1), dim=-1)
         tokens = torch.nn.functional.normalize(states, dim=-1)
         return [(vectors[i], tokens[i, : len(row)]) for i, row in enumerate(rows)]
+
+    def represent(self, texts: Sequence[str]) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        """The same for many texts, in batches of similar length."""
+        order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
+        made: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
+        for start in range(0, len(order), _BATCH // 4):
+            part = order[start : start + _BATCH // 4]
+            made |= dict(zip(part, self.encode([texts[i] for i in part]), strict=True))
+        return [made[i] for i in range(len(texts))]
 
     def cosines(self, pairs: Sequence[tuple[str, str]]) -> Floats:
         """Cosines of the two texts' vectors, shape (n,); every text is embedded once."""

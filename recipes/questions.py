@@ -85,7 +85,7 @@ def read_questions(data: Path, base: Base) -> Questions:
     labelled = _read(data / "qqp/train.jsonl", "real") + _read(data / "qqp/dev.jsonl", "real")
     extra = _read(data / "qqp/extra_positives.jsonl", "extra")
     parts = _parted(labelled, extra)
-    rng = random.Random(SEED)
+    rng = random.Random(SEED)  # noqa: S311  # sampling
     train, paraphrases = _derived(parts["train"], rng)
     questions = [pair_text for pair in parts["train"] for pair_text in (pair.first, pair.second)]
     questions = list({fold(text): text for text in reversed(questions)}.values())
@@ -97,8 +97,9 @@ def read_questions(data: Path, base: Base) -> Questions:
     everything = [*train, *apart, *edited, *general]
     rng.shuffle(everything)
     held_out = sorted({text for pair in parts["test"] for text in (pair.first, pair.second)})
+    test_rng = random.Random(3)  # noqa: S311  # sampling
     adversaries = _edited(
-        held_out, _TEST_EDITS, order, alike, _paraphrases(parts["test"]), random.Random(3)
+        held_out, _TEST_EDITS, order, alike, _paraphrases(parts["test"]), test_rng
     )
     return Questions(everything, parts["dev"], parts["test"], adversaries)
 
@@ -174,10 +175,11 @@ def _sample(pairs: Sequence[Pair], kind: str, rng: random.Random) -> list[Pair]:
 def _transitive(clusters: Iterable[list[str]], rng: random.Random) -> list[Pair]:
     """Two questions that are duplicates of others in common."""
     return [
-        Pair(*rng.sample(cluster, 2), 1.0, "transitive")
+        Pair(first, second, 1.0, "transitive")
         for cluster in clusters
         if 3 <= len(cluster) <= 30
         for _ in range(min(2 * len(cluster), 25))
+        for first, second in [rng.sample(cluster, 2)]
     ]
 
 

@@ -1,120 +1,141 @@
 """``embedded:relevance``: does a passage answer a query?
 
-A residual over the base's cosine and MaxSim, trained list-wise: softmax cross-entropy of the
-passages' grades against the sum of all three parts, with a little binary cross-entropy so that the
-sum also means something for a single pair.
+Cosine and MaxSim of the base with fixed weights, so that one pair can be scored by itself. A
+cross-encoder trained as a residual beside them gained nothing within the time of these recipes
+(see the README), so the shipped model has none.
 """
 
-import random
-from collections.abc import Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import structlog
-import torch
 
 from funnel.evaluation.metrics import ndcg
-from recipes.network import (
-    Base,
-    Floats,
-    Windows,
-    Words,
-    cross_logits,
-    fresh_cross_encoder,
-    max_sim,
-    predict,
-)
-from recipes.passages import Group, Passages, Ranking
-from recipes.schedule import Schedule, train
+from funnel.models.adapters import Combination
+from recipes.logistic import logistic_regression
+from recipes.network import Base, Floats, max_sim
+from recipes.passages import Ranking, first_stage, read_reranking, read_sentences
 
 _log = structlog.get_logger(__name__)
-SEED = 6
-WINDOWS = Windows(first=64, second=160)
-READING = Windows(first=64, second=200)
-COSINE, MAXSIM, BIAS = 10.0, 25.0, -17.5
-FROZEN_LAYERS = 2
-GROUPS = 4
-RATE, WARMUP = 6e-5, 100
-_POINTWISE = 0.3
+RATIOS = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 10.0)
+_AT_ONCE = 512
+_RELEVANT = {"TREC DL21": 2}
 
 
-def batches(groups: Sequence[Group], rng: random.Random) -> Iterator[list[Group]]:
-    """A few groups of similar length at a time, for ever."""
-    while True:
-        order = rng.sample(range(len(groups)), len(groups))
-        for start in range(0, len(order), GROUPS * 40):
-            chunk = [groups[i] for i in order[start : start + GROUPS * 40]]
-            chunk.sort(key=lambda group: max(map(len, group.passages)))
-            parts = [chunk[i : i + GROUPS] for i in range(0, len(chunk), GROUPS)]
-            rng.shuffle(parts)
-            yield from parts
+class Similarities:
+    """Cosine and MaxSim of every query with its passages; each distinct text is read once."""
+
+    def __init__(self, base: Base) -> None:
+        self._base = base
+        self._found: dict[tuple[str, str], tuple[float, float]] = {}
+
+    def read(self, rankings: Sequence[Ranking]) -> None:
+        """Compute what :meth:`of` will be asked for."""
+        asked: dict[str, set[str]] = defaultdict(set)
+        for ranking in rankings:
+            for passage in ranking.passages:
+                asked[passage].add(ranking.query)
+        texts = sorted({ranking.query for ranking in rankings})
+        queries = dict(zip(texts, self._base.represent(texts), strict=True))
+        passages = sorted(asked, key=len)
+        for start in range(0, len(passages), _AT_ONCE):
+            part = passages[start : start + _AT_ONCE]
+            for passage, (vector, tokens) in zip(part, self._base.represent(part), strict=True):
+                for query in asked[passage]:
+                    own, parts = queries[query]
+                    similar = float(own @ vector), float(max_sim(parts, tokens))
+                    self._found[query, passage] = similar
+
+    def of(self, ranking: Ranking) -> tuple[Floats, Floats]:
+        """Both of shape (passages,)."""
+        found = [self._found[ranking.query, passage] for passage in ranking.passages]
+        table = np.array(found, dtype=np.float32)
+        return table[:, 0], table[:, 1]
 
 
-def similarities(base: Base, query: str, passages: Sequence[str]) -> tuple[Floats, Floats]:
-    """Cosine and MaxSim of a query with its passages, each of shape (n,)."""
-    (vector, tokens), *others = base.encode([query, *passages])
-    cosines = [float(vector @ other) for other, _ in others]
-    matches = [float(max_sim(tokens, other)) for _, other in others]
-    return np.array(cosines, dtype=np.float32), np.array(matches, dtype=np.float32)
+def development_sets(data: Path) -> dict[str, list[Ranking]]:
+    """What the weights are chosen and calibrated on."""
+    return {
+        "TREC DL21": read_reranking(data / "trec-dl21"),
+        "SciFact train": first_stage(data / "scifact", "train", depth=50, limit=100),
+        "WikiQA": read_sentences(data / "qa/wikiqa_abcnn/train.txt", limit=150),
+    }
 
 
-def train_relevance(
-    passages: Passages, base_path: Path, words: Words, base: Base, schedule: Schedule, out: Path
-) -> tuple[Any, int]:
-    """The trained network and the steps taken."""
-    torch.manual_seed(SEED)
-    network = fresh_cross_encoder(base_path, frozen_layers=FROZEN_LAYERS)
-
-    def loss_of(batch: list[Group]) -> torch.Tensor:
-        pairs = [(group.query, passage) for group in batch for passage in group.passages]
-        residual = cross_logits(network, words, pairs, WINDOWS)
-        prior = torch.from_numpy(np.concatenate([_prior(base, group) for group in batch]))
-        sizes = [len(group.passages) for group in batch]
-        totals = (residual + prior).split(sizes)
-        losses = [group_loss(t, g.grades) for t, g in zip(totals, batch, strict=True)]
-        return torch.stack(losses).mean()
-
-    def check() -> None:
-        for name, rankings in passages.held_out.items():
-            score = mean_ndcg(network, words, base, rankings[:15])
-            _log.info("held out", set=name, ndcg=round(score, 4))
-
-    rng = random.Random(SEED)
-    steps = train(
-        network, batches(passages.train, rng), loss_of, schedule, check=check, checkpoint=out
-    )
-    return network, steps
+def test_sets(data: Path) -> dict[str, list[Ranking]]:
+    """What is only measured."""
+    return {
+        "TREC DL20, BM25's 100": read_reranking(data / "trec-dl20"),
+        "SciFact test, BM25's 50": first_stage(data / "scifact", "test", depth=50),
+        "Cranfield, BM25's 50": first_stage(data / "cranfield", "test", depth=50),
+    }
 
 
-def _prior(base: Base, group: Group) -> Floats:
-    cosines, matches = similarities(base, group.query, group.passages)
-    return COSINE * cosines + MAXSIM * matches
+def fitted(sets: Mapping[str, Sequence[Ranking]], similarities: Similarities) -> Combination:
+    """The ratio with the best mean nDCG@10 over the sets, scaled to log-odds of relevance."""
+    for rankings in sets.values():
+        similarities.read(rankings)
+    figures = {ratio: _mean_ndcg(sets, similarities, ratio) for ratio in RATIOS}
+    ratio = max(RATIOS, key=lambda each: figures[each])
+    _log.info("ratio of MaxSim to cosine", chosen=ratio, ndcg=round(figures[ratio], 4))
+    mixed, labels = [], []
+    for name, rankings in sets.items():
+        for ranking in rankings:
+            cosines, matches = similarities.of(ranking)
+            mixed.append(cosines + ratio * matches)
+            level = _RELEVANT.get(name, 1)
+            labels += [ranking.judged.get(each, 0) >= level for each in ranking.ids]
+    (scale,), bias = logistic_regression(np.concatenate(mixed)[:, None], labels)
+    return Combination(cross=0.0, cosine=scale, maxsim=scale * ratio, bias=bias)
 
 
-def group_loss(totals: torch.Tensor, grades: Sequence[int]) -> torch.Tensor:
-    """List-wise loss against gains ``2 ** grade - 1``, plus the point-wise part."""
-    labels = torch.tensor(grades, dtype=torch.float32)
-    gains = 2**labels - 1
-    loss = torch.zeros(())
-    if gains.sum() > 0:
-        loss = -(gains / gains.sum() * torch.log_softmax(totals, dim=0)).sum()
-    chance = labels / max(1.0, float(labels.max()))
-    pointwise = torch.nn.functional.binary_cross_entropy_with_logits(totals + BIAS, chance)
-    return loss + _POINTWISE * pointwise
-
-
-def mean_ndcg(
-    network: Any, words: Words, base: Base, rankings: Sequence[Ranking], cross: float = 1.0
+def _mean_ndcg(
+    sets: Mapping[str, Sequence[Ranking]], similarities: Similarities, ratio: float
 ) -> float:
-    """Mean nDCG@10 when the first stage's passages are reranked by the combined score."""
     figures = []
-    for ranking in rankings:
-        cosines, matches = similarities(base, ranking.query, ranking.passages)
-        scores = COSINE * cosines + MAXSIM * matches
-        if cross:
-            pairs = [(ranking.query, passage) for passage in ranking.passages]
-            scores = scores + cross * predict(network, words, pairs, READING)
-        order = [ranking.ids[i] for i in np.argsort(-scores, kind="stable")]
+    for rankings in sets.values():
+        mixed = [similarities.of(ranking) for ranking in rankings]
+        scored = [cosines + ratio * matches for cosines, matches in mixed]
+        figures.append(mean_ndcg(rankings, scored))
+    return float(np.mean(figures))
+
+
+def mean_ndcg(rankings: Sequence[Ranking], scores: Sequence[Floats]) -> float:
+    """Mean nDCG@10 of the passages in the order of their scores."""
+    figures = []
+    for ranking, values in zip(rankings, scores, strict=True):
+        order = [ranking.ids[i] for i in np.argsort(-values, kind="stable")]
         figures.append(ndcg(order, ranking.judged, 10))
     return float(np.mean(figures))
+
+
+def relevance_figures(
+    sets: Mapping[str, Sequence[Ranking]], similarities: Similarities, combine: Combination
+) -> dict[str, dict[str, float]]:
+    """nDCG@10 of the model and of the cheap rerankers, for every set."""
+    found: dict[str, dict[str, float]] = {}
+    for name, rankings in sets.items():
+        similarities.read(rankings)
+        scored = [_rerankers(*similarities.of(ranking), combine) for ranking in rankings]
+        found[name] = {
+            each: round(mean_ndcg(rankings, [scores[each] for scores in scored]), 4)
+            for each in scored[0]
+        }
+        _log.info("measured", set=name, **found[name])
+    return found
+
+
+def _rerankers(cosines: Floats, matches: Floats, combine: Combination) -> dict[str, Floats]:
+    return {
+        "BM25": -np.arange(len(cosines), dtype=np.float32),
+        "cosine": cosines,
+        "MaxSim": matches,
+        "z-score sum of both": _standard(cosines) + _standard(matches),
+        "embedded:relevance": combine.logits(cosine=cosines, maxsim=matches),
+    }
+
+
+def _standard(values: Floats) -> Floats:
+    return np.asarray((values - values.mean()) / max(float(values.std()), 1e-6), np.float32)

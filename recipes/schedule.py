@@ -20,13 +20,14 @@ class Schedule:
 
     Training ends after ``minutes``; the learning rate falls linearly over that time, so that a
     slow or busy machine gets fewer steps and the same curve. ``steps`` counts instead, where a
-    run must be repeatable.
+    run must be repeatable. ``last_step`` ends it before that, with the rate still high.
     """
 
     minutes: float
     rate: float
     warmup: int
     steps: int | None = None
+    last_step: int | None = None
     report_every: int = 50
     check_every: int = 600
 
@@ -58,7 +59,7 @@ def train(
     started, step, mean = time.monotonic(), 0, None
     for batch in batches:
         progress = schedule.progress(started, step)
-        if progress >= 1:
+        if progress >= 1 or step == schedule.last_step:
             break
         for group in optimiser.param_groups:
             group["lr"] = schedule.learning_rate(progress, step)

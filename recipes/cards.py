@@ -1,0 +1,115 @@
+"""The two model cards, written from what a run measured."""
+
+from collections.abc import Mapping, Sequence
+
+from funnel.models.adapters import Adapter
+
+Figures = Mapping[str, Mapping[str, float]]
+
+_DUPLICATE_DATA = """\
+| data | use | terms |
+|---|---|---|
+| Quora question pairs (from the GPTCache and CS224N repositories) | training, held-out parts | \
+Quora terms, non-commercial |
+| Quora duplicates from paraphrase-generation repositories | training | Quora terms |
+| edits of those questions made by `funnel.training.augment` | training, held-out parts | as the \
+questions |
+| MRPC train, STS benchmark train | training, a little | Microsoft research licence; CC BY-SA |
+
+The base has itself seen Quora duplicates. None of the data is part of this package."""
+
+_RELEVANCE_DATA = """\
+| data | use | terms |
+|---|---|---|
+| TREC DL21 (15 queries), SciFact (120 queries of its training split), WikiQA | the weights and \
+the calibration | MS MARCO, non-commercial; CC BY-NC; Microsoft research licence |
+| TREC DL20, SciFact test, Cranfield | measured only | MS MARCO, non-commercial; CC BY-NC; \
+classic collection |
+
+None of the data is part of this package."""
+
+
+def duplicate_card(adapter: Adapter) -> str:
+    """What it does, from what it was made, how good it is, where it fails."""
+    figures: Figures = adapter.training["figures"]
+    return (
+        "\n\n".join(
+            [
+                _opening(adapter, "Do two questions ask the same?"),
+                _score(adapter),
+                f"## Data\n\n{_DUPLICATE_DATA}",
+                f"## Figures\n\n{pair_table(figures)}",
+                "The Quora part shares no question with training, through any chain of pairs; 26% "
+                "of its pairs are duplicates. Its labels are noisy: many of the most confident "
+                "errors are pairs that a reader would call duplicates.",
+                *_training(adapter),
+            ]
+        )
+        + "\n"
+    )
+
+
+def relevance_card(adapter: Adapter) -> str:
+    """What it does, from what it was made, how good it is, where it fails."""
+    figures: Figures = adapter.training["figures"]
+    return (
+        "\n\n".join(
+            [
+                _opening(adapter, "Does a passage answer a query?"),
+                _score(adapter),
+                f"## Data\n\n{_RELEVANCE_DATA}",
+                f"## Figures\n\nnDCG@10.\n\n{ranking_table(figures)}",
+                *_training(adapter),
+            ]
+        )
+        + "\n"
+    )
+
+
+def _opening(adapter: Adapter, question: str) -> str:
+    return (
+        f"---\nbase_model: sentence-transformers/{adapter.base.name}\n"
+        "tags: [retrieval-funnel]\n---\n\n"
+        f"# embedded:{adapter.name}\n\n{question} An adapter over {adapter.base.name} "
+        f"(SHA-256 `{adapter.base.sha256}`), merged when it is loaded."
+    )
+
+
+def _score(adapter: Adapter) -> str:
+    combine = adapter.combine
+    parts = {"cross-encoder": combine.cross, "cosine": combine.cosine, "MaxSim": combine.maxsim}
+    terms = [f"{weight:.2f} · {name}" for name, weight in parts.items() if weight]
+    return (
+        f"The score is a logit: {' + '.join(terms)} {combine.bias:+.2f}; its sigmoid is calibrated "
+        f"on held-out pairs. Order of the texts: `{combine.order}`. "
+        f"Window: {adapter.max_tokens} tokens."
+    )
+
+
+def _training(adapter: Adapter) -> Sequence[str]:
+    rest = {name: value for name, value in adapter.training.items() if name != "figures"}
+    rows = "\n".join(f"| {name} | {value} |" for name, value in rest.items())
+    return [f"## Training\n\nRecipe: `recipes/`.\n\n| | |\n|---|---|\n{rows}"] if rest else []
+
+
+def pair_table(figures: Figures) -> str:
+    """One row for each set and scorer."""
+    columns = ("auc", "ap", "recall@fpr1%", "recall@p95", "recall@p99")
+    head = "| held-out set | AUC | AP | recall at 1% FPR | at 95% precision | at 99% |"
+    rows = [
+        f"| {name} | " + " | ".join(f"{values[column]:.3f}" for column in columns) + " |"
+        for name, values in figures.items()
+        if "auc" in values
+    ]
+    return "\n".join([head, "|---|---|---|---|---|---|", *rows])
+
+
+def ranking_table(figures: Figures) -> str:
+    """One row for each reranker, one column for each set."""
+    names = list(next(iter(figures.values())))
+    head = "| reranker | " + " | ".join(figures) + " |"
+    rows = [
+        f"| {name} | " + " | ".join(f"{values[name]:.3f}" for values in figures.values()) + " |"
+        for name in names
+    ]
+    return "\n".join([head, "|---|" + "---|" * len(figures), *rows])

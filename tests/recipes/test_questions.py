@@ -1,0 +1,114 @@
+"""The duplicate recipe's pairs: held-out parts are disjoint, labels mean what they say."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+import pytest
+
+from recipes.measures import read_contrasts
+from recipes.questions import Pair, Questions, fold, paraphrase_tests, read_questions
+
+if TYPE_CHECKING:
+    from recipes.network import Base
+
+TOPICS = [f"{name}{number}" for name in ("Lisbon", "Oslo", "Cairo", "Lima") for number in range(40)]
+
+
+class SmallBase:
+    """Stands for the base model: a random unit vector for every text."""
+
+    def vectors(self, texts: list[str]) -> Any:
+        """Shape (n, 8)."""
+        rows = np.random.default_rng(0).normal(size=(len(texts), 8))
+        return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+
+def _write(path: Path, rows: list[tuple[str, str, int]]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    names = ("question1", "question2", "is_duplicate")
+    path.write_text("".join(json.dumps(dict(zip(names, row, strict=True))) + "\n" for row in rows))
+
+
+@pytest.fixture(scope="module")
+def questions(tmp_path_factory: pytest.TempPathFactory) -> Questions:
+    data = tmp_path_factory.mktemp("data")
+    rows = []
+    for topic in TOPICS:
+        best = f"What is the best family hotel in {topic}?"
+        rows += [
+            (best, f"Which hotel in {topic} is best for families?", 1),
+            (best, f"What is the worst family hotel in {topic}?", 0),
+            (best, f"How do I fly from {topic} to the old harbour?", 0),
+        ]
+    _write(data / "qqp/train.jsonl", rows)
+    _write(data / "qqp/dev.jsonl", [(rows[0][1], "Is it far to the beach from here?", 0)])
+    _write(data / "qqp/extra_positives.jsonl", [(rows[0][1], "Best family hotel there?", 1)])
+    for name in ("mrpc/msr-para-train.tsv", "mrpc/msr-para-test.tsv"):
+        path = data / "paraphrase" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("Quality\tid\tid\ta\tb\n1\t1\t2\tHe left.\tHe went away.\n")
+    for name in ("stsb/sts-train.csv", "stsb/sts-dev.csv"):
+        path = data / "paraphrase" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("\tid\ta\tb\tsimilarity\n0\tx\tA dog.\tA cat.\t1.2\n1\ty\tA.\tA!\t5.0\n")
+    return read_questions(data, cast("Base", SmallBase()))
+
+
+def _texts(pairs: list[Pair]) -> set[str]:
+    return {fold(text) for pair in pairs for text in (pair.first, pair.second)}
+
+
+def test_parts_share_no_question(questions: Questions) -> None:
+    """No question of a held-out part was seen in training, edited or not."""
+    assert questions.test
+    assert not _texts(questions.train) & _texts(questions.test)
+    assert not _texts(questions.dev) & _texts(questions.test)
+    assert not _texts(questions.train) & _texts(questions.dev)
+
+
+def test_edits_are_labelled_by_what_they_do(questions: Questions) -> None:
+    """Antonyms and turned directions break, moved clauses and spellings keep."""
+    labels = {pair.kind: pair.label for pair in questions.train}
+    assert labels["antonym"] == labels["direction"] == 0.0
+    assert labels["clause"] == labels["surface"] == 1.0
+
+
+def test_other_sentences_carry_soft_labels(questions: Questions) -> None:
+    """MRPC's loose paraphrases are not taken for certain."""
+    found = {pair.label for pair in questions.train if pair.kind == "mrpc"}
+    assert found == {0.85}
+
+
+def test_same_data_gives_the_same_pairs(questions: Questions) -> None:
+    """Adversaries of the held-out part come from its own questions."""
+    kinds = {pair.kind for pair in questions.adversaries}
+    assert {"antonym", "surface"} <= kinds
+
+
+def test_contrasts_cover_every_kind_of_trap() -> None:
+    """The hand-written set has both labels, no doubles, and the traps a cache must not fall in."""
+    contrasts = read_contrasts()
+    assert {pair.kind for pair in contrasts if not pair.label} >= {
+        "order",
+        "number",
+        "negation",
+        "antonym",
+        "name",
+    }
+    assert len({(pair.first, pair.second) for pair in contrasts}) == len(contrasts)
+    assert 30 <= sum(pair.label for pair in contrasts) <= len(contrasts) - 30
+
+
+def test_paraphrase_tests_leave_out_doubtful_grades(tmp_path: Path) -> None:
+    """An STS grade between 'same' and 'not the same' is no test."""
+    for name, text in {
+        "mrpc/msr-para-test.tsv": "h\n0\t1\t2\ta\tb\n",
+        "stsb/sts-dev.csv": "h\n0\tx\ta\tb\t4.0\n1\tx\ta\tb\t4.6\n2\tx\ta\tb\t1.0\n",
+    }.items():
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    found = paraphrase_tests(tmp_path)["STS-B dev"]
+    assert [pair.label for pair in found] == [1.0, 0.0]
