@@ -11,7 +11,7 @@ from funnel.training.antonyms import ANTONYMS
 from funnel.training.word_order import WordOrder
 
 TEXTS = st.text(
-    alphabet=st.characters(codec="utf-8", exclude_categories=("Cs",)), min_size=0, max_size=60
+    alphabet=st.characters(codec="utf-8", exclude_categories=["Cs"]), min_size=0, max_size=60
 )
 
 
