@@ -2,7 +2,7 @@
 
 import os
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -82,7 +82,7 @@ async def make_store(
     for store in made:
         await store.aclose()
     if store_kind == "redis_url":
-        await _remove_keys(os.environ["REDIS_URL"], namespace)
+        await _remove_keys(os.environ["REDIS_URL"], made)
 
 
 @pytest.fixture
@@ -105,9 +105,10 @@ def _build(kind: str, request: pytest.FixtureRequest, folder: Path, limits: Stor
     return RedisStore(os.environ["REDIS_URL"], limits)
 
 
-async def _remove_keys(url: str, namespace: str) -> None:
+async def _remove_keys(url: str, made: Sequence[Store]) -> None:
     from redis.asyncio import Redis
 
     async with Redis.from_url(url) as client:
-        async for key in client.scan_iter(match=f"{{funnel*:{namespace}}}*", count=1000):
-            await client.unlink(key)
+        for prefix in {store.prefix for store in made if isinstance(store, RedisStore)}:
+            async for key in client.scan_iter(match=f"{prefix}*", count=1000):
+                await client.unlink(key)

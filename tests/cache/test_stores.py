@@ -3,6 +3,7 @@
 import asyncio
 import random
 import time
+import uuid
 from collections.abc import Sequence
 from typing import Any
 
@@ -426,7 +427,7 @@ class TestPurge:
 
     async def test_another_namespace_is_left_alone(self, make_store: MakeStore) -> None:
         """Deployments that share a server do not purge each other."""
-        ours, theirs = await make_store(namespace="ours-x"), await make_store(namespace="theirs-x")
+        ours, theirs = await make_store(), await make_store(namespace=f"test-{uuid.uuid4().hex}")
         await keep(theirs, "00", vector=axis(0))
         await ours.purge()
         assert await payload(ours, "00") is None
