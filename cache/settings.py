@@ -116,8 +116,3 @@ class CacheSettings(BaseModel):
             max_entries=self.max_entries,
             max_bytes=self.max_bytes,
         )
-
-    @property
-    def retain_s(self) -> float:
-        """Seconds after which a store may forget an entry that counts as fresh for ``ttl_s``."""
-        return self.ttl_s + max(self.stale_while_revalidate_s, self.stale_on_error_s)

@@ -9,9 +9,9 @@ from funnel.cache.base import Served
 from tests.cache.world import Stages, TopicScorer, World, settle
 
 
-async def _all(world: World, texts: list[str], **options: float) -> list[Served]:
+async def _all(world: World, texts: list[str]) -> list[Served]:
     return await asyncio.gather(
-        *(world.cache.serve(world.request(t, **options), world.stages.of(t)) for t in texts)
+        *(world.cache.serve(world.request(t), world.stages.of(t)) for t in texts)
     )
 
 

@@ -1,0 +1,282 @@
+"""One query's way through the tiers and the flights, once it is known to be cacheable."""
+
+import asyncio
+import random
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from funnel.cache.approach import Approach, Joined
+from funnel.cache.background import Background
+from funnel.cache.base import Answer, Compute, Served
+from funnel.cache.counters import Counters
+from funnel.cache.decision import Verdict
+from funnel.cache.flights import Flight, Flights, Outcome
+from funnel.cache.freshness import refresh_now
+from funnel.cache.leases import Leases
+from funnel.cache.local import LocalTier
+from funnel.cache.lookup import Found, Looking, Lookup
+from funnel.cache.reruns import Reruns
+from funnel.cache.settings import CacheSettings
+from funnel.cache.store import Lease
+from funnel.cache.writer import Writer, answer_of
+from funnel.errors import InputError
+from funnel.log import get_logger
+from funnel.types import CacheInfo, Usage
+
+log = get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class _Again:
+    """What was waited for came to nothing; look again. ``attempt`` counts failures so far."""
+
+    attempt: int
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What serving is made of; all of it belongs to one cache."""
+
+    settings: CacheSettings
+    counters: Counters
+    local: LocalTier
+    lookup: Lookup
+    writer: Writer
+    approach: Approach
+    flights: Flights
+    leases: Leases
+    reruns: Reruns
+    writes: Background
+
+
+class Serving:
+    """Answers lookups; keeps no state but that of its parts."""
+
+    def __init__(
+        self,
+        parts: Parts,
+        *,
+        clock: Callable[[], float] = time.time,
+        spread: Callable[[], float] = random.random,
+    ) -> None:
+        self._settings = parts.settings
+        self._counters = parts.counters
+        self._local = parts.local
+        self._lookup = parts.lookup
+        self._writer = parts.writer
+        self._approach = parts.approach
+        self._flights = parts.flights
+        self._leases = parts.leases
+        self._reruns = parts.reruns
+        self._writes = parts.writes
+        self._clock = clock
+        self._spread = spread
+
+    async def serve(self, looking: Looking, compute: Compute) -> Served:
+        """The answer to one lookup, wherever it comes from."""
+        attempt = 0
+        while True:
+            found = None if looking.fault else await self._lookup.exact(looking)
+            if found is not None:
+                return self._hit(found, looking, compute)
+            result = await self._join_or_fly(looking, compute, attempt)
+            if isinstance(result, Served):
+                return result
+            attempt = result.attempt
+
+    async def _join_or_fly(
+        self, looking: Looking, compute: Compute, attempt: int
+    ) -> Served | _Again:
+        epoch = self._epoch(looking)
+        same = self._flights.same(looking.place, epoch)
+        if same is not None:
+            return await self._join(same, None, looking, compute)
+        flight = self._flights.register(
+            looking.place,
+            looking.request.query.text,
+            epoch,
+            attempt=attempt,
+            deadline=looking.request.deadline,
+        )
+        return await self._fly(flight, looking, compute)
+
+    def _epoch(self, looking: Looking) -> int:
+        if looking.epoch is not None:
+            return looking.epoch
+        return self._local.epoch.current if self._local.epoch else 0
+
+    def _hit(self, found: Found, looking: Looking, compute: Compute) -> Served:
+        served = Served(answer_of(found.entry), replace(found.info(), lookup_ms=looking.ms))
+        self._counters.saved(found.entry.elapsed_ms)
+        if found.tier == "semantic":
+            self._writes.start(lambda: self._writer.alias(looking.place, found), "alias")
+        if found.stale or (found.tier == "exact" and self._ends_soon(found)):
+            self._reruns.refresh(looking, compute)
+        elif found.score is not None and self._spread() < self._settings.audit_share:
+            self._reruns.audit(found, served, looking, compute)
+        return served
+
+    def _ends_soon(self, found: Found) -> bool:
+        eagerness = self._settings.early_refresh
+        return refresh_now(found.entry, self._clock(), eagerness, spread=self._spread)
+
+    # -- flights
+
+    async def _fly(self, flight: Flight, looking: Looking, compute: Compute) -> Served | _Again:
+        """Take a kept paraphrase, follow one in flight, or lead."""
+        leads = False
+        try:
+            match = await self._approach.match(looking, flight)
+            if isinstance(match, Found):
+                served = self._hit(match, looking, compute)
+                self._flights.land(flight, Outcome(served.answer))
+                return served
+            if isinstance(match, Joined):
+                return await self._follow(flight, match, looking, compute)
+            leads = True
+        finally:
+            if not leads:
+                self._flights.leave(looking.place, flight)
+        return await self._lead(flight, looking, compute)
+
+    async def _follow(
+        self, flight: Flight, match: Joined, looking: Looking, compute: Compute
+    ) -> Served | _Again:
+        self._flights.follow(flight)
+        result = await self._join(match.flight, match.verdict, looking, compute)
+        if isinstance(result, Served):
+            self._flights.land(flight, Outcome(result.answer))
+        return result
+
+    async def _join(
+        self, flight: Flight, verdict: Verdict | None, looking: Looking, compute: Compute
+    ) -> Served | _Again:
+        """Wait for a flight's outcome, for a while; then compute without it."""
+        lookup_ms = looking.ms
+        try:
+            async with asyncio.timeout(self._patience_s(looking)):
+                outcome = await asyncio.shield(flight.landing)
+        except TimeoutError:
+            looking.reason = "flight_timeout"
+            return Served(await compute(), missed(looking))
+        if outcome.error is not None:
+            return self._instead_of(outcome.error, looking)
+        if outcome.answer is None or _worth_another_try(outcome.answer, flight, looking):
+            return _Again(flight.attempt + outcome.failed)
+        self._counters.event("joined")
+        self._counters.saved(outcome.answer.elapsed_ms)
+        return _shared(outcome.answer, flight, verdict, lookup_ms)
+
+    def _patience_s(self, looking: Looking) -> float:
+        left = looking.request.deadline.remaining_s()
+        limit = self._settings.flight_wait_s
+        return limit if left is None else min(limit, left / 2)
+
+    async def _lead(self, flight: Flight, looking: Looking, compute: Compute) -> Served:
+        self._flights.lead(flight)
+        lease: Lease | None = None
+        try:
+            granted = await self._leases.take(looking)
+            if isinstance(granted, Found):
+                return self._landed_elsewhere(granted, flight, looking, compute)
+            lease = granted
+            lookup_ms = looking.ms
+            answer = await compute()
+        except BaseException as error:
+            self._failed(error, flight, looking, lease)
+            if isinstance(error, Exception):
+                return self._instead_of(error, looking)
+            raise
+        self._flights.land(flight, Outcome(answer))
+        await self._keep(flight, looking, answer, lease)
+        return Served(answer, replace(missed(looking), lookup_ms=lookup_ms))
+
+    def _landed_elsewhere(
+        self, found: Found, flight: Flight, looking: Looking, compute: Compute
+    ) -> Served:
+        served = self._hit(found, looking, compute)
+        self._flights.land(flight, Outcome(served.answer))
+        self._flights.leave(looking.place, flight)
+        return served
+
+    def _failed(
+        self, error: BaseException, flight: Flight, looking: Looking, lease: Lease | None
+    ) -> None:
+        """The first failure lets a waiter try; the second is everybody's. Cancelled: try again."""
+        if isinstance(error, Exception):
+            shared = error if flight.attempt > 0 else None
+            self._flights.land(flight, Outcome(error=shared, failed=True))
+        self._flights.leave(looking.place, flight)
+        if lease is not None:
+            self._writes.start(lambda: self._leases.release(lease), "release")
+
+    def _instead_of(self, error: Exception, looking: Looking) -> Served:
+        """A stale answer instead of an error, if one is at hand and allowed."""
+        if looking.late is None or isinstance(error, InputError):
+            raise error
+        log.warning("cache.stale_on_error", error=type(error).__name__)
+        info = replace(looking.late.info(), reason="stages_failed", lookup_ms=looking.ms)
+        return Served(answer_of(looking.late.entry), info)
+
+    async def _keep(
+        self, flight: Flight, looking: Looking, answer: Answer, lease: Lease | None
+    ) -> None:
+        """Keep the answer in the background; wait for that only while the store is quick."""
+
+        async def keep() -> None:
+            try:
+                if looking.epoch is not None:
+                    token = lease.token if lease else 0
+                    await self._writer.keep(
+                        looking.place, looking.request, answer, epoch=looking.epoch, token=token
+                    )
+                if lease is not None:
+                    await self._leases.release(lease)
+            finally:
+                self._flights.leave(looking.place, flight)
+
+        if answer.degraded:  # nobody may join it from now on
+            self._flights.leave(looking.place, flight)
+        task = self._writes.start(keep, "keep")
+        if task is None:
+            self._flights.leave(looking.place, flight)
+            self._counters.event("write_dropped")
+        elif looking.budget.left_s > 0:
+            await asyncio.wait({task}, timeout=looking.budget.left_s)
+
+
+def missed(looking: Looking) -> CacheInfo:
+    """What the result says of a query that the stages answered."""
+    refused = looking.refused
+    failed = looking.fault is not None or looking.reason == "verifier_error"
+    return CacheInfo(
+        status="error" if failed else "miss",
+        reason=looking.fault or looking.reason,
+        matched_query=refused.candidate.query if refused else None,
+        score=refused.score if refused else None,
+        threshold=refused.needed if refused else None,
+        lookup_ms=looking.ms,
+    )
+
+
+def _shared(answer: Answer, flight: Flight, verdict: Verdict | None, lookup_ms: float) -> Served:
+    """Another query's answer as this one's: nothing ran for it."""
+    info = CacheInfo(
+        status="hit",
+        tier="flight",
+        matched_query=flight.text,
+        score=verdict.score if verdict else None,
+        threshold=verdict.needed if verdict else None,
+        age_s=0.0,
+        lookup_ms=lookup_ms,
+    )
+    return Served(replace(answer, trace=(), usage=Usage(), elapsed_ms=0.0), info)
+
+
+def _worth_another_try(answer: Answer, flight: Flight, looking: Looking) -> bool:
+    """A degraded answer of someone in more of a hurry is not everybody's."""
+    if not answer.degraded or flight.deadline.end is None or flight.attempt > 0:
+        return False
+    mine = looking.request.deadline.end
+    return mine is None or mine > flight.deadline.end + 0.05
