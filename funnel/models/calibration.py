@@ -23,13 +23,13 @@ if TYPE_CHECKING:
 
     FloatArray = NDArray[np.float32]
 
-MIN_NDCG = 0.99
+MIN_NDCG = 0.995
 """Of a backend's order against that of float32, nDCG@10 with gains 10, 9, … for its best ten."""
-MIN_OVERLAP = 0.9
+MIN_OVERLAP = 0.97
 """Share of float32's ten best that are among the backend's ten best, averaged over queries."""
 WORTHWHILE = 0.95
 """A backend must take at most this share of the best simpler one's time."""
-_BUDGET = 1024
+_BUDGET = 512
 _ROUNDS = 3
 log = structlog.get_logger("funnel.models")
 

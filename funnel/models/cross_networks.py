@@ -3,7 +3,6 @@
 Imports torch: import lazily.
 """
 
-import copy
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -19,6 +18,7 @@ from funnel.models.bert import (
     BertShape,
     bert_shape,
     collate,
+    packed,
     read_config,
     read_weights,
     short_names,
@@ -121,7 +121,7 @@ class TorchCross:
 
     def __init__(self, model: CrossBert, precision: str) -> None:
         self._dtype = torch.bfloat16 if precision == "bf16" else torch.float32
-        self._model = copy.deepcopy(model).to(self._dtype) if precision == "bf16" else model
+        self._model = packed(model, self._dtype)
 
     @torch.inference_mode()
     def logits(self, batch: Sequence[Tokens]) -> "FloatArray":

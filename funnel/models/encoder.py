@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 Row = TypeVar("Row")
 Precision: TypeAlias = Literal["fp32", "bf16"]
 
-TOKEN_BUDGET = 1024
+TOKEN_BUDGET = 512
 """Padded tokens of a batch: measured best on one AVX512 core (see benchmarks/README.md)."""
 WINDOW = 2048
 """Texts sorted by length together; more gains nothing and holds more memory."""

@@ -14,7 +14,7 @@ import torch
 from torch.nn import functional as F  # noqa: N812  # torch's own spelling
 
 from funnel.errors import ModelError
-from funnel.models.bert import Bert, bert_shape, collate, read_config, read_weights
+from funnel.models.bert import Bert, bert_shape, collate, packed, read_config, read_weights
 from funnel.models.representations import Representation
 from funnel.models.source import ModelSource
 from funnel.models.tokens import TextTokenizer, Tokens
@@ -81,7 +81,7 @@ class PlainEncoder:
             network = Bert(read_weights(source.folder), shape)
         except (KeyError, RuntimeError) as error:
             raise ModelError(f"model {source.name!r}: a tensor is missing: {error}") from error
-        self._network = network.eval().to(self._dtype)
+        self._network = packed(network, self._dtype)
 
     def tokenize(self, texts: Sequence[str]) -> list[Tokens]:
         """Tokens of each text, cut to the window."""

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     FloatArray = NDArray[np.float32]
 
 SHIPPED = Path(__file__).parent / "shipped"
-_BUDGET = 1024
+_BUDGET = 512
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     FloatArray = NDArray[np.float32]
     Job = tuple[list["PairItem"], "Future[JobResult[np.float32]]"]
 
-TOKEN_BUDGET = 1024
+TOKEN_BUDGET = 512
 """Padded tokens of a batch: measured best on one AVX512 core (see benchmarks/README.md)."""
 OVERLOADED = 1.05
 """Work offered per second from which on depth is cut; a worker that is just busy is below 1."""
