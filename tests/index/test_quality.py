@@ -94,6 +94,7 @@ def _by_bm25s(
 
 async def test_dense_ranks_as_semantic_search_does() -> None:
     """The embedded model's vectors through Qdrant, against sentence-transformers' own search."""
+    import torch
     from sentence_transformers import util
 
     from funnel.models import Embedder
@@ -107,8 +108,9 @@ async def test_dense_ranks_as_semantic_search_does() -> None:
     await index.upsert(documents)
     vectors = encoder.encode([text_of(document) for document in documents])
     asked = encoder.encode(queries)
-    for vector, hits in zip(asked, util.semantic_search(asked, vectors, top_k=10), strict=True):
+    reference = util.semantic_search(torch.from_numpy(asked), torch.from_numpy(vectors), top_k=10)
+    for vector, hits in zip(asked, reference, strict=True):
         found = await index.search(vector=vector, k=10)
-        expected = [documents[hit["corpus_id"]]["_id"] for hit in hits]
+        expected = [documents[int(hit["corpus_id"])]["_id"] for hit in hits]
         assert [item.document.id for item in found.dense] == expected
     await index.aclose()

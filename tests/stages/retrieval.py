@@ -43,7 +43,8 @@ def request(
     """A request for ``settings.k`` documents."""
 
     async def embed(query: str) -> Vector:
-        return (await ENCODER.aencode([query]))[0]
+        vector: Vector = (await ENCODER.aencode([query]))[0]
+        return vector
 
     query = Query(text, query_id="q1", embed=embed, filters=filters)
     return StageRequest(query, settings.k, settings, Deadline.after_ms(ms))

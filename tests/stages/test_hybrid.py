@@ -13,7 +13,7 @@ from funnel.stages.hybrid import HybridSettings, HybridStage, fuse
 from funnel.types import Document, SourceScore
 from tests.stages.retrieval import filled, ids, request, resources
 
-EQUAL = {"dense": 1.0, "bm25": 1.0}
+EQUAL: Any = {"dense": 1.0, "bm25": 1.0}
 
 
 def ranking(names: str) -> list[Found]:
@@ -22,7 +22,7 @@ def ranking(names: str) -> list[Found]:
 
 def fused(first: str, second: str, rrf_k: int = 60, **weights: float) -> dict[str, float]:
     lists: Any = {"dense": ranking(first), "bm25": ranking(second)}
-    rows = fuse(lists, {**EQUAL, **weights}, rrf_k)
+    rows = fuse(lists, dict(EQUAL, **weights), rrf_k)
     return {row.document.id: row.score or 0.0 for row in rows}
 
 
