@@ -4,7 +4,7 @@ import math
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -15,6 +15,9 @@ from funnel.cache.replay_log import Asked
 from funnel.cache.rules import CosineRule, ExactRule, Rule, VerifiedRule, peer_rules
 from funnel.cache.tally import Tally, tally
 from funnel.models.base import Encoder, Scorer
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 PRECISIONS = (0.95, 0.985, 0.99)
 _STEPS = 24
@@ -101,17 +104,32 @@ def best_at(curve: Iterable[CurvePoint], precision: float) -> dict[str, Any] | N
 
 
 @dataclass(frozen=True, slots=True)
-class Replayer:
-    """What a replay needs: the models and the policy that serving would use."""
+class EmbeddedLog:
+    """A log with its distinct texts in order of first request and their vectors, (n, dim)."""
 
-    encoder: Encoder
+    requests: tuple[Asked, ...]
+    texts: tuple[str, ...]
+    vectors: "NDArray[np.float32]"
+
+
+def embed_log(encoder: Encoder, log: Sequence[Asked], *, progress: bool = False) -> EmbeddedLog:
+    """Embed each distinct text of a log once."""
+    texts = tuple(dict.fromkeys(asked.query for asked in log))
+    vectors = np.asarray(encoder.encode(texts, progress=progress), dtype=np.float32)
+    return EmbeddedLog(tuple(log), texts, vectors)
+
+
+@dataclass(frozen=True, slots=True)
+class Replayer:
+    """What a replay needs: the verifier and the policy that serving would use."""
+
     scorer: Scorer
     policy: Policy
     progress: Callable[[str], Progress] | None = None
 
     def run(
         self,
-        log: Sequence[Asked],
+        log: EmbeddedLog,
         *,
         target_precision: float,
         problem: str = "",
@@ -121,7 +139,8 @@ class Replayer:
     ) -> ReplayReport:
         """Replay a log under the policy, sweep thresholds, and play the baselines."""
         began = time.perf_counter()
-        stream = self._stream(log)
+        floor = min(self.policy.floor, _LOWEST_COSINE)
+        stream = Stream(log.requests, log.texts, log.vectors, floor)
         scores = PairScores(self.scorer, self.progress("verify") if self.progress else None)
         screened: dict[tuple[str, str], Verdict] = {}
         never_exact = math.isinf(self.policy.threshold)
@@ -141,12 +160,6 @@ class Replayer:
             skipped_lines=skipped_lines,
             wrong=tuple(_wrong(stream, play.source, play.tier)),
         )
-
-    def _stream(self, log: Sequence[Asked]) -> Stream:
-        texts = list(dict.fromkeys(asked.query for asked in log))
-        vectors = self.encoder.encode(texts, progress=self.progress is not None)
-        floor = min(self.policy.floor, _LOWEST_COSINE)
-        return Stream(log, texts, np.asarray(vectors, dtype=np.float32), floor)
 
     def _curve(
         self, stream: Stream, scores: PairScores, screened: dict[tuple[str, str], Verdict]

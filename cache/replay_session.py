@@ -10,13 +10,15 @@ from typing import TYPE_CHECKING
 
 from funnel.cache.base import Answer, CacheRequest
 from funnel.cache.calibrate_run import CalibrationReport, CalibrationRun
+from funnel.cache.codec import Codec, Entry
 from funnel.cache.matcher import calibrator_for, threshold_for
 from funnel.cache.pair_scores import Progress
+from funnel.cache.place import key_of, place_of
 from funnel.cache.replay_log import Asked, LabelledPair, is_log, read_log, read_pairs
-from funnel.cache.replay_run import Replayer, ReplayReport
+from funnel.cache.replay_run import EmbeddedLog, Replayer, ReplayReport, embed_log
 from funnel.cache.semantic import SemanticCache
 from funnel.cache.settings import CacheSettings
-from funnel.cache.store import StoreLimits
+from funnel.cache.store import Record, StoreLimits
 from funnel.cache.store_memory import MemoryStore
 from funnel.errors import InputError
 from funnel.log import get_logger
@@ -61,12 +63,13 @@ def replay_log(
     encoder, scorer = _models(settings, cache)
     chosen = threshold_for(cache, calibrator_for(cache), scorer.revision)
     cost = ranking_ms if ranking_ms is not None else _ranking_ms(settings, lines.items)
-    replayer = Replayer(encoder, scorer, chosen.policy, _bar(console))
-    return replayer.run(
-        lines.items,
+    bar = _bar(console)
+    embedded = embed_log(encoder, lines.items, progress=bar is not None)
+    return Replayer(scorer, chosen.policy, bar).run(
+        embedded,
         target_precision=cache.target_precision,
         problem=chosen.problem,
-        lookup_ms=asyncio.run(_time_lookups(cache, encoder, scorer, lines.items)),
+        lookup_ms=asyncio.run(_time_lookups(cache, encoder, scorer, embedded)),
         ranking_ms=cost,
         skipped_lines=len(lines.problems),
     )
@@ -111,28 +114,40 @@ def _models(settings: FunnelSettings, cache: CacheSettings) -> tuple[Encoder, Sc
 
 
 async def _time_lookups(
-    settings: CacheSettings, encoder: Encoder, scorer: Scorer, log: Sequence[Asked]
+    settings: CacheSettings, encoder: Encoder, scorer: Scorer, log: EmbeddedLog
 ) -> list[float]:
-    """Milliseconds of whole lookups, one after the other, against a cache full of the log.
+    """Milliseconds of whole lookups, one after the other, with all of the log in a cache.
 
-    Each includes the embedding of the query and, for paraphrases, the verifier.
+    Each asks a question of the log in slightly other words, so it goes the whole way: embedding,
+    nearest questions, and the verifier wherever some are near enough.
     """
     changes = {"audit_share": 0.0, "early_refresh": 0.0, "timeout_ms": 1_000.0}
-    cache = SemanticCache(
-        settings.model_copy(update=changes), MemoryStore(StoreLimits()), encoder, scorer
-    )
+    store = MemoryStore(StoreLimits(max_entries=len(log.texts) + 2 * _TIMED))
+    cache = SemanticCache(settings.model_copy(update=changes), store, encoder, scorer)
     await cache.start()
-    texts = list(dict.fromkeys(asked.query for asked in log))
-    timed = random.Random(0).sample(texts, min(_TIMED, len(texts)))  # noqa: S311 - not secret
-    for text in texts[: 10 * _TIMED]:
-        await cache.serve(_request(text, encoder), _nothing)
+    await _fill(cache, store, encoder, log)
     took = []
-    for text in timed:
+    for text in random.Random(0).sample(log.texts, min(_TIMED, len(log.texts))):  # noqa: S311
+        request = _request(f"{text} please", encoder)
         began = time.perf_counter()
-        await cache.serve(_request(f"{text} please", encoder), _nothing)
+        await cache.serve(request, _nothing)
         took.append((time.perf_counter() - began) * 1000)
     await cache.aclose()
     return took
+
+
+async def _fill(
+    cache: SemanticCache, store: MemoryStore, encoder: Encoder, log: EmbeddedLog
+) -> None:
+    """Keep an empty answer for every text of the log."""
+    place = place_of(_request(log.texts[0], encoder), cache.matcher.identity)
+    if place is None:
+        return
+    codec, now = Codec(), time.time()
+    for text, vector in zip(log.texts, log.vectors, strict=True):
+        key = key_of(text)
+        payload = codec.seal(Entry(text, (), now, 3_600.0, 0, 0.0), place.partition, key)
+        await store.put(Record(place.partition, key, "", payload, 3_600.0, 0, vector=vector))
 
 
 def _request(text: str, encoder: Encoder) -> CacheRequest:

@@ -12,7 +12,7 @@ from funnel.cache.pair_scores import PairScores
 from funnel.cache.replay import Stream, earlier_neighbours, play_scored
 from funnel.cache.replay_console import plot
 from funnel.cache.replay_log import Asked, LabelledPair, is_log, read_log, read_pairs
-from funnel.cache.replay_run import Replayer, best_at
+from funnel.cache.replay_run import Replayer, best_at, embed_log
 from funnel.cache.rules import CosineRule, ExactRule, VerifiedRule
 from funnel.cache.settings import GuardSettings
 from funnel.cache.tally import Tally, tally
@@ -120,8 +120,13 @@ def test_neighbours_come_earlier_and_nearest_first() -> None:
 
 def test_report_has_the_promised_keys_and_curves() -> None:
     """The JSON for machines, the sweep and the comparison at equal precision."""
-    replayer = Replayer(TopicEncoder(), TopicScorer(), POLICY)
-    report = replayer.run(MIXED, target_precision=0.99, lookup_ms=[1.0, 3.0], ranking_ms=50.0)
+    replayer = Replayer(TopicScorer(), POLICY)
+    report = replayer.run(
+        embed_log(TopicEncoder(), MIXED),
+        target_precision=0.99,
+        lookup_ms=[1.0, 3.0],
+        ranking_ms=50.0,
+    )
     plain = report.to_dict()
     promised = {
         "requests", "hits", "hit_rate", "wrong_hits", "hit_precision", "hit_precision_low",
@@ -141,8 +146,8 @@ def test_report_has_the_promised_keys_and_curves() -> None:
 def test_replay_without_a_certificate_counts_the_exact_tiers() -> None:
     """No threshold: exact and nothing else, said plainly."""
     policy = Policy(threshold=float("inf"), floor=0.5)
-    report = Replayer(TopicEncoder(), TopicScorer(), policy).run(
-        MIXED, target_precision=0.99, problem="uncalibrated"
+    report = Replayer(TopicScorer(), policy).run(
+        embed_log(TopicEncoder(), MIXED), target_precision=0.99, problem="uncalibrated"
     )
     assert (report.threshold, report.tally.by_tier) == (None, {"exact": 2})
 
