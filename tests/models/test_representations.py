@@ -1,0 +1,104 @@
+"""Kept vectors: computed once, bounded, the same whether kept or not; and adapters over them."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from funnel.models import CrossEncoderScorer, Embedder
+from funnel.models.adapters import Combination
+from funnel.models.maxsim import maxsim
+from funnel.models.pair_models import CombinedPairs, open_pair_model
+from funnel.models.representations import Representation, RepresentationCache
+from funnel.models.source import EMBEDDED_ENCODER
+
+
+def _made(texts: list[str]) -> list[Representation]:
+    random = np.random.default_rng(len(texts))
+    return [
+        Representation(np.ones(4, np.float32), random.random((3, 4), np.float32)) for _ in texts
+    ]
+
+
+def test_each_text_is_computed_once() -> None:
+    """Repeats within and between calls come from memory, with the same numbers."""
+    cache, asked = RepresentationCache(), list[str]()
+
+    def compute(texts: list[str]) -> list[Representation]:
+        asked.extend(texts)
+        return _made(texts)
+
+    first = cache.fetch("m", ["a", "b", "a"], compute)
+    second = cache.fetch("m", ["b", "a"], compute)
+    assert asked == ["a", "b"]
+    np.testing.assert_array_equal(first[0].tokens, second[1].tokens)
+    np.testing.assert_array_equal(first[0].tokens, first[2].tokens)
+
+
+def test_models_do_not_share_vectors() -> None:
+    """The same text under another model is another entry."""
+    cache = RepresentationCache()
+    cache.fetch("m", ["a"], _made)
+    assert cache.known("m", ["a"]) == [True]
+    assert cache.known("n", ["a"]) == [False]
+
+
+def test_memory_is_bounded_and_the_oldest_go_first() -> None:
+    """An entry here takes 40 bytes."""
+    cache = RepresentationCache(max_bytes=120)
+    for text in "abc":
+        cache.fetch("m", [text], _made)
+    cache.fetch("m", ["a"], _made)
+    cache.fetch("m", ["d"], _made)
+    assert cache.nbytes == 120
+    assert cache.known("m", list("abcd")) == [True, False, True, True]
+
+
+def test_an_entry_larger_than_the_bound_is_still_answered() -> None:
+    """It is just not kept."""
+    cache = RepresentationCache(max_bytes=10)
+    assert len(cache.fetch("m", ["a", "b"], _made)) == 2
+    assert cache.nbytes == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["embedded:relevance", "embedded:duplicate"])
+def test_shipped_scorers_do_not_depend_on_company(name: str) -> None:
+    """Alone, together, and a second time from memory, up to bfloat16's rounding."""
+    pairs = [
+        ("how do I reset my password", "Choose 'Forgot password' on the sign-in page."),
+        ("how do I reset my password", "Green tea is brewed below boiling point."),
+        ("flights from Oslo to Rome", "flights from Rome to Oslo"),
+        ("x", ""),
+    ]
+    scorer = CrossEncoderScorer(name, backend="torch-fp32")
+    together = scorer.score(pairs)
+    alone = np.concatenate([scorer.score([pair]) for pair in pairs])
+    np.testing.assert_allclose(alone, together, atol=0.1)
+    assert together[0] > together[1]
+
+
+@pytest.mark.slow
+def test_an_adapters_parts_are_the_bases_similarities(tmp_path: Path) -> None:
+    """With cosine and MaxSim alone the score is what the encoder's own vectors give."""
+    from funnel.models.adapters import Adapter, BaseModel, save_adapter
+    from funnel.models.source import locate, sha256
+
+    base = locate(EMBEDDED_ENCODER)
+    weights = sha256(base.folder / "model.safetensors")
+    adapter = Adapter(
+        name="parts",
+        base=BaseModel("all-MiniLM-L6-v2", weights),
+        rank=1,
+        alpha=1.0,
+        max_tokens=128,
+        tensors={},
+        combine=Combination(cross=0.0, cosine=2.0, maxsim=3.0, bias=-1.0),
+    )
+    save_adapter(tmp_path / "parts", adapter, card="parts")
+    assert isinstance(open_pair_model(str(tmp_path / "parts"), "auto", None), CombinedPairs)
+    pair = ("new password", "You can reset your password on the login page.")
+    (score,) = CrossEncoderScorer(str(tmp_path / "parts")).score([pair])
+    one, other = Embedder(EMBEDDED_ENCODER).represent(pair)
+    expected = 2 * one.pooled @ other.pooled + 3 * maxsim(one.tokens, [other.tokens])[0] - 1
+    assert score == pytest.approx(float(expected), abs=0.02)

@@ -1,0 +1,112 @@
+"""Where models come from: verified, safe, with errors that say what to do."""
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from funnel.errors import ModelError
+from funnel.models import source
+from funnel.models.pool import ModelPool
+from funnel.models.source import EMBEDDED_ENCODER, locate
+from funnel.models.tokens import TextTokenizer
+from tests.models.tiny import save_cross_encoder, save_tokenizer
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture
+def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The embedded model's package, copied to where it may be damaged."""
+    real = locate(EMBEDDED_ENCODER).folder
+    copy = tmp_path / "some_package" / "model"
+    shutil.copytree(real, copy)
+    (copy.parent / "__init__.py").write_text("raise RuntimeError('must not be imported')")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr(source, "_PACKAGE", "some_package")
+    source._verified_package.cache_clear()
+    yield copy
+    source._verified_package.cache_clear()
+
+
+def test_the_package_is_read_and_never_run(package: Path) -> None:
+    """Its own code does not execute."""
+    assert locate(EMBEDDED_ENCODER).folder == package
+
+
+@pytest.mark.parametrize("file", ["model.safetensors", "tokenizer.json", "config.json"])
+def test_a_changed_file_of_the_package_is_refused(package: Path, file: str) -> None:
+    """One changed byte is enough, and both hashes are in the message."""
+    data = bytearray((package / file).read_bytes())
+    data[-2] ^= 1
+    (package / file).write_bytes(data)
+    with pytest.raises(ModelError, match=r"got sha256 \w{64}, expected \w{64}; reinstall"):
+        locate(EMBEDDED_ENCODER)
+
+
+def test_a_missing_file_of_the_package_is_named(package: Path) -> None:
+    """With the command that brings it back."""
+    (package / "model.safetensors").unlink()
+    with pytest.raises(ModelError, match=r"model.safetensors is missing; .*pip install"):
+        locate(EMBEDDED_ENCODER)
+
+
+def test_a_missing_package_names_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The model is an extra of its own."""
+    monkeypatch.setattr(source, "_PACKAGE", "no_such_package_anywhere")
+    source._verified_package.cache_clear()
+    with pytest.raises(ModelError, match=r"retrieval-funnel\[embedded\]"):
+        locate(EMBEDDED_ENCODER)
+    source._verified_package.cache_clear()
+
+
+def test_a_hub_model_that_cannot_be_fetched_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Offline, an id that is not in the hub's cache is an error at once."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(ModelError, match="the hub gave"):
+        locate("nobody/no-such-model-at-all")
+
+
+def test_a_folder_without_weights_is_refused(tmp_path: Path) -> None:
+    """The mend is to save them safely."""
+    with pytest.raises(ModelError, match=r"no \.safetensors file"):
+        locate(str(tmp_path))
+
+
+def test_a_pool_hands_out_one_instance_per_name_and_options(tmp_path: Path) -> None:
+    """Other options are another instance; a closed pool forgets."""
+    folder = str(save_cross_encoder(tmp_path))
+    pool = ModelPool()
+    assert pool.scorer(folder) is pool.scorer(folder)
+    assert pool.scorer(folder, max_tokens=16) is not pool.scorer(folder)
+    encoder = pool.encoder(EMBEDDED_ENCODER)
+    assert pool.encoder(EMBEDDED_ENCODER) is encoder
+    pool.close()
+    assert pool.encoder(EMBEDDED_ENCODER) is not encoder
+
+
+def test_a_damaged_tokenizer_is_a_clear_error(tmp_path: Path) -> None:
+    """The library's own exception does not come through."""
+    (tmp_path / "tokenizer.json").write_text("{")
+    with pytest.raises(ModelError, match=r"tokenizer\.json is damaged"):
+        TextTokenizer(tmp_path, 32)
+
+
+def test_pairs_are_put_together_as_the_library_does(tmp_path: Path) -> None:
+    """Ids, types and truncation equal those of the tokenizers library on whole pairs."""
+    from tokenizers import Tokenizer
+
+    save_tokenizer(tmp_path)
+    library = Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
+    library.enable_truncation(20)
+    ours = TextTokenizer(tmp_path, 20)
+    texts = ["reset", "", "how do i open a new account " * 3, "card " * 9, "delete all " * 5]
+    ids = dict(zip(texts, ours.ids(texts), strict=True))
+    for first in texts:
+        for second in texts:
+            expected = library.encode(first, second)
+            pair = ours.pair(ids[first], ids[second])
+            assert pair.ids == expected.ids
+            assert [int(i >= pair.split) for i in range(len(pair))] == expected.type_ids
+            assert pair.truncated == bool(expected.overflowing)
