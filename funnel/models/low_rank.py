@@ -65,34 +65,58 @@ def _matching(
 
 
 def low_rank_difference(base_weights: "Weights", tuned: "Weights", rank: int) -> "Weights":
-    """Cut ``tuned - base`` down to ``rank`` for every matrix; keep the head and vectors whole.
+    """Cut ``tuned - base`` down to low rank for every matrix; keep the head and vectors whole.
 
-    The best approximation of that rank in the least-squares sense (Eckart and Young, 1936), with
-    the singular values shared evenly between both factors so that float16 loses little. Matrices
-    that did not change are left out. Returned as float16, ready for ``Adapter(alpha=rank)``.
+    The best approximation in the least-squares sense (Eckart and Young, 1936). ``rank`` is what
+    every matrix would get if all got the same; the same number of parameters is spent where it
+    saves most error, so that single matrices get more or less. Singular values are shared evenly
+    between both factors, so that float16 loses little. Matrices that did not change are left out.
+    Returned as float16, ready for ``Adapter(alpha=rank)``.
     """
     base = _under_classifier_names(base_weights)
-    tensors: dict[str, torch.Tensor] = {}
+    whole: dict[str, torch.Tensor] = {}
+    deltas: dict[str, torch.Tensor] = {}
     for name, weight in tuned.items():
         if name.endswith(_NOT_WEIGHTS):
             continue
         before = base.get(name)
         delta = None if before is None else weight.float() - before
-        if delta is not None and not delta.any():
-            continue
         if delta is None or weight.ndim != 2 or ".pooler." in name:
-            tensors[name] = weight.half()
-        else:
-            tensors[name + LEFT], tensors[name + RIGHT] = _factors(delta, rank)
-    return tensors
+            if delta is None or delta.any():
+                whole[name] = weight.half()
+        elif delta.any():
+            deltas[name] = delta
+    return whole | _factors(deltas, rank)
 
 
-def _factors(delta: "torch.Tensor", rank: int) -> "tuple[torch.Tensor, torch.Tensor]":
+def _factors(deltas: "Weights", rank: int) -> "dict[str, torch.Tensor]":
     import torch
 
-    left, values, right = torch.linalg.svd(delta, full_matrices=False)
-    root = values[:rank].sqrt()
-    return (left[:, :rank] * root).half(), (root[:, None] * right[:rank]).half()
+    parts = {name: torch.linalg.svd(delta, full_matrices=False) for name, delta in deltas.items()}
+    costs = {name: sum(delta.shape) for name, delta in deltas.items()}
+    ranks = _spread({name: values for name, (_, values, _) in parts.items()}, costs, rank)
+    factors: dict[str, torch.Tensor] = {}
+    for name, (left, values, right) in parts.items():
+        kept = ranks[name]
+        root = values[:kept].sqrt()
+        factors[name + LEFT] = (left[:, :kept] * root).half()
+        factors[name + RIGHT] = (root[:, None] * right[:kept]).half()
+    return factors
+
+
+def _spread(values: "Weights", costs: "Mapping[str, int]", rank: int) -> dict[str, int]:
+    """How many directions of each matrix are kept: those that explain most for each parameter."""
+    budget = rank * sum(costs.values())
+    gains = [
+        (float(value) ** 2 / costs[name], name) for name, each in values.items() for value in each
+    ]
+    ranks = dict.fromkeys(values, 1)
+    budget -= sum(costs.values())
+    for _, name in sorted(gains, reverse=True):
+        if ranks[name] < len(values[name]) and costs[name] <= budget:
+            ranks[name] += 1
+            budget -= costs[name]
+    return ranks
 
 
 def classifier_config(base_config: "Mapping[str, Any]") -> Any:
