@@ -266,7 +266,9 @@ def test_close_is_final_and_idempotent() -> None:
     funnel.close()
     with pytest.raises(Closed):
         funnel.run("anything")
-    assert set(threading.enumerate()) <= before
+    for thread in set(threading.enumerate()) - before:
+        thread.join(5)
+        assert not thread.is_alive(), thread.name
 
 
 def test_an_unknown_function_is_refused_at_construction() -> None:
