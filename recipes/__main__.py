@@ -43,7 +43,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--scratch", type=Path, default=Path(".funnel/recipes"))
     parser.add_argument("--only", nargs="+", default=["duplicate", "relevance"],
                         choices=["duplicate", "relevance"])  # fmt: skip
-    parser.add_argument("--minutes", type=float, default=75, help="training time of each model")
+    parser.add_argument("--minutes", type=float, default=78, help="training time of each model")
     parser.add_argument("--steps", type=int, default=None, help="instead of --minutes")
     parser.add_argument("--threads", type=int, default=1)
     return parser.parse_args()
