@@ -4,6 +4,7 @@
 scores. ``security``: a cross-encoder teaches a bi-encoder. All on a pair of CPU cores in minutes.
 """
 
+import random
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from importlib.resources import files
@@ -105,8 +106,7 @@ def _security(
 ) -> ExampleResult:
     teacher_options = _options(folder, "security-teacher", overwrite)
     teacher = train_cross_encoder(pairs, teacher_options, base=BASE, settings=_CROSS)
-    texts = [(pair.query, pair.document) for pair in _all_pairs(pairs)]
-    soft = scored_pairs(texts, pair_scores(str(teacher.output)))
+    soft = scored_pairs(_to_score(pairs), pair_scores(str(teacher.output)))
     options = _options(folder, "security", overwrite)
     student = train_bi_encoder(from_pairs(soft, scale="probability"), options, settings=_STUDENT)
     reports = {"teacher": teacher, "bi-encoder": student}
@@ -118,11 +118,14 @@ def _options(folder: Path, model: str, overwrite: bool) -> RunOptions:
     return RunOptions(output=folder / model, overwrite=overwrite, data_name=data)
 
 
-def _all_pairs(pairs: list[LabelledPair]) -> list[LabelledPair]:
-    """Every query with every document: what a teacher scores costs no labels."""
-    queries = dict.fromkeys(pair.query for pair in pairs)
-    documents = dict.fromkeys(pair.document for pair in pairs)
-    return [LabelledPair(query, document, 0.0) for query in queries for document in documents]
+def _to_score(pairs: list[LabelledPair]) -> list[tuple[str, str]]:
+    """The labelled pairs and, per query, some documents at random: a teacher needs no labels."""
+    chance = random.Random(_STUDENT.seed)
+    documents = sorted({pair.document for pair in pairs})
+    texts = {(pair.query, pair.document): None for pair in pairs}
+    for query in dict.fromkeys(pair.query for pair in pairs):
+        texts |= dict.fromkeys((query, text) for text in chance.sample(documents, _UNLABELLED))
+    return list(texts)
 
 
 def _judged(
@@ -141,7 +144,8 @@ def _judged(
 
 
 _CROSS = TrainSettings(epochs=4, learning_rate=1e-4, lora_rank=16, keep_best=False)
-_STUDENT = TrainSettings(epochs=2, batch_size=32, learning_rate=3e-5, max_tokens=128)
+_STUDENT = TrainSettings(epochs=4, learning_rate=5e-5, max_tokens=128, keep_best=False)
+_UNLABELLED = 10
 
 Run = Callable[[list[LabelledPair], list[Case], Path, bool], ExampleResult]
 EXAMPLES: Mapping[str, Run] = MappingProxyType(

@@ -1,47 +1,52 @@
-"""A signal ends a run between two steps and keeps a checkpoint."""
+"""A signal ends `funnel train` between two steps and keeps a checkpoint."""
 
+import json
 import os
 import signal
-import threading
-from dataclasses import replace
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
 
-from funnel.errors import TrainingStopped
-from funnel.training import LabelledPair, RunOptions, TrainSettings, train_cross_encoder
+from funnel.training import LabelledPair
+
+_LONG = ["--epochs", "2000", "--evaluations", "500", "--precision", "fp32"]
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_stops_with_a_checkpoint_to_resume_from(
-    tmp_path: Path,
-    tiny_base: str,
-    pairs: list[LabelledPair],
-    quick: TrainSettings,
-    number: signal.Signals,
+    tmp_path: Path, tiny_base: str, pairs: list[LabelledPair], number: signal.Signals
 ) -> None:
-    """The message says how to go on; no output is written; the handlers are put back."""
-    usual = signal.getsignal(number)
-    output = tmp_path / "m"
-    watcher = threading.Thread(target=_signal_when_running, args=(tmp_path, number), daemon=True)
-    watcher.start()
-    with pytest.raises(TrainingStopped, match="--resume"):
-        train_cross_encoder(
-            pairs,
-            RunOptions(output=output),
-            base=tiny_base,
-            settings=replace(quick, epochs=400, evaluations=100),
-        )
-    watcher.join(timeout=10)
-    assert not output.exists()
+    """Exit code 1 and one sentence that says how to go on; no output is written."""
+    data = tmp_path / "pairs.jsonl"
+    rows = [{"query": p.query, "document": p.document, "label": p.score} for p in pairs]
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    command = [sys.executable, "-m", "funnel", "train", "cross-encoder", str(data), *_LONG]
+    running = subprocess.Popen(
+        [*command, "--base", tiny_base, "-o", str(tmp_path / "m")],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    try:
+        _wait_for_checkpoint(tmp_path, running)
+        running.send_signal(number)
+        _, said = running.communicate(timeout=60)
+    finally:
+        running.kill()
+    assert running.returncode == 1, said
+    assert "--resume" in said and "Traceback" not in said
+    assert not (tmp_path / "m").exists()
     assert list((tmp_path / "m.checkpoints").glob("checkpoint-*/complete"))
-    assert signal.getsignal(number) is usual
 
 
-def _signal_when_running(folder: Path, number: signal.Signals) -> None:
-    pause = threading.Event()
-    for _ in range(1000):
-        if list(folder.glob("m.checkpoints/checkpoint-*/complete")):
-            os.kill(os.getpid(), number)
-            return
-        pause.wait(0.05)
+def _wait_for_checkpoint(folder: Path, running: "subprocess.Popen[str]") -> None:
+    end = time.monotonic() + 200
+    while not list(folder.glob("m.checkpoints/checkpoint-*/complete")):
+        assert running.poll() is None and time.monotonic() < end
+        time.sleep(0.05)
