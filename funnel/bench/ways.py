@@ -31,6 +31,15 @@ class Way:
     score: Score
 
 
+def default_model() -> str:
+    """``embedded:relevance``, or ``embedded:duplicate`` if that weighs in no cross-encoder."""
+    from funnel.models.adapters import read_adapter
+    from funnel.models.pair_models import SHIPPED
+
+    relevance = read_adapter(SHIPPED / "relevance")
+    return "embedded:relevance" if relevance.combine.orders else "embedded:duplicate"
+
+
 def plain_folder(name: str, scratch: Path) -> Path:
     """A model as a plain directory that every library can load.
 

@@ -26,7 +26,10 @@ DEPTH = Annotated[int, typer.Option(min=1, help="Candidates of each query.")]
 @bench_app.command()
 def rerank(
     data: DATA,
-    model: MODEL = "embedded:relevance",
+    model: Annotated[
+        str | None,
+        typer.Option(help="Cross-encoder; the embedded one that weighs one in if not given."),
+    ] = None,
     split: SPLIT = "test",
     limit: LIMIT = None,
     depth: DEPTH = 100,
@@ -37,9 +40,10 @@ def rerank(
     from funnel.bench.candidates import load_candidates
     from funnel.bench.rerank import bench_rerank
     from funnel.bench.tables import show_rerank
+    from funnel.bench.ways import default_model
 
     candidates = load_candidates(data, split=split, depth=depth, limit=limit)
-    report = bench_rerank(candidates, model, dense=dense, progress=not json_out)
+    report = bench_rerank(candidates, model or default_model(), dense=dense, progress=not json_out)
     if json_out:
         typer.echo(json.dumps(report.to_dict()))
         return
