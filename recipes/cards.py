@@ -33,7 +33,7 @@ The Quora part shares no question with training, through any chain of pairs. Its
 several of the most confident errors are pairs that a reader would call duplicates, which pulls
 recall at high precision down. The base has seen Quora duplicates, too. The edited part uses the
 same edits as training, on other questions. PAWS and medical questions were not measured.
-On MRPC the cosine alone keeps more recall at 1% false positives: the model is made for questions."""
+On MRPC the cosine alone keeps more recall at 1% false positives than the model."""
 
 _RELEVANCE_NOTES = """\
 No cross-encoder is part of it: a residual beside these similarities was trained and gained nothing
