@@ -1,0 +1,114 @@
+"""The command line: results on standard output, errors as one message and an exit code."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+YAML = """
+collection: small
+stages:
+  - {kind: hybrid, k: 5}
+qdrant: {path: INDEX}
+"""
+LINES = [
+    {"_id": "reset", "title": "Reset a password", "text": "Press forgot password."},
+    {"_id": "ship", "title": "Shipping", "text": "A parcel takes three days."},
+]
+pytestmark = pytest.mark.slow
+
+
+def funnel(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "funnel", *arguments],
+        cwd=cwd,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=110,
+    )
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with settings and an indexed corpus."""
+    path = tmp_path_factory.mktemp("cli")
+    (path / "small.yaml").write_text(YAML.replace("INDEX", str(path / "index")))
+    (path / "corpus.jsonl").write_text("\n".join(map(json.dumps, LINES)))
+    done = funnel("index", "corpus.jsonl", "--config", "small.yaml", "--json", cwd=path)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["new"] == 2
+    return path
+
+
+def test_query_prints_one_json_object(folder: Path) -> None:
+    """Hits with what every source and stage said, trace, cache, and the explanation asked for."""
+    done = funnel(
+        "query",
+        "forgot password",
+        "-c",
+        "small.yaml",
+        "-k",
+        "1",
+        "--explain",
+        "ship",
+        "--json",
+        cwd=folder,
+    )
+    answer = json.loads(done.stdout)
+    hit = answer["hits"][0]
+    assert hit["id"] == "reset"
+    assert {"hybrid.dense", "hybrid.bm25"} <= set(hit["sources"])
+    assert hit["snippet"] == "Press forgot password."
+    assert "ship" not in [h["id"] for h in answer["hits"]]
+    assert answer["explain"]
+
+
+def test_query_shows_a_table(folder: Path) -> None:
+    """For people: ranks and scores of each source, and what the cache did."""
+    done = funnel("query", "forgot password", "-c", "small.yaml", cwd=folder)
+    assert "bm25 #1" in done.stdout
+    assert "cache: bypass" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "part"),
+    [
+        (["query", "x", "-c", "none.yaml"], 2, "no such file"),
+        (["query", " ", "-c", "small.yaml"], 2, "at least one character"),
+        (["query", "x", "-c", "small.yaml", "--filter", "{"], 2, "expected JSON"),
+        (["query", "x", "-c", "small.yaml", "--filter", '{"colour": 1}'], 2, "colour"),
+        (["index", "missing.jsonl", "-c", "small.yaml"], 2, "missing.jsonl"),
+    ],
+)
+def test_errors_are_one_message(folder: Path, arguments: list[str], code: int, part: str) -> None:
+    """No stack trace, nothing on standard output, and an exit code that says whose mistake."""
+    done = funnel(*arguments, cwd=folder)
+    assert done.returncode == code, done.stderr
+    assert part in done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.stdout == ""
+
+
+def test_doctor_says_what_is_there(folder: Path) -> None:
+    """Core packages, hardware, the opened index and a timed query; healthy means exit code 0."""
+    done = funnel("doctor", "-c", "small.yaml", "--json", cwd=folder)
+    report = json.loads(done.stdout)
+    status = {check["name"]: check["status"] for check in report["checks"]}
+    assert report["healthy"] is True
+    assert done.returncode == 0
+    assert status["torch"] == status["configuration"] == status["query"] == "ok"
+
+
+def test_doctor_fails_with_the_mend(folder: Path) -> None:
+    """A configuration that cannot load is a failed check, not a crash."""
+    (folder / "broken.yaml").write_text("stages: [{kind: bm52, k: 3}]")
+    done = funnel("doctor", "-c", "broken.yaml", "--json", cwd=folder)
+    report = json.loads(done.stdout)
+    assert done.returncode == 1
+    failed = [check for check in report["checks"] if check["status"] == "fail"]
+    assert "did you mean 'bm25'" in failed[0]["detail"]
