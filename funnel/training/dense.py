@@ -5,9 +5,9 @@ knowledge: ``cross × logit + cosine × cos + maxsim × MaxSim + bias``, where o
 is trained and the rest stands from the first step.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -53,12 +53,13 @@ class DensePart:
         old = self.combine
         fresh = not (old.cosine or old.maxsim)
         names = [name for name in ("cosine", "maxsim") if fresh or getattr(old, name)]
-        columns = [self._logits(Combination(cross=0.0, **{name: 1.0}), texts) for name in names]
+        nothing = Combination(cross=0.0)
+        columns = [self._logits(_reweighted(nothing, {name: 1.0}), texts) for name in names]
         start = np.array([getattr(old, name) for name in (*names, "bias")])
         known = np.zeros(len(texts)) if cross is None else old.cross * cross
         weights = logistic_weights(np.stack(columns, axis=1), np.asarray(targets), start, known)
         fitted = dict(zip((*names, "bias"), weights, strict=True))
-        return replace(self, combine=replace(old, **fitted))
+        return replace(self, combine=_reweighted(old, fitted))
 
     def _logits(self, combine: Combination, texts: Sequence[Texts]) -> Floats:
         from funnel.models.cross_networks import pair_tokenizer
@@ -90,3 +91,8 @@ def logistic_weights(
         if np.abs(step).max() < 1e-8:
             break
     return [float(weight) for weight in weights]
+
+
+def _reweighted(combine: Combination, weights: Mapping[str, Any]) -> Combination:
+    """The combination with some of its weights, by name, set to others."""
+    return replace(combine, **weights)

@@ -9,7 +9,7 @@ NAMES = ("alpha", "beta", "gamma", "delta", "zeta", "eta", "theta", "iota", "kap
 def tiny_bert(folder: Path) -> Path:
     """Save an encoder without a head: 2 layers, 32 dimensions, seeded."""
     import torch
-    from transformers import BertConfig, BertModel, BertTokenizerFast
+    from transformers import BertConfig, BertModel, BertTokenizer
 
     folder.mkdir(parents=True, exist_ok=True)
     vocabulary = [
@@ -24,7 +24,7 @@ def tiny_bert(folder: Path) -> Path:
     ]
     pieces = [f"##{digit}" for digit in range(10)]
     (folder / "vocab.txt").write_text("\n".join([*vocabulary, *pieces]), encoding="utf-8")
-    tokenizer = BertTokenizerFast(vocab=str(folder / "vocab.txt"), model_max_length=64)
+    tokenizer = BertTokenizer(vocab=str(folder / "vocab.txt"), model_max_length=64)
     torch.manual_seed(0)
     config = BertConfig(
         vocab_size=len(vocabulary) + len(pieces),
