@@ -54,7 +54,7 @@ def cross_encoder(
     run_options: RunOptions,
     train_settings: TrainSettings,
     data: DATA,
-    base: Annotated[str, typer.Option(help="Model to start from.")] = "embedded:relevance",
+    base: Annotated[str, typer.Option(help="Model to start from.")] = "embedded:duplicate",
     loss: Annotated[
         PairLoss, typer.Option(help="bce: labels 0 and 1; mse: a teacher's soft scores.")
     ] = "bce",

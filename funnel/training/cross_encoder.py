@@ -15,7 +15,7 @@ def train_cross_encoder(
     pairs: Sequence[LabelledPair],
     options: RunOptions,
     *,
-    base: str = "embedded:relevance",
+    base: str = "embedded:duplicate",
     loss: PairLoss = "bce",
     scale: ScoreScale = "probability",
     residual: bool = False,
@@ -26,7 +26,8 @@ def train_cross_encoder(
     """Teach a cross-encoder which documents answer which queries.
 
     ``loss="bce"`` learns from labels within [0, 1]; ``loss="mse"`` imitates a teacher, whose
-    scores are probabilities or, with ``scale="logit"``, raw logits.
+    scores are probabilities or, with ``scale="logit"``, raw logits. The default base is the
+    shipped model that reads pairs: where a hub can be reached, name one trained on relevance.
 
     Raises:
         InputError, CorpusError: the data cannot be trained on.

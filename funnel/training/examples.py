@@ -143,7 +143,7 @@ def _judged(
     return ExampleResult(name, base, final.output, reports, comparison, rivals)
 
 
-_CROSS = TrainSettings(epochs=4, learning_rate=1e-4, lora_rank=16, keep_best=False)
+_CROSS = TrainSettings(epochs=4, learning_rate=4e-5, keep_best=False)
 _STUDENT = TrainSettings(epochs=4, learning_rate=5e-5, max_tokens=128, keep_best=False)
 _UNLABELLED = 10
 
