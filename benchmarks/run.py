@@ -2,7 +2,7 @@
 
     python benchmarks/run.py [--data FOLDER] [--only NAME …]
 
-``--data`` is the folder of the data sets (by default ``../shared/data`` beside the repository); what
+``--data`` is the folder of the data sets, ``../shared/data`` beside the repository by default; what
 needs it is skipped, and said so, when it is absent. Run it on a machine that does nothing else.
 """
 
