@@ -131,7 +131,7 @@ class _SlowEmbedder(Embedder):
 
 
 async def test_a_short_deadline_ranks_what_was_read() -> None:
-    """In the candidates' order; the rest is left out and said."""
+    """The best candidates' window first; the rest is left out and said."""
     stage = _stage(_SlowEmbedder(EMBEDDED_ENCODER))
     await stage.start()
     many = [Candidate(Document(f"d{i}", f"item {i} of a list")) for i in range(1_000)]
@@ -140,7 +140,8 @@ async def test_a_short_deadline_ranks_what_was_read() -> None:
     ids = {row.document.id for row in output.ranking}
     assert output.degraded == "deadline"
     assert 4 < len(ids) < len(many)
-    assert ids == {candidate.id for candidate in many[: len(ids)]}
+    # Within a window longer texts go first, and two batches run at once.
+    assert ids <= {candidate.id for candidate in many[: len(ids) + 512]}
 
 
 async def test_long_documents_are_counted(embedder: Embedder) -> None:
