@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 CONFIDENCE = 0.95
 _STARTS = (1, 2, 4, 8)
-_GRID = 400
+_GRID = 120
 
 
 @dataclass(frozen=True, slots=True)

@@ -74,7 +74,7 @@ class CacheSettings(BaseModel):
     semantic: bool = True
     candidates: int = Field(default=5, ge=1, le=50)
     floor: float | None = Field(default=None, ge=-1, le=1)
-    target_precision: float = Field(default=0.99, gt=0, lt=1)
+    target_precision: float = Field(default=0.95, gt=0, lt=1)
     calibrator: Path | None = None
     threshold: float | None = Field(default=None, allow_inf_nan=False)
 
