@@ -1,0 +1,59 @@
+"""The ladder of rates on a real funnel, small enough for a test."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from funnel.bench.ladder import LoadPlan, bench_load
+from funnel.bench.simulate import simulate
+from funnel.bench.tables import show_load, show_simulation
+from funnel.evaluation.beir import load_beir
+from funnel.models.source import EMBEDDED_ENCODER
+from tests.models.tiny import WORDS, save_cross_encoder
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+
+
+def _toy(data: Path) -> Path:
+    (data / "qrels").mkdir(parents=True)
+    documents = [{"_id": f"d{i}", "text": " ".join(WORDS[i : i + 4])} for i in range(16)]
+    queries = [{"_id": f"q{i}", "text": f"{WORDS[i]} {WORDS[i + 3]}"} for i in range(4)]
+    for name, rows in (("corpus", documents), ("queries", queries)):
+        (data / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    judged = "".join(f"q{i}\td{i}\t1\n" for i in range(4))
+    (data / "qrels" / "test.tsv").write_text(f"query-id\tcorpus-id\tscore\n{judged}")
+    return data
+
+
+def test_a_ladder_is_climbed_and_simulated(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Every setting is run, requests are answered, and the simulation reads the result."""
+    from rich.console import Console
+
+    monkeypatch.setenv("FUNNEL_CACHE_DIR", str(tmp_path / "cache"))
+    (tmp_path / "model").mkdir()
+    model = save_cross_encoder(tmp_path / "model")
+    dataset = load_beir(_toy(tmp_path / "toy"), "test")
+    plan = LoadPlan(shares=(0.3,), seconds=0.5, depth=10)
+    report = bench_load(dataset, str(model), EMBEDDED_ENCODER, plan)
+    assert [(point.cache, point.adapt) for point in report.points] == [
+        (False, False),
+        (False, True),
+        (True, False),
+        (True, True),
+    ]
+    assert all(point.failed == 0 < point.requests for point in report.points)
+    assert report.points[0].cached == 0 < report.points[2].cached
+    assert report.capacity > 0
+    file = tmp_path / "load.json"
+    file.write_text(json.dumps(report.to_dict()))
+    points = simulate(file, [2.0])
+    assert len(points) == 6
+    assert points[0].p50_error is not None
+    show_load(report, Console())
+    show_simulation(points, Console())
+    shown = capsys.readouterr().out
+    assert "30%" in shown
+    assert "200%" in shown
