@@ -143,8 +143,14 @@ def summarise(
     cache: bool,
     adapt: bool,
 ) -> LoadPoint:
-    """One point of the ladder, without its warm-up; failed requests count as never answered."""
+    """One point of the ladder, without its warm-up; failed requests count as never answered.
+
+    Raises:
+        ConfigError: there were no requests at all.
+    """
     counted = list(answers[int(len(answers) * WARM_UP_SHARE) :])
+    if not counted:
+        raise ConfigError(f"no request was due at {rate:.2f} per second; raise --seconds")
     times = [np.inf if each.failed else each.latency_s * 1000 for each in counted]
     p50, p95, p99 = (float(np.percentile(times, p, method="higher")) for p in (50, 95, 99))
     good = [each for each in counted if not each.failed]

@@ -183,3 +183,9 @@ def test_kendalls_tau_of_known_orders() -> None:
     assert kendall_tau(scores, -scores) == pytest.approx(-1)
     assert kendall_tau(scores, np.array([2, 3, 1], np.float32)) == pytest.approx(1 / 3)
     assert kendall_tau(scores, np.zeros(3, np.float32)) == 0
+
+
+def test_a_run_without_requests_is_an_error() -> None:
+    """Rather than figures of nothing."""
+    with pytest.raises(ConfigError, match="raise --seconds"):
+        summarise([], len, share=0.1, rate=0.01, cache=False, adapt=False)
