@@ -45,11 +45,15 @@ def show_comparison(
 ) -> None:
     """Base against tuned on hard distractors, and which cases changed sides."""
     table = Table(title="does the relevant text outscore a distractor that shares its words?")
-    table.add_column("model")
-    table.add_column("cases")
-    for name in ("right", "share", "mean gap", "gap / sd", "MRR among all"):
-        table.add_column(name, justify="right")
-    models = {**(rivals or {}), f"base: {base}": found.base, f"tuned: {tuned}": found.tuned}
+    table.add_column("model", overflow="fold")
+    table.add_column("cases", no_wrap=True)
+    for name in ("right", "share", "gap", "gap/sd", "MRR"):
+        table.add_column(name, justify="right", no_wrap=True)
+    models = {
+        **{_short(name): each for name, each in (rivals or {}).items()},
+        f"base {_short(base)}": found.base,
+    }
+    models[f"tuned {_short(tuned)}"] = found.tuned
     for model, groups in models.items():
         for group, figures in groups.items():
             table.add_row(model if group == "all" else "", group, *_cells(figures))
@@ -71,6 +75,11 @@ def show_mined(console: Console, counts: Mapping[str, object]) -> None:
     for name, value in counts.items():
         table.add_row(name.replace("_", " "), str(value))
     console.print(table)
+
+
+def _short(model: str) -> str:
+    """The last part of a path or hub id."""
+    return model.rstrip("/").rpartition("/")[2]
 
 
 def _cells(figures: GroupFigures) -> list[str]:
