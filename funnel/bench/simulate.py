@@ -16,7 +16,6 @@ import numpy as np
 from funnel.bench.load import WARM_UP_SHARE, poisson, zipf_queries
 from funnel.errors import ConfigError
 from funnel.models.pressure import Pressure
-from funnel.models.scorer import OVERLOADED
 
 _NEEDED = ("capacity_per_s", "profile_ms", "half_depth_p50_ms", "hit_p50_ms", "target_ms")
 MIN_DEPTH_SHARE = 0.1
@@ -119,11 +118,10 @@ def _queue(
             degraded.append(False)
             continue
         need = profile.service[query] * profile.occupancy
-        pressure.offer(need, started + at)
         wait = max(0.0, free - at)
-        depth = 1.0
-        if adapt and pressure.level(started + at) > OVERLOADED:
-            depth = _depth(profile, wait, need)
+        overloaded = pressure.overloaded(wait, started + at)
+        pressure.offer(need, started + at)
+        depth = _depth(profile, wait, need) if adapt and overloaded else 1.0
         shrink = profile.fixed + (1 - profile.fixed) * depth
         free = max(free, at) + need * shrink
         latencies.append(wait + profile.service[query] * shrink)

@@ -26,8 +26,6 @@ if TYPE_CHECKING:
 
 TOKEN_BUDGET = 512
 """Padded tokens of a batch: measured best on one AVX512 core (see benchmarks/README.md)."""
-OVERLOADED = 1.05
-"""Work offered per second from which on depth is cut; a worker that is just busy is below 1."""
 _WINDOW = 4096
 _TOKENS_PER_CHAR = 0.25
 
@@ -139,12 +137,11 @@ class CrossEncoderScorer:
     def depth_within(self, pairs: Sequence[TextPair], seconds: float) -> int:
         """How many of the first pairs to score so that they are done in time, waiting included.
 
-        All of them unless more is asked of this process, lastingly, than it can do: a queue that
-        drains by itself is waited for. What is left out still counts as asked for.
+        All of them unless more is asked of this process, lastingly, than it can do: a burst, which
+        drains by itself, is waited for. What is left out still counts as asked for.
         """
         waiting, needed = self._worker.queue_s(), self.expected_s(pairs)
-        overloaded = self._worker.pressure.level() > OVERLOADED
-        if not overloaded or waiting + needed <= seconds:
+        if not self._worker.overloaded() or waiting + needed <= seconds:
             return len(pairs)
         depth = int(len(pairs) * max(0.0, seconds - waiting) / needed)
         self._worker.pressure.offer(needed * (1 - depth / len(pairs)))

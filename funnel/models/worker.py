@@ -183,6 +183,10 @@ class ModelWorker:
             work = sum(job.tokens_left * job.lane.seconds_per_token for job in waiting)
         return work / self.streams
 
+    def overloaded(self) -> bool:
+        """Whether more is asked of this process, lastingly, than it can do."""
+        return self.pressure.overloaded(self.queue_s())
+
     def expected_s(self, lane: Lane[Any, Any], tokens: int) -> float:
         """Seconds that a job of so many tokens takes on an idle worker."""
         return tokens * lane.seconds_per_token / self.streams
