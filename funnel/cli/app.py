@@ -11,6 +11,7 @@ from typing import Annotated
 import structlog
 import typer
 from rich.console import Console
+from rich.text import Text
 
 from funnel.cli import train
 from funnel.cli.bench import bench_app
@@ -83,8 +84,9 @@ def main() -> None:
     try:
         app()
     except FunnelError as error:
+        # No markup: it would take 'retrieval-funnel[openvino]' for a style, and drop it.
         Console(stderr=True, highlight=False, soft_wrap=True).print(
-            "[bold red]error:[/]", str(error), markup=True
+            Text("error:", style="bold red"), Text(str(error))
         )
         sys.exit(USAGE if isinstance(error, ConfigError | InputError) else FAILED)
     except KeyboardInterrupt:

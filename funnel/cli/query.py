@@ -49,7 +49,7 @@ def query(
     console = Console()
     show(result, console)
     if explain is not None:
-        console.print(f"\n{explain}: {result.explain(explain).text}")
+        console.print(Text(f"\n{explain}: {result.explain(explain).text}"))
 
 
 def parse_filters(text: str | None) -> dict[str, Any] | None:

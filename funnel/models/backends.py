@@ -5,9 +5,8 @@ import importlib.util
 from functools import partial
 from typing import TYPE_CHECKING, Literal, TypeAlias, get_args
 
-import structlog
-
 from funnel.errors import ConfigError, MissingExtra
+from funnel.log import get_logger
 from funnel.models.calibration import Measured, choose
 from funnel.models.cross_networks import LibraryCross, TorchCross
 from funnel.models.hardware import cpu_flags, cpu_has_fast_bf16
@@ -22,7 +21,7 @@ if TYPE_CHECKING:
 
 Backend: TypeAlias = Literal["auto", "torch-fp32", "torch-bf16", "openvino-f32", "openvino-bf16"]
 REFERENCE = "torch-fp32"
-log = structlog.get_logger("funnel.models")
+log = get_logger(__name__)
 
 
 def check_backend(backend: str) -> None:

@@ -8,9 +8,9 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-import structlog
 
 from funnel.errors import FunnelError, ModelError
+from funnel.log import get_logger
 from funnel.models import sealed
 from funnel.models.batching import token_batches
 from funnel.models.worker import set_torch_threads
@@ -31,7 +31,7 @@ WORTHWHILE = 0.95
 """A backend must take at most this share of the best simpler one's time."""
 _BUDGET = 512
 _ROUNDS = 2
-log = structlog.get_logger("funnel.models")
+log = get_logger(__name__)
 
 _QUERIES = (
     "how do I get into my account again when I forgot my password",

@@ -10,9 +10,9 @@ import threading
 import warnings
 from typing import TYPE_CHECKING, Any
 
-import structlog
 import torch
 
+from funnel.log import get_logger
 from funnel.models import sealed
 from funnel.models.cross_networks import collated
 from funnel.models.hardware import cpu_flags
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     FloatArray = NDArray[np.float32]
 
 PRECISIONS = {"f32": "f32", "bf16": "bf16"}
-log = structlog.get_logger("funnel.models")
+log = get_logger(__name__)
 
 
 class OpenVinoCross:

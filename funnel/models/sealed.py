@@ -8,10 +8,10 @@ import os
 import tempfile
 from pathlib import Path
 
-import structlog
+from funnel.log import get_logger
 
 DIGEST_BYTES = 32
-log = structlog.get_logger("funnel.models")
+log = get_logger(__name__)
 
 
 def directory() -> Path:

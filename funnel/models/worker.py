@@ -19,15 +19,14 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import Any, Generic, TypeVar
 
-import structlog
-
 from funnel.deadline import Deadline
 from funnel.errors import FunnelError, ModelError, Overloaded
+from funnel.log import get_logger
 from funnel.models.pressure import Pressure
 
 Item = TypeVar("Item")
 Row = TypeVar("Row")
-log = structlog.get_logger("funnel.models")
+log = get_logger(__name__)
 
 BACKGROUND_DELAY_S = 30.0
 """Background jobs queue as if they had arrived this much later: behind, but never for ever."""

@@ -4,13 +4,13 @@
 import threading
 from typing import TYPE_CHECKING, Any
 
-import structlog
+from funnel.log import get_logger
 
 if TYPE_CHECKING:
     from rich.progress import Progress
     from transformers import TrainerCallback
 
-_log = structlog.get_logger("funnel.training")
+_log = get_logger(__name__)
 _WORTH_SHOWING = frozenset({"auc", "ap", "spearman", "pair_accuracy", "mse"})
 
 

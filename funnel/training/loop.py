@@ -12,9 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import structlog
-
 from funnel.errors import ModelError, TrainingStopped
+from funnel.log import get_logger
 from funnel.training.callbacks import progress_callback, stop_callback
 from funnel.training.checkpoints import checkpoint_folder, exact, load_trained
 from funnel.training.devices import Hardware
@@ -27,7 +26,7 @@ if TYPE_CHECKING:
     from torch import nn
     from transformers import TrainerCallback
 
-_log = structlog.get_logger("funnel.training")
+_log = get_logger(__name__)
 
 _SELECTION = "selection"
 Figures = Callable[[], Mapping[str, float]]

@@ -4,15 +4,14 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-import structlog
-
 from funnel.corpus import read_corpus
 from funnel.errors import CorpusError, InputError
+from funnel.log import get_logger
 
 Parsed = TypeVar("Parsed")
 OnBadLine = Literal["fail", "skip"]
 
-_log = structlog.get_logger("funnel.training")
+_log = get_logger(__name__)
 
 
 def read_rows(

@@ -81,6 +81,8 @@ def test_query_shows_a_table(folder: Path) -> None:
         (["query", "x", "-c", "none.yaml"], 2, "no such file"),
         (["query", " ", "-c", "small.yaml"], 2, "at least one character"),
         (["query", "x", "-c", "small.yaml", "--filter", "{"], 2, "expected JSON"),
+        (["query", "x", "-c", "small.yaml", "--filter", "[extra]"], 2, "got '[extra]'"),
+        (["query", "x", "-c", "small.yaml", "--filter", "[/b]"], 2, "got '[/b]'"),
         (["query", "x", "-c", "small.yaml", "--filter", '{"colour": 1}'], 2, "colour"),
         (["index", "missing.jsonl", "-c", "small.yaml"], 2, "missing.jsonl"),
     ],

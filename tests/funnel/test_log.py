@@ -1,0 +1,37 @@
+"""Events go where the service's own configuration sends them, and never among its results."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+DAMAGED = """
+from funnel.models import sealed
+sealed.write("kept", b"content")
+(sealed.directory() / "kept").write_bytes(b"x" * 64)
+assert sealed.read("kept") is None
+print("result")
+"""
+
+
+def test_a_program_without_log_settings_keeps_its_standard_output(tmp_path: Path) -> None:
+    """A warning of the model room goes to standard error, by the standard library's loggers."""
+    done = subprocess.run(
+        [sys.executable, "-c", DAMAGED],
+        env={**os.environ, "PYTHONPATH": str(ROOT), "FUNNEL_CACHE_DIR": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    )
+    assert done.stdout == "result\n"
+    assert "cached_file_damaged" in done.stderr
+
+
+def test_no_room_goes_round_the_logger() -> None:
+    """Loggers of structlog itself print to standard output where nobody configured them."""
+    folders = ("funnel", "stages", "cache")
+    files = {file for folder in folders for file in (ROOT / folder).rglob("*.py")}
+    users = {f for f in files if "structlog.get_logger(" in f.read_text(encoding="utf-8")}
+    assert users == {ROOT / "funnel" / "log.py"}
