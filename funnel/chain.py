@@ -2,12 +2,12 @@
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from funnel.cache.base import Answer
-from funnel.deadline import Deadline
-from funnel.errors import FunnelError, InputError, StageError, StageTimeout
+from funnel.deadline import NO_DEADLINE, Deadline
+from funnel.errors import FunnelError, InputError, Overloaded, StageError, StageTimeout
 from funnel.log import get_logger
 from funnel.pacing import Pace
 from funnel.query import Query
@@ -43,6 +43,14 @@ class Step:
         return candidates if depth is None or self.stage.role == "retrieve" else candidates[:depth]
 
 
+@dataclass(frozen=True, slots=True)
+class _Limits:
+    """``deadline`` is the query's; ``aim``: when this stage should be done under overload."""
+
+    deadline: Deadline
+    aim: Deadline
+
+
 @dataclass(slots=True)
 class _Progress:
     """One query's way so far."""
@@ -54,13 +62,28 @@ class _Progress:
 
 
 class Chain:
-    """Runs steps one after the other within a deadline."""
+    """Runs steps one after the other within a deadline.
 
-    def __init__(self, pace: Pace) -> None:
+    Args:
+        pace: what stages usually take.
+        overloaded: whether more is asked of this process, lastingly, than it can do.
+    """
+
+    def __init__(self, pace: Pace, overloaded: Callable[[], bool] = lambda: False) -> None:
         self._pace = pace
+        self._overloaded = overloaded
 
-    async def run(self, query: Query, steps: Sequence[Step], deadline: Deadline, k: int) -> Answer:
+    async def run(
+        self,
+        query: Query,
+        steps: Sequence[Step],
+        deadline: Deadline,
+        k: int,
+        target: Deadline = NO_DEADLINE,
+    ) -> Answer:
         """Answer a query with the ``k`` best that came through.
+
+        The deadline always holds; the target only counts under overload.
 
         Raises:
             StageError: a stage failed whose ``on_error`` is ``raise``.
@@ -70,7 +93,8 @@ class Chain:
         for position, step in enumerate(steps):
             later = [other.name for other in steps[position + 1 :]]
             budget = self._pace.budget_s(deadline, step.settings.timeout_ms, later)
-            await self._advance(query, step, budget, deadline, progress)
+            aim = NO_DEADLINE.within(self._pace.budget_s(target, None, later))
+            await self._advance(query, step, budget, _Limits(deadline, aim), progress)
         return Answer(
             hits=_hits(progress.candidates[:k], steps),
             trace=tuple(progress.trace),
@@ -84,15 +108,15 @@ class Chain:
         query: Query,
         step: Step,
         budget_s: float | None,
-        deadline: Deadline,
+        limits: _Limits,
         progress: _Progress,
     ) -> None:
-        if (reason := self._skip_reason(step, budget_s, progress)) is not None:
+        if (reason := self._skip_reason(step, budget_s, limits.aim, progress)) is not None:
             _skip(step, reason, progress, degrades=reason != "no_candidates")
             return
         started = time.perf_counter()
         try:
-            output = await self._call(query, step, budget_s, deadline, progress.candidates)
+            output = await self._call(query, step, budget_s, limits, progress.candidates)
             selection = _select(step, output, progress.candidates)
         except StageError as error:
             self._failed(step, error, time.perf_counter() - started, budget_s, progress)
@@ -101,27 +125,33 @@ class Chain:
         self._pace.observe(step.name, elapsed)
         _record(step, output, selection, elapsed, budget_s, progress)
 
-    def _skip_reason(self, step: Step, budget_s: float | None, progress: _Progress) -> str | None:
+    def _skip_reason(
+        self, step: Step, budget_s: float | None, aim: Deadline, progress: _Progress
+    ) -> str | None:
         if step.stage.role == "retrieve":
             return None
         if not progress.candidates:
             return "no_candidates"
         if budget_s is not None and budget_s <= 0:
             return "deadline"
-        typical = self._pace.typical_s(step.name)
-        if step.settings.optional and budget_s is not None and typical > budget_s:
+        if not step.settings.optional:
+            return None
+        typical, left = self._pace.typical_s(step.name), aim.remaining_s()
+        if budget_s is not None and typical > budget_s:
+            self._pace.passed_over(step.name)
             return "no_time"
-        return None
+        return "load" if left is not None and typical > left and self._overloaded() else None
 
     async def _call(
         self,
         query: Query,
         step: Step,
         budget_s: float | None,
-        deadline: Deadline,
+        limits: _Limits,
         candidates: Sequence[Candidate],
     ) -> StageOutput:
-        request = StageRequest(query, step.k, step.settings, deadline.within(budget_s))
+        deadline = limits.deadline.within(budget_s)
+        request = StageRequest(query, step.k, step.settings, deadline, limits.aim)
         try:
             async with asyncio.timeout(budget_s):
                 return await step.stage.run(request, step.read(candidates))
@@ -137,7 +167,11 @@ class Chain:
         except FunnelError as error:
             if isinstance(error, InputError) and step.stage.role == "retrieve":
                 raise  # the caller's own mistake, such as a filter on an unknown field
-            raise StageError(str(error), stage=step.name, cause=error) from error
+            if isinstance(error, Overloaded) and step.raises:
+                raise  # a service answers it otherwise than a failure: try again later
+            failure = StageError(str(error), stage=step.name, cause=error)
+            failure.reason = getattr(error, "reason", failure.reason)
+            raise failure from error
         except Exception as error:
             log.error("stage_failed", stage=step.name, exc_info=error)
             raise StageError(

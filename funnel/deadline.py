@@ -34,3 +34,6 @@ class Deadline:
             return self
         end = time.monotonic() + max(0.0, seconds)
         return Deadline(end if self.end is None else min(end, self.end))
+
+
+NO_DEADLINE = Deadline()

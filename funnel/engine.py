@@ -22,6 +22,7 @@ from funnel.index import DocumentIndex, IndexReport
 from funnel.log import get_logger
 from funnel.loop import LoopThread
 from funnel.models.pool import ModelPool
+from funnel.models.worker import model_worker
 from funnel.pacing import Pace
 from funnel.partition import partition
 from funnel.query import Query, normalise_query
@@ -78,7 +79,7 @@ class Funnel:
         )
         self.stages = self._build_stages(functions or {})
         self.cache = cache or self._build_cache()
-        self._chain = Chain(Pace(settings.reserve_ms / 1000))
+        self._chain = Chain(Pace(settings.reserve_ms / 1000), lambda: model_worker().overloaded())
         self._loop = LoopThread()
         self._started: asyncio.Task[None] | None = None
 
@@ -325,7 +326,8 @@ class Funnel:
             await self._ensure_started()
             began = time.perf_counter()
             deadline = Deadline.after_ms(options.deadline_ms)
-            served = await self._serve(query, steps, deadline, k, options)
+            target = Deadline.after_ms(self.settings.p99_target_ms)
+            served = await self._serve(query, steps, deadline, k, options, target)
             result = self._result(query, served, (time.perf_counter() - began) * 1000)
             _log_summary(result, query)
             return result
@@ -357,9 +359,10 @@ class Funnel:
         deadline: Deadline,
         k: int,
         options: CallOptions,
+        target: Deadline,
     ) -> Served:
         async def compute() -> Answer:
-            return await self._chain.run(query, steps, deadline, k)
+            return await self._chain.run(query, steps, deadline, k, target)
 
         if not options.cache:
             return await _without_cache(compute)

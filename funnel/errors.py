@@ -134,6 +134,8 @@ class MalformedOutput(StageError):
 class Overloaded(FunnelError):
     """A bounded queue is full. Nothing was done; the caller may try again later."""
 
+    reason = "overloaded"
+
 
 class CacheError(FunnelError):
     """A cache store failed. Caught at the cache's border: queries never see it."""

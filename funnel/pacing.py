@@ -27,6 +27,13 @@ class Pace:
         before = self._typical.get(stage, seconds)
         self._typical[stage] = before + SMOOTHING * (seconds - before)
 
+    def passed_over(self, stage: str) -> None:
+        """A stage was left out for want of time: expect it a little faster, so it is tried again.
+
+        Otherwise one slow spell would leave it out for ever.
+        """
+        self._typical[stage] = (1 - SMOOTHING) * self.typical_s(stage)
+
     def typical_s(self, stage: str) -> float:
         """What a stage takes lately, in seconds; 0 until it ran once."""
         return self._typical.get(stage, 0.0)

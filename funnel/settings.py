@@ -48,7 +48,9 @@ class FunnelSettings(BaseModel):
     """One funnel: its collection, stages, models, stores and limits.
 
     ``deadline_ms`` is the default for a query; ``reserve_ms`` of it are kept back so that a
-    fallback can still answer in time. ``scope_field`` names the metadata field that a call's
+    fallback can still answer in time. ``p99_target_ms``: when more is asked than this process can
+    do, fewer candidates are scored and optional stages left out, so that queries take no longer;
+    without such pressure it changes nothing. ``scope_field`` names the metadata field that a call's
     ``scope`` must equal; without it a scope separates cache entries only.
     """
 
@@ -57,6 +59,7 @@ class FunnelSettings(BaseModel):
     collection: str = Field(default="documents", pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,127}$")
     deadline_ms: float | None = Field(default=None, gt=0, allow_inf_nan=False)
     reserve_ms: float = Field(default=10, ge=0, allow_inf_nan=False)
+    p99_target_ms: float | None = Field(default=None, gt=0, allow_inf_nan=False)
     scope_field: str | None = None
     models: ModelsSettings = ModelsSettings()
     stages: tuple[SerializeAsAny[StageSettings], ...] = Field(min_length=1)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, model_validator
 
-from funnel.deadline import Deadline
+from funnel.deadline import NO_DEADLINE, Deadline
 from funnel.query import Query
 from funnel.types import Candidate, Document, ScoreKind, SourceScore, Usage
 
@@ -59,13 +59,15 @@ class StageSettings(BaseModel):
 class StageRequest:
     """What a stage is asked: at most ``k`` documents for ``query`` before ``deadline``.
 
-    ``settings`` is the stage's own settings with this call's overrides applied.
+    ``settings`` is the stage's own settings with this call's overrides applied. ``target`` is when
+    it should be done if the process is overloaded; without pressure it means nothing.
     """
 
     query: Query
     k: int
     settings: Any
     deadline: Deadline
+    target: Deadline = NO_DEADLINE
 
 
 @dataclass(frozen=True, slots=True)

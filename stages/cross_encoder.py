@@ -24,8 +24,9 @@ _RESERVE_SHARE = 0.05
 class CrossEncoderSettings(StageSettings):
     """``model``: ``embedded:relevance``, a hub id or a path; ``template``: what it reads.
 
-    ``target_ms``: when more is asked than this process can do, score only as many candidates (best
-    first) as are expected to be done by then, waiting included, and at least ``min_depth``.
+    When more is asked than this process can do, only as many candidates are scored (best first) as
+    are expected to be done in time, waiting included, and at least ``min_depth``. In time means
+    within ``target_ms``, the funnel's ``p99_target_ms`` and the deadline.
     ``max_tokens`` and ``token_budget``: the window, and the padded tokens of a batch. ``backend``:
     see ``funnel.models.backends``.
     """
@@ -94,7 +95,7 @@ class CrossEncoderStage(Stage):
             (request.query.text, document_text(candidate.document, settings.template))
             for candidate in candidates
         ]
-        depth = self._depth(settings, pairs)
+        depth = self._depth(request, pairs)
         scored = await self._scorer.ascore(pairs[:depth], deadline=_earlier(request.deadline))
         if pairs and not scored.scored:
             raise StageTimeout(
@@ -103,10 +104,14 @@ class CrossEncoderStage(Stage):
             )
         return _output(candidates, scored, depth)
 
-    def _depth(self, settings: CrossEncoderSettings, pairs: "Sequence[TextPair]") -> int:
-        if settings.target_ms is None:
+    def _depth(self, request: StageRequest, pairs: "Sequence[TextPair]") -> int:
+        settings = cast("CrossEncoderSettings", request.settings)
+        own = None if settings.target_ms is None else settings.target_ms / 1000
+        limits = (own, request.target.remaining_s(), _earlier(request.deadline).remaining_s())
+        given = [seconds for seconds in limits if seconds is not None]
+        if not given:
             return len(pairs)
-        fitting = self._scorer.depth_within(pairs, settings.target_ms / 1000)
+        fitting = self._scorer.depth_within(pairs, min(given))
         return min(len(pairs), max(settings.min_depth, fitting))
 
 

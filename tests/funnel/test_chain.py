@@ -87,7 +87,14 @@ async def test_a_foreign_exception_becomes_a_stage_error() -> None:
 async def test_an_overloaded_stage_is_skipped_with_its_cause() -> None:
     """Other errors of the tree are stage errors too."""
     answer = await run(step(), step(FunctionStage, act=fail(Overloaded("full"))))
-    assert answer.degraded == ("function:error",)
+    assert answer.degraded == ("function:overloaded",)
+    assert answer.trace[1].message == "full"
+
+
+async def test_overload_that_fails_the_query_stays_what_it_is() -> None:
+    """A service answers it with "try again later", not as a failure."""
+    with pytest.raises(Overloaded, match="full"):
+        await run(step(), step(FunctionStage, act=fail(Overloaded("full")), on_error="raise"))
 
 
 async def test_nan_scores_are_an_error_not_an_order() -> None:
@@ -142,6 +149,47 @@ async def test_an_optional_stage_that_would_not_fit_is_not_begun() -> None:
     assert answer.trace[1].skipped == "no_time"
     assert isinstance(optional.stage, FunctionStage)
     assert optional.stage.seen == []
+
+
+async def test_an_optional_stage_left_out_for_time_is_tried_again() -> None:
+    """One slow spell does not leave it out for ever."""
+    pace = Pace(0.0)
+    pace.observe("function", 1.0)
+    optional = step(FunctionStage, optional=True)
+    chain = Chain(pace)
+    skipped = []
+    for _ in range(12):
+        answer = await chain.run(query(), (step(), optional), Deadline.after_ms(400), 10)
+        skipped.append(answer.trace[1].skipped)
+    assert skipped[0] == "no_time"
+    assert skipped[-1] is None
+
+
+async def test_optional_stages_are_left_out_under_overload_only() -> None:
+    """When they would not be done by the target; when pressure falls they are back."""
+    pace = Pace(0.0)
+    pace.observe("function", 10.0)
+    overloaded = [True]
+    chain = Chain(pace, lambda: overloaded[0])
+    steps = (step(), step(FunctionStage, optional=True))
+    under = await chain.run(query(), steps, Deadline(), 10, Deadline.after_ms(200))
+    assert under.trace[1].skipped == "load"
+    assert under.degraded == ("function:load",)
+    overloaded[0] = False
+    after = await chain.run(query(), steps, Deadline(), 10, Deadline.after_ms(200))
+    assert after.degraded == ()
+    assert len(after.hits) == 10
+
+
+async def test_a_required_stage_is_not_left_out_under_overload() -> None:
+    """It is told the target and may do less; what fits is kept whole."""
+    pace = Pace(0.0)
+    pace.observe("function", 10.0)
+    chain = Chain(pace, lambda: True)
+    answer = await chain.run(
+        query(), (step(), step(FunctionStage)), Deadline(), 10, Deadline.after_ms(200)
+    )
+    assert answer.degraded == ()
 
 
 async def test_depth_limits_what_a_reranker_reads() -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -126,6 +127,18 @@ async def test_depth_follows_the_load(folder: Path, target_ms: float, scored: in
     output = await stage.run(_request(stage), candidates)
     assert {r.document.id for r in output.ranking} == {c.id for c in candidates[:scored]}
     assert output.degraded == (None if scored == 100 else "load")
+
+
+@pytest.mark.parametrize(("limit", "scored"), [("target", 50), ("deadline", 45)])
+async def test_depth_follows_the_funnels_limits_too(folder: Path, limit: str, scored: int) -> None:
+    """The funnel's target for overload, and the deadline less its reserve."""
+    settings = CrossEncoderSettings(k=5, model=str(folder), backend="torch-fp32")
+    stage = CrossEncoderStage(settings, _BusyScorer(settings.model, backend=settings.backend))
+    await stage.start()
+    request = replace(_request(stage), **{limit: Deadline.after_ms(1_000)})
+    output = await stage.run(request, _candidates(100))
+    assert scored - 10 <= output.details["scored"] <= scored
+    assert output.degraded == "load"
 
 
 async def test_templates_choose_what_is_read(stage: CrossEncoderStage, folder: Path) -> None:
