@@ -14,8 +14,9 @@ import torch
 from safetensors.torch import load_file
 
 from funnel.models.adapters import Adapter, BaseModel, save_adapter
-from funnel.models.low_rank import load_merged, low_rank_difference, merged_state_dict
+from funnel.models.low_rank import load_merged, merged_state_dict, quantised_difference
 from funnel.models.source import EMBEDDED, EMBEDDED_ENCODER, locate, sha256
+from funnel.models.worker import available_cores
 from recipes import duplicate, measures, relevance
 from recipes.cards import duplicate_card, relevance_card
 from recipes.network import Base, Windows, Words
@@ -24,7 +25,7 @@ from recipes.schedule import Schedule
 
 _log = structlog.get_logger(__name__)
 _SHIPPED = Path(__file__).parents[1] / "funnel" / "models" / "shipped"
-_MAX_TOKENS, _RANK = 256, 64
+_MAX_TOKENS = 256
 
 
 def main() -> None:
@@ -45,7 +46,9 @@ def _options() -> argparse.Namespace:
                         choices=["duplicate", "relevance"])  # fmt: skip
     parser.add_argument("--minutes", type=float, default=78, help="training time of each model")
     parser.add_argument("--steps", type=int, default=None, help="instead of --minutes")
-    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--trained", type=Path, default=None,
+                        help="weights an earlier run left in --scratch")  # fmt: skip
+    parser.add_argument("--threads", type=int, default=available_cores())
     return parser.parse_args()
 
 
@@ -55,8 +58,12 @@ def make_duplicate(options: argparse.Namespace) -> None:
     questions = read_questions(options.data, base)
     _log.info("read", pairs=len(questions.train), held_out=len(questions.test))
     trainer = duplicate.Trainer(questions, path, words, base)
-    steps = trainer.run(*_duplicate_schedules(options), options.scratch / "duplicate.pt")
-    network = trainer.network
+    network, steps = trainer.network, options.steps
+    if options.trained is None:
+        schedule = Schedule(options.minutes, duplicate.RATE, duplicate.WARMUP, steps=options.steps)
+        steps = trainer.run(schedule, options.scratch / "duplicate.safetensors")
+    else:
+        network.load_state_dict(load_file(options.trained))
     adapter, network = _cut("duplicate", path, network)
     combine = measures.calibrated(network, words, base, questions.dev)
     figures = measures.duplicate_figures(network, words, base, combine, questions, options.data)
@@ -73,7 +80,7 @@ def make_relevance(options: argparse.Namespace) -> None:
     sets = relevance.test_sets(options.data)
     figures = relevance.relevance_figures(sets, similarities, combine)
     adapter = Adapter(
-        "relevance", _base_model(path), _RANK, float(_RANK), _MAX_TOKENS, {}, combine,
+        "relevance", _base_model(path), 1, 1.0, _MAX_TOKENS, {}, combine,
         training={"figures": figures},
     )  # fmt: skip
     save_adapter(options.out / "relevance", adapter, card=relevance_card(adapter))
@@ -87,23 +94,11 @@ def _opened() -> tuple[Path, Words, Base]:
     return path, words, Base(path, words, Windows(first=128, second=128))
 
 
-def _duplicate_schedules(options: argparse.Namespace) -> tuple[Schedule, Schedule]:
-    """A first part cut short while its rate is still high, then a second that runs out."""
-    first = Schedule(
-        options.minutes, duplicate.RATE, duplicate.WARMUP, last_step=duplicate.FIRST_STEPS
-    )
-    second = Schedule(options.minutes / 2, duplicate.SECOND_RATE, duplicate.SECOND_WARMUP)
-    if options.steps is not None:
-        first = replace(first, steps=4 * options.steps, last_step=options.steps)
-        second = replace(second, steps=options.steps)
-    return first, second
-
-
 def _cut(name: str, path: Path, network: Any) -> tuple[Adapter, Any]:
     """The adapter, and the network as the adapter gives it back: that is what is measured."""
     weights = load_file(path / "model.safetensors")
-    tensors = low_rank_difference(weights, network.state_dict(), _RANK)
-    adapter = Adapter(name, _base_model(path), _RANK, float(_RANK), _MAX_TOKENS, tensors)
+    tensors = quantised_difference(weights, network.state_dict())
+    adapter = Adapter(name, _base_model(path), 1, 1.0, _MAX_TOKENS, tensors)
     load_merged(network, merged_state_dict(adapter, weights))
     return adapter, network
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float32]
 Tokens = list[int]
-_BATCH = 64
+_BATCH, _EMBEDDED = 64, 256
 
 
 @dataclass(frozen=True)
@@ -173,8 +173,8 @@ class Base:
 
     def _embed(self, texts: Iterable[str]) -> None:
         new = sorted(set(texts) - self._vectors.keys(), key=lambda text: (len(text), text))
-        for start in range(0, len(new), _BATCH):
-            part = new[start : start + _BATCH]
+        for start in range(0, len(new), _EMBEDDED):
+            part = new[start : start + _EMBEDDED]
             for text, (vector, _) in zip(part, self.encode(part), strict=True):
                 self._vectors[text] = vector.numpy().astype(np.float16)
 

@@ -4,7 +4,9 @@ Quora's own labels are noisy and easy: most negatives share few words. So to the
 come those that follow by transitivity, questions of different clusters that differ in one word,
 and edits that break or keep the meaning (:mod:`funnel.training.augment`). Questions linked by any
 pair, through any chain, fall into the same part, so that the held-out parts share no question
-with the training part.
+with the training part. The pairs of ``qqp/dev`` are all held out, too; those whose questions occur
+in training pairs make a part of their own. Questions of another origin (SQuAD's) are edited as
+well, and two of them about one sentence are a hard negative, so that not all is Quora.
 """
 
 import hashlib
@@ -37,6 +39,7 @@ _TEST_EDITS = {
     "restate": 60, "conjunct": 200, "clause": 200, "surface": 200,
 }  # fmt: skip
 _KEEPING = frozenset({"restate", "conjunct", "clause", "surface"})
+_SAME_SENTENCE = 8_000
 
 
 class Pair(NamedTuple):
@@ -50,12 +53,17 @@ class Pair(NamedTuple):
 
 @dataclass(frozen=True)
 class Questions:
-    """The parts. ``adversaries`` are edits of questions of ``test``."""
+    """The parts. ``adversaries`` are edits of questions of ``test``.
+
+    ``shared`` are the pairs of ``qqp/dev`` of which a question, though never the pair, is in
+    ``train``.
+    """
 
     train: list[Pair]
     dev: list[Pair]
     test: list[Pair]
     adversaries: list[Pair]
+    shared: list[Pair]
 
 
 class _Sets:
@@ -82,9 +90,7 @@ def fold(text: str) -> str:
 
 def read_questions(data: Path, base: Base) -> Questions:
     """All parts, from the folder of data sets."""
-    labelled = _read(data / "qqp/train.jsonl", "real") + _read(data / "qqp/dev.jsonl", "real")
-    extra = _read(data / "qqp/extra_positives.jsonl", "extra")
-    parts = _parted(labelled, extra)
+    parts = held_apart(data)
     rng = random.Random(SEED)  # noqa: S311  # sampling
     train, paraphrases = _derived(parts["train"], rng)
     questions = [pair_text for pair in parts["train"] for pair_text in (pair.first, pair.second)]
@@ -92,16 +98,27 @@ def read_questions(data: Path, base: Base) -> Questions:
     alike = _names_alike(questions, base)
     apart = _one_word_apart(questions, parts["train"], base, rng)
     order = WordOrder(questions)
-    edited = _edited(questions, _EDITS, order, alike, paraphrases, rng)
+    elsewhere, same_sentence = _other_questions(data / "qa/squad_nqg", rng)
+    edited = _edited([*questions, *elsewhere], _EDITS, order, alike, paraphrases, rng)
     general = _sentences(data / "paraphrase")
-    everything = [*train, *apart, *edited, *general]
+    everything = [*train, *apart, *edited, *same_sentence, *general]
+    held = {_key(pair) for name in ("dev", "test", "shared") for pair in parts[name]}
+    everything = [pair for pair in everything if _key(pair) not in held]
     rng.shuffle(everything)
     held_out = sorted({text for pair in parts["test"] for text in (pair.first, pair.second)})
     test_rng = random.Random(3)  # noqa: S311  # sampling
     adversaries = _edited(
         held_out, _TEST_EDITS, order, alike, _paraphrases(parts["test"]), test_rng
     )
-    return Questions(everything, parts["dev"], parts["test"], adversaries)
+    return Questions(everything, parts["dev"], parts["test"], adversaries, parts["shared"])
+
+
+def held_apart(data: Path) -> dict[str, list[Pair]]:
+    """Quora's distinct pairs as published, by part: train, dev, test and shared."""
+    held_out = _read(data / "qqp/dev.jsonl", "held out")
+    labelled = _read(data / "qqp/train.jsonl", "real")
+    extra = _read(data / "qqp/extra_positives.jsonl", "extra")
+    return _parted([*held_out, *labelled], extra)
 
 
 def _read(path: Path, kind: str) -> list[Pair]:
@@ -114,20 +131,26 @@ def _read(path: Path, kind: str) -> list[Pair]:
 
 
 def _parted(labelled: Sequence[Pair], extra: Sequence[Pair]) -> dict[str, list[Pair]]:
-    """Distinct pairs by part; extra positives are used for training alone."""
+    """Distinct pairs by part; extra positives are used for training alone, ``held out`` never."""
     linked = _Sets()
     for pair in [*labelled, *extra]:
         linked.join(fold(pair.first), fold(pair.second))
-    parts: dict[str, list[Pair]] = {"train": [], "dev": [], "test": []}
+    parts: dict[str, list[Pair]] = {"train": [], "dev": [], "test": [], "shared": []}
     seen: set[frozenset[str]] = set()
     for pair in [*labelled, *extra]:
-        key = frozenset((fold(pair.first), fold(pair.second)))
+        key = _key(pair)
         part = _part(linked.find(fold(pair.first)))
+        if part == "train" and pair.kind == "held out":
+            part = "shared"
         if key in seen or len(key) == 1 or (pair.kind == "extra" and part != "train"):
             continue
         seen.add(key)
         parts[part].append(pair)
     return parts
+
+
+def _key(pair: Pair) -> frozenset[str]:
+    return frozenset((fold(pair.first), fold(pair.second)))
 
 
 def _part(cluster: str) -> str:
@@ -317,6 +340,25 @@ def _edit(
         partner = augment.vary_surface(partner, rng)
     sides = (partner, edited) if rng.random() < 0.5 else (edited, partner)
     return Pair(*sides, float(kind in _KEEPING), kind)
+
+
+def _other_questions(folder: Path, rng: random.Random) -> tuple[list[str], list[Pair]]:
+    """SQuAD's questions, mended, and pairs of different ones about the same sentence."""
+    about: dict[str, list[str]] = defaultdict(list)
+    for split in ("dev", "test"):
+        sentences = (folder / f"src-{split}.txt").read_text(encoding="utf-8").split("\n")
+        asked = (folder / f"tgt-{split}.txt").read_text(encoding="utf-8").split("\n")
+        for text, question in zip(sentences, asked, strict=True):
+            if question.strip():
+                about[text].append(augment.sentence(re.sub(r"\s+([?.,!'])", r"\1", question)))
+    pairs = [
+        Pair(*rng.sample(questions, 2), 0.0, "same sentence")
+        for questions in about.values()
+        if len(questions) > 1
+    ]
+    different = [pair for pair in pairs if _overlap(pair) < 0.8]
+    kept = rng.sample(different, min(len(different), _SAME_SENTENCE))
+    return [question for questions in about.values() for question in questions], kept
 
 
 def _sentences(folder: Path) -> list[Pair]:

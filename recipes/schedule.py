@@ -8,6 +8,7 @@ from typing import Any
 
 import structlog
 import torch
+from safetensors.torch import save_file
 
 _log = structlog.get_logger(__name__)
 _LAST_RATE = 0.02  # share of the learning rate that the end still has
@@ -20,14 +21,13 @@ class Schedule:
 
     Training ends after ``minutes``; the learning rate falls linearly over that time, so that a
     slow or busy machine gets fewer steps and the same curve. ``steps`` counts instead, where a
-    run must be repeatable. ``last_step`` ends it before that, with the rate still high.
+    run must be repeatable.
     """
 
     minutes: float
     rate: float
     warmup: int
     steps: int | None = None
-    last_step: int | None = None
     report_every: int = 50
     check_every: int = 600
 
@@ -59,7 +59,7 @@ def train(
     started, step, mean = time.monotonic(), 0, None
     for batch in batches:
         progress = schedule.progress(started, step)
-        if progress >= 1 or step == schedule.last_step:
+        if progress >= 1:
             break
         for group in optimiser.param_groups:
             group["lr"] = schedule.learning_rate(progress, step)
@@ -71,8 +71,8 @@ def train(
             _log.info("training", step=step, loss=round(mean, 4), seconds=seconds)
         if step % schedule.check_every == 0:
             check()
-            torch.save(network.state_dict(), checkpoint)
-    torch.save(network.state_dict(), checkpoint)
+            save_file(network.state_dict(), checkpoint)
+    save_file(network.state_dict(), checkpoint)
     return step
 
 
@@ -81,7 +81,7 @@ def _step(network: Any, loss: torch.Tensor, optimiser: torch.optim.Optimizer) ->
     torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
     optimiser.step()
     optimiser.zero_grad(set_to_none=True)
-    return float(loss)
+    return float(loss.detach())
 
 
 def _groups(network: Any) -> list[dict[str, Any]]:

@@ -4,10 +4,12 @@
 
     adapter.json          what it is, which base it belongs to, how its score is put together
     adapter.safetensors   ``NAME.lora_A`` (rank, in) and ``NAME.lora_B`` (out, rank) for every
-                          changed matrix, and whole tensors for the head, biases and norms
+                          changed matrix, or ``NAME.codes`` and ``NAME.scales`` (four bits), and
+                          whole tensors for the head, biases and norms
     README.md             the model card
 
-Loading merges it: ``W + alpha / rank * B @ A``, so that scoring costs no more than the base.
+Loading merges it: ``W + alpha / rank * B @ A`` or ``W + D``, so that scoring costs no more than
+the base.
 The score may also weigh in what the base's own vectors say of a pair: see :class:`Combination`.
 """
 
@@ -29,7 +31,8 @@ if TYPE_CHECKING:
     FloatArray = NDArray[np.float32]
     Weights = Mapping[str, torch.Tensor]
 
-FORMAT = 1
+FORMAT = 2
+_READABLE = (1, 2)
 SETTINGS_FILE = "adapter.json"
 WEIGHTS_FILE = "adapter.safetensors"
 CARD_FILE = "README.md"
@@ -122,8 +125,9 @@ class BaseModel:
 class Adapter:
     """A difference from a base, and how its scores are meant.
 
-    ``alpha / rank`` scales the low-rank products. ``max_tokens`` is the window it was trained
-    with, special tokens included. ``training`` is what its card tells: data, settings, figures.
+    ``alpha / rank`` scales the low-rank products (both 1 where there are none). ``max_tokens`` is
+    the window it was trained with, special tokens included. ``training`` is what its card tells:
+    data, settings, figures.
     """
 
     name: str
@@ -213,10 +217,10 @@ def _read_settings(path: Path) -> dict[str, Any]:
     except ValueError as problem:
         raise ModelError(f"{path / SETTINGS_FILE} is damaged, not JSON: {problem}") from problem
     found = settings.get("format") if isinstance(settings, dict) else None
-    if not isinstance(settings, dict) or found != FORMAT:
+    if not isinstance(settings, dict) or found not in _READABLE:
         raise ModelError(
-            f"{path / SETTINGS_FILE} has format {found!r}; this version reads format {FORMAT}, "
-            "so upgrade retrieval-funnel or train the adapter again"
+            f"{path / SETTINGS_FILE} has format {found!r}; this version reads formats 1 to "
+            f"{FORMAT}, so upgrade retrieval-funnel or train the adapter again"
         )
     return settings
 

@@ -1,4 +1,6 @@
-"""Low-rank differences of weights: merging them into a base and cutting them out of a tuned model.
+"""Differences of weights: merging them into a base and cutting them out of a tuned model.
+
+A matrix's difference is kept as two factors of low rank, or whole in four bits.
 
 Names are those of ``BertForSequenceClassification``; a base encoder's weights may come under its
 own names (``encoder.layer.0…``) or under these (``bert.encoder.layer.0…``).
@@ -8,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from funnel.errors import ModelError
+from funnel.models.quantised import CODES, SCALES, quantised, restored
 from funnel.training.output import atomic_directory
 
 if TYPE_CHECKING:
@@ -24,22 +27,28 @@ _NOT_WEIGHTS = ("position_ids",)
 
 
 def merged_state_dict(adapter: "Adapter", base_weights: "Weights") -> "dict[str, torch.Tensor]":
-    """All weights of the tuned classifier, float32: ``W + alpha / rank * B @ A``.
+    """All weights of the tuned classifier, float32: ``W + alpha / rank * B @ A``, or ``W + D``.
 
     Raises:
         ModelError: the adapter changes a weight that the base lacks or has in another shape.
     """
     weights = _under_classifier_names(base_weights)
-    tensors = {name: tensor.float() for name, tensor in adapter.tensors.items()}
-    for name, right in tensors.items():
-        if name.endswith(RIGHT):
-            changed = name.removesuffix(RIGHT)
-            left = tensors[changed + LEFT]
-            delta = (adapter.alpha / adapter.rank) * (left @ right)
+    for name, tensor in adapter.tensors.items():
+        if name.endswith((RIGHT, CODES)):
+            changed = name.removesuffix(RIGHT).removesuffix(CODES)
+            delta = _delta(adapter, changed)
             weights[changed] = _matching(adapter, weights, changed, delta) + delta
-        elif not name.endswith(LEFT):
-            weights[name] = tensors[name]
+        elif not name.endswith((LEFT, SCALES)):
+            weights[name] = tensor.float()
     return weights
+
+
+def _delta(adapter: "Adapter", name: str) -> "torch.Tensor":
+    tensors = adapter.tensors
+    if name + CODES in tensors:
+        return restored(tensors[name + CODES], tensors[name + SCALES])
+    product = tensors[name + LEFT].float() @ tensors[name + RIGHT].float()
+    return (adapter.alpha / adapter.rank) * product
 
 
 def _under_classifier_names(base_weights: "Weights") -> "dict[str, torch.Tensor]":
@@ -73,6 +82,25 @@ def low_rank_difference(base_weights: "Weights", tuned: "Weights", rank: int) ->
     between both factors, so that float16 loses little. Matrices that did not change are left out.
     Returned as float16, ready for ``Adapter(alpha=rank)``.
     """
+    whole, deltas = _differences(base_weights, tuned)
+    return whole | _factors(deltas, rank)
+
+
+def quantised_difference(base_weights: "Weights", tuned: "Weights") -> "Weights":
+    """Keep ``tuned - base`` in four bits for every matrix; keep the head and vectors whole.
+
+    Half a byte for each weight that changed. Matrices that did not change are left out.
+    """
+    whole, deltas = _differences(base_weights, tuned)
+    for name, delta in deltas.items():
+        whole[name + CODES], whole[name + SCALES] = quantised(delta)
+    return whole
+
+
+def _differences(
+    base_weights: "Weights", tuned: "Weights"
+) -> "tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]":
+    """What is kept whole, as float16, and the differences of the other matrices."""
     base = _under_classifier_names(base_weights)
     whole: dict[str, torch.Tensor] = {}
     deltas: dict[str, torch.Tensor] = {}
@@ -86,7 +114,7 @@ def low_rank_difference(base_weights: "Weights", tuned: "Weights", rank: int) ->
                 whole[name] = weight.half()
         elif delta.any():
             deltas[name] = delta
-    return whole | _factors(deltas, rank)
+    return whole, deltas
 
 
 def _factors(deltas: "Weights", rank: int) -> "dict[str, torch.Tensor]":

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
 
 from funnel.errors import ModelError
 from funnel.models.adapters import (
@@ -27,17 +28,19 @@ from funnel.models.low_rank import (
     load_merged,
     low_rank_difference,
     merged_state_dict,
+    quantised_difference,
 )
+from funnel.models.quantised import GROUP, quantised, restored
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
 CONFIG = {
     "vocab_size": 40,
-    "hidden_size": 16,
+    "hidden_size": 32,
     "num_hidden_layers": 2,
     "num_attention_heads": 2,
-    "intermediate_size": 32,
+    "intermediate_size": 64,
     "max_position_embeddings": 24,
 }
 BASE = BaseModel(name="tiny", sha256="ab" * 32)
@@ -118,6 +121,47 @@ def test_lower_rank_approximates_worse(tuned: tuple[Any, Any, Adapter]) -> None:
     assert error(1) > 5 * error(3)
 
 
+def test_four_bits_lose_little_of_a_difference_of_full_rank(
+    tuned: tuple[Any, Any, Adapter], tmp_path: Path
+) -> None:
+    """They keep a change in all directions to within a tenth, where a low rank loses most."""
+    network, base, adapter = tuned
+    torch.manual_seed(0)
+    moved = {f"bert.{name}": w + 0.02 * torch.randn_like(w) for name, w in base.items()}
+    changed = network.state_dict() | moved
+
+    def error(tensors: Any, rank: int) -> float:
+        kept = replace(adapter, rank=rank, alpha=rank, tensors=tensors)
+        save_adapter(tmp_path / "kept", kept, card="")
+        merged = merged_state_dict(read_adapter(tmp_path / "kept"), base)
+        lost = [float((merged[n] - w).norm()) ** 2 for n, w in changed.items() if ".layer." in n]
+        return sum(lost) ** 0.5
+
+    whole = sum(0.02**2 * w.numel() for n, w in changed.items() if ".layer." in n) ** 0.5
+    four_bits = error(quantised_difference(base, changed), 1)
+    assert four_bits < 0.15 * whole
+    assert four_bits < 0.5 * error(low_rank_difference(base, changed, 2), 2)
+
+
+@given(
+    arrays(np.float32, (3, 64), elements=st.floats(-5, 5, width=32)),
+    st.sampled_from([1e-4, 1.0, 30.0]),
+)
+def test_four_bits_are_off_by_at_most_a_step(matrix: Any, size: float) -> None:
+    """No number of a group is further off than what the coarsest scale cuts and rounds."""
+    values = torch.from_numpy(matrix) * size
+    back = restored(*quantised(values)).reshape(3, -1, GROUP)
+    groups = values.reshape(3, -1, GROUP)
+    widest = groups.abs().amax(-1, keepdim=True)
+    assert ((back - groups).abs() <= 0.38 * widest + 2e-6).all()
+
+
+def test_a_width_that_does_not_fit_is_refused() -> None:
+    """The message names the way out."""
+    with pytest.raises(ModelError, match="take a low-rank adapter"):
+        quantised(torch.zeros(4, 33))
+
+
 def test_unchanged_weights_are_left_out(tuned: tuple[Any, Any, Adapter]) -> None:
     """Embeddings that training did not touch cost nothing."""
     assert not [name for name in tuned[2].tensors if ".embeddings." in name]
@@ -144,7 +188,7 @@ def test_damaged_weights_are_refused(tuned: tuple[Any, Any, Adapter], tmp_path: 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"format": 2}, "reads format 1"),
+        ({"format": 3}, "reads formats 1 to 2"),
         ({"combine": {"cross": 1.0, "colbert": 2.0}}, "unknown parts of the combination"),
         ({"combine": {"order": "sideways"}}, "unknown order 'sideways'"),
         ({"base": {"name": "tiny"}}, "cannot be used"),

@@ -43,7 +43,10 @@ def questions(tmp_path_factory: pytest.TempPathFactory) -> Questions:
             (best, f"How do I fly from {topic} to the old harbour?", 0),
         ]
     _write(data / "qqp/train.jsonl", rows)
-    _write(data / "qqp/dev.jsonl", [(rows[0][1], "Is it far to the beach from here?", 0)])
+    asked = [
+        (f"Which hotel in {t} is best for families?", f"Is {t} by the sea?", 0) for t in TOPICS
+    ]
+    _write(data / "qqp/dev.jsonl", [*asked, rows[3]])
     _write(data / "qqp/extra_positives.jsonl", [(rows[0][1], "Best family hotel there?", 1)])
     for name in ("mrpc/msr-para-train.tsv", "mrpc/msr-para-test.tsv"):
         path = data / "paraphrase" / name
@@ -53,6 +56,11 @@ def questions(tmp_path_factory: pytest.TempPathFactory) -> Questions:
         path = data / "paraphrase" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("\tid\ta\tb\tsimilarity\n0\tx\tA dog.\tA cat.\t1.2\n1\ty\tA.\tA!\t5.0\n")
+    squad = data / "qa/squad_nqg"
+    squad.mkdir(parents=True)
+    for split in ("dev", "test"):
+        (squad / f"src-{split}.txt").write_text("the sky is blue .\n" * 2)
+        (squad / f"tgt-{split}.txt").write_text("what is blue ?\nwhich colour has the sky ?\n")
     return read_questions(data, cast("Base", SmallBase()))
 
 
@@ -66,6 +74,22 @@ def test_parts_share_no_question(questions: Questions) -> None:
     assert not _texts(questions.train) & _texts(questions.test)
     assert not _texts(questions.dev) & _texts(questions.test)
     assert not _texts(questions.train) & _texts(questions.dev)
+
+
+def test_no_pair_of_the_dev_file_is_trained_on(questions: Questions) -> None:
+    """Its questions may occur in training, its pairs never, not even where train repeats one."""
+    assert questions.shared
+    trained = {frozenset((fold(pair.first), fold(pair.second))) for pair in questions.train}
+    held = [*questions.shared, *questions.dev, *questions.test]
+    assert not trained & {frozenset((fold(pair.first), fold(pair.second))) for pair in held}
+    assert _texts(questions.shared) & _texts(questions.train)
+
+
+def test_questions_about_one_sentence_are_hard_negatives(questions: Questions) -> None:
+    """Mended SQuAD questions of the same sentence."""
+    found = [pair for pair in questions.train if pair.kind == "same sentence"]
+    assert {pair.label for pair in found} == {0.0}
+    assert _texts(found) == {"what is blue", "which colour has the sky"}
 
 
 def test_edits_are_labelled_by_what_they_do(questions: Questions) -> None:
