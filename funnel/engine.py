@@ -245,17 +245,18 @@ class Funnel:
         self._loop.call(self._ensure_started())
         return self
 
+    async def astart(self) -> Self:
+        """Open everything from a coroutine; as :meth:`start`."""
+        await self._loop.acall(self._ensure_started())
+        return self
+
     def close(self) -> None:
-        """Release connections and threads; calls in flight are cancelled. Idempotent."""
-        if not self._loop.closed:
-            self._loop.call(self._shut_down())
-            self._loop.stop()
+        """Release connections and threads; calls in flight end with ``Closed``. Idempotent."""
+        self._loop.stop(self._shut_down)
 
     async def aclose(self) -> None:
         """Close from a coroutine."""
-        if not self._loop.closed:
-            await self._loop.acall(self._shut_down())
-            await asyncio.to_thread(self._loop.stop)
+        await asyncio.to_thread(self._loop.stop, self._shut_down)
 
     def __enter__(self) -> Self:
         return self
@@ -470,6 +471,9 @@ class Funnel:
         await self.cache.start()
 
     async def _shut_down(self) -> None:
+        if self._started is not None and not self._started.done():
+            self._started.cancel()
+            await asyncio.wait({self._started})
         await self.cache.aclose()
         for stage in self.stages:
             await stage.aclose()

@@ -5,8 +5,9 @@ call is handed to this loop and awaited from wherever it came.
 """
 
 import asyncio
+import concurrent.futures
 import threading
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine, Iterable
 from typing import Any, TypeVar
 
 from funnel.errors import Closed, InputError
@@ -23,6 +24,7 @@ class LoopThread:
         self._lock = threading.Lock()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
+        self._calls: set[asyncio.Task[Any]] = set()  # touched on the loop only
         self._closed = False
 
     def call(self, coroutine: Coroutine[Any, Any, T]) -> T:
@@ -30,39 +32,59 @@ class LoopThread:
 
         Raises:
             InputError: the calling thread runs an event loop, which this would block.
-            Closed: the loop was stopped.
+            Closed: the loop was stopped, before or meanwhile.
         """
         if _inside_loop():
             coroutine.close()
             raise InputError(
-                "run() was called inside a running event loop and would block it; "
-                "use 'await funnel.arun(…)' there"
+                "a blocking call (run, index, start, …) inside a running event loop would block "
+                "it; use 'await funnel.arun(…)' there (or aindex, adelete, astart, …)"
             )
-        future = asyncio.run_coroutine_threadsafe(coroutine, self._started(coroutine))
+        future = self._submit(coroutine)
         try:
             return future.result()
+        except concurrent.futures.CancelledError as error:
+            if self._closed:
+                raise _closed() from error
+            raise
         except BaseException:  # an interrupted caller must not leave its work running
             future.cancel()
             raise
 
     async def acall(self, coroutine: Coroutine[Any, Any, T]) -> T:
         """Await a coroutine on this loop from any loop; cancelling the caller cancels it."""
-        loop = self._started(coroutine)
-        if asyncio.get_running_loop() is loop:
+        if asyncio.get_running_loop() is self._loop:
             return await coroutine
-        return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(coroutine, loop))
+        future = self._submit(coroutine)
+        try:
+            return await asyncio.wrap_future(future)
+        except asyncio.CancelledError as error:
+            task = asyncio.current_task()
+            if self._closed and (task is None or not task.cancelling()):
+                raise _closed() from error
+            raise
 
-    def stop(self) -> None:
-        """Cancel what still runs and end the thread; further calls raise Closed."""
+    def stop(self, last: Callable[[], Coroutine[Any, Any, None]] | None = None) -> None:
+        """Cancel the calls in flight (they raise Closed), await ``last``, and end the thread.
+
+        Blocks for that long, also inside a running event loop. Further calls raise Closed.
+
+        Raises:
+            InputError: called on this very loop, as by a stage.
+        """
+        if threading.current_thread() is self._thread:
+            raise InputError("a funnel cannot be closed from inside a call; close it outside")
         with self._lock:
+            if self._closed:
+                return
+            loop, thread = self._running()
             self._closed = True
-            loop, thread = self._loop, self._thread
             self._loop = self._thread = None
-        if loop is None or thread is None:
-            return
-        asyncio.run_coroutine_threadsafe(_cancel_all(), loop).result(_STOP_TIMEOUT_S)
-        loop.call_soon_threadsafe(loop.stop)
-        if thread is not threading.current_thread():
+            ended = asyncio.run_coroutine_threadsafe(self._end(last), loop)
+        try:
+            ended.result()
+        finally:
+            loop.call_soon_threadsafe(loop.stop)
             thread.join(_STOP_TIMEOUT_S)
 
     @property
@@ -70,18 +92,36 @@ class LoopThread:
         """Whether it was stopped."""
         return self._closed
 
-    def _started(self, coroutine: Coroutine[Any, Any, Any]) -> asyncio.AbstractEventLoop:
-        with self._lock:
+    def _submit(self, coroutine: Coroutine[Any, Any, T]) -> "concurrent.futures.Future[T]":
+        with self._lock:  # held while handing over, so that nothing comes after the end
             if self._closed:
                 coroutine.close()
-                raise Closed("this funnel is closed; make a new one with Funnel.from_yaml")
-            if self._loop is None:
-                self._loop = asyncio.new_event_loop()
-                self._thread = threading.Thread(
-                    target=_run, args=(self._loop,), name=self._name, daemon=True
-                )
-                self._thread.start()
-            return self._loop
+                raise _closed()
+            return asyncio.run_coroutine_threadsafe(self._tracked(coroutine), self._running()[0])
+
+    def _running(self) -> tuple[asyncio.AbstractEventLoop, threading.Thread]:
+        if self._loop is None or self._thread is None:
+            self._loop = asyncio.new_event_loop()
+            self._thread = threading.Thread(
+                target=_run, args=(self._loop,), name=self._name, daemon=True
+            )
+            self._thread.start()
+        return self._loop, self._thread
+
+    async def _tracked(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        task = asyncio.current_task()
+        if task is not None:
+            self._calls.add(task)
+            task.add_done_callback(self._calls.discard)
+        return await coroutine
+
+    async def _end(self, last: Callable[[], Coroutine[Any, Any, None]] | None) -> None:
+        await _cancelled(self._calls)
+        try:
+            if last is not None:
+                await last()
+        finally:
+            await _cancelled(asyncio.all_tasks() - {asyncio.current_task()})
 
 
 def _run(loop: asyncio.AbstractEventLoop) -> None:
@@ -101,8 +141,13 @@ def _inside_loop() -> bool:
     return True
 
 
-async def _cancel_all() -> None:
-    tasks = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
-    for task in tasks:
+def _closed() -> Closed:
+    return Closed("this funnel is closed; make a new one with Funnel.from_yaml")
+
+
+async def _cancelled(tasks: Iterable[asyncio.Task[Any] | None]) -> None:
+    waiting = {task for task in tasks if task is not None}
+    for task in waiting:
         task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)
+    if waiting:
+        await asyncio.wait(waiting, timeout=_STOP_TIMEOUT_S)

@@ -66,3 +66,76 @@ def test_stop_ends_the_thread_and_refuses_calls() -> None:
     assert not any(thread.name == "short-lived" for thread in threading.enumerate())
     with pytest.raises(Closed):
         loop.call(thread_name())
+
+
+def test_stop_ends_calls_in_flight_before_the_last_work() -> None:
+    """Waiting callers get Closed, not a cancellation; resources are released after them."""
+    loop = LoopThread()
+    begun = threading.Event()
+    order: list[str] = []
+    raised: list[BaseException] = []
+
+    async def work() -> None:
+        begun.set()
+        try:
+            await asyncio.sleep(60)
+        finally:
+            order.append("call")
+
+    async def last() -> None:
+        order.append("last")
+
+    def caller() -> None:
+        try:
+            loop.call(work())
+        except BaseException as error:
+            raised.append(error)
+
+    thread = threading.Thread(target=caller)
+    thread.start()
+    assert begun.wait(5)
+    loop.stop(last)
+    thread.join(5)
+    assert order == ["call", "last"]
+    assert [type(error) for error in raised] == [Closed]
+
+
+async def test_a_waiting_task_learns_that_it_was_closed() -> None:
+    """A task that nobody cancelled must not look cancelled."""
+    loop = LoopThread()
+    begun = threading.Event()
+
+    async def work() -> None:
+        begun.set()
+        await asyncio.sleep(60)
+
+    task = asyncio.create_task(loop.acall(work()))
+    await asyncio.to_thread(begun.wait, 5)
+    loop.stop()
+    with pytest.raises(Closed):
+        await task
+
+
+def test_stop_from_inside_a_call_is_refused() -> None:
+    """The loop cannot wait for itself."""
+    loop = LoopThread()
+
+    async def work() -> None:
+        loop.stop()
+
+    try:
+        with pytest.raises(InputError, match="from inside a call"):
+            loop.call(work())
+    finally:
+        loop.stop()
+
+
+def test_stop_before_the_first_call_still_does_the_last_work() -> None:
+    """What was made but never used is released, too."""
+    loop, done = LoopThread(), threading.Event()
+
+    async def last() -> None:
+        done.set()
+
+    loop.stop(last)
+    assert done.is_set()
