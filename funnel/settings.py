@@ -19,8 +19,9 @@ from pydantic import (
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from funnel.cache.settings import CacheSettings
-from funnel.config_source import RawConfig, dotted, overlay, read_config
+from funnel.config_source import KeyPath, RawConfig, dotted, overlay, read_config
 from funnel.errors import ConfigError
+from funnel.models.names import EncoderName
 from funnel.qdrant import Bm25Settings, QdrantSettings
 from funnel.registry import stage_class, suggestion
 from funnel.stages.base import StageSettings
@@ -28,12 +29,20 @@ from funnel.stages.base import StageSettings
 DEFAULT_EMBEDDER = "embedded:all-MiniLM-L6-v2"
 
 
+class _Misfit(ValueError):
+    """A value that does not fit the others, with its own place for the message."""
+
+    def __init__(self, path: KeyPath, message: str) -> None:
+        self.path = path
+        super().__init__(message)
+
+
 class ModelsSettings(BaseModel):
     """``embedder`` is the encoder of the index: ``embedded:NAME``, a hub id or a path."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    embedder: str = Field(default=DEFAULT_EMBEDDER, min_length=1)
+    embedder: EncoderName = DEFAULT_EMBEDDER
 
 
 class Secrets(BaseSettings):
@@ -113,9 +122,10 @@ def _check_names(stages: tuple[StageSettings, ...]) -> None:
     seen: dict[str, int] = {}
     for index, stage in enumerate(stages):
         if stage.name in seen:
-            raise ValueError(
-                f"stages[{index}].name: got {stage.name!r}, which stages[{seen[stage.name]}] has; "
-                "give one of them another 'name'"
+            raise _Misfit(
+                ("stages", index, "name"),
+                f"got {stage.name!r}, which stages[{seen[stage.name]}] has; "
+                "give one of them another 'name'",
             )
         seen[stage.name] = index
 
@@ -125,9 +135,10 @@ def _check_roles(stages: tuple[StageSettings, ...]) -> None:
         expected = "retrieve" if index == 0 else "rerank"
         role = stage_class(stage.kind).role
         if role != expected:
-            raise ValueError(
-                f"stages[{index}].kind: got {stage.kind!r}, which does {role}; expected a stage "
-                f"that does {expected} ({'the first finds' if index == 0 else 'later ones rerank'})"
+            raise _Misfit(
+                ("stages", index, "kind"),
+                f"got {stage.kind!r}, which does {role}; expected a stage that does {expected} "
+                f"({'the first finds' if index == 0 else 'later ones rerank'})",
             )
 
 
@@ -135,9 +146,10 @@ def _check_k(stages: tuple[StageSettings, ...]) -> None:
     for index in range(1, len(stages)):
         before, here = stages[index - 1].k, stages[index].k
         if here > before:
-            raise ValueError(
-                f"stages[{index}].k: got {here}, expected at most {before}, the k of the stage "
-                "before it; a funnel never widens"
+            raise _Misfit(
+                ("stages", index, "k"),
+                f"got {here}, expected at most {before}, the k of the stage before it; "
+                "a funnel never widens",
             )
 
 
@@ -181,8 +193,10 @@ def _line(
     if problem["type"] == "extra_forbidden":
         return f"{place}: {dotted(path)}: unknown key{_known_keys(model, problem['loc'])}"
     if problem["type"] == "value_error":  # ours: the message says it all
-        message = str(problem["ctx"]["error"])
-        return f"{place}: {message if not problem['loc'] else f'{dotted(path)}: {message}'}"
+        error = problem["ctx"]["error"]
+        if isinstance(error, _Misfit):
+            return f"{raw.place(error.path)}: {dotted(error.path)}: {error}"
+        return f"{place}: {error if not problem['loc'] else f'{dotted(path)}: {error}'}"
     if problem["type"] == "missing":
         return f"{place}: {dotted(path)}: missing; expected a value"
     expected = problem["msg"].removeprefix("Input should be ").lower()

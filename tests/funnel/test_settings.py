@@ -103,6 +103,24 @@ CASES: list[tuple[str, str, str, list[str]]] = [
     ("a bad deadline", "deadline_ms: 800", "deadline_ms: -1", ["deadline_ms: got -1"]),
     ("a secret written out", '"${QDRANT_KEY:-}"', '"abc"', ["qdrant.api_key", "${API_KEY}"]),
     ("an unset variable", "${QDRANT_KEY:-}", "${NOT_SET}", ["qdrant.api_key", "NOT_SET"]),
+    (
+        "an unknown embedded embedder",
+        "stages:",
+        "models: {embedder: 'embedded:all-MiniLM-L6'}\nstages:",
+        ["models.embedder: unknown embedded encoder", "did you mean 'embedded:all-MiniLM-L6-v2'"],
+    ),
+    (
+        "an embedder's folder that is not there",
+        "stages:",
+        "models: {embedder: ./no/such/folder}\nstages:",
+        ["models.embedder", "no such folder"],
+    ),
+    (
+        "an unknown embedded cross-encoder",
+        "embedded:relevance",
+        "embedded:relevanz",
+        ["stages[1].model: unknown embedded", "did you mean 'embedded:relevance'"],
+    ),
     ("broken YAML", "stages:", "stages: [", ["line", "not valid YAML"]),
     ("a key twice", "deadline_ms: 800", "collection: x", ["'collection' is written twice"]),
 ]
@@ -127,6 +145,12 @@ def test_an_error_from_the_environment_names_the_variable(tmp_path: Path) -> Non
     """The file is not blamed for what a variable set."""
     message = refusal(tmp_path, YAML, FUNNEL__STAGES__0__K="many")
     assert "environment variable FUNNEL__STAGES__0__K" in message
+
+
+def test_a_k_that_the_environment_made_too_large_is_blamed_on_it(tmp_path: Path) -> None:
+    """Values that do not fit the others are placed, too."""
+    message = refusal(tmp_path, YAML, FUNNEL__STAGES__1__K="500")
+    assert message.startswith("environment variable FUNNEL__STAGES__1__K: stages[1].k: got 500")
 
 
 def test_an_override_beyond_the_list_is_refused(tmp_path: Path) -> None:
