@@ -4,10 +4,13 @@
 
 Writes to OUT: ``quora.jsonl`` and ``quora_calibration.jsonl`` (Quora questions that the shipped
 verifier never saw in training, in two halves that share no cluster of linked questions),
-``extra.jsonl`` (from qqp/extra_positives, the same rule) and ``clinc.jsonl`` (clinc150, intents as
-groups, out-of-scope queries without one). A group is a cluster of questions labelled as
-duplicates; two questions of different groups may still ask the same, as Quora's labels have gaps,
-so a measured precision is a lower bound.
+``extra.jsonl`` (from qqp/extra_positives, the same rule), ``dev.jsonl`` (the questions of qqp/dev,
+whose pairs are held out although some of its questions are in training pairs) and ``clinc.jsonl``
+(clinc150, intents as groups, out-of-scope queries without one). That no question of the first three
+is in a training pair is checked against ``recipes/questions.py``, not believed.
+
+A group is a cluster of questions labelled as duplicates; two questions of different groups may
+still ask the same, as Quora's labels have gaps, so a measured precision is a lower bound.
 """
 
 import argparse
@@ -15,12 +18,19 @@ import hashlib
 import json
 import random
 import re
-from collections.abc import Iterable, Sequence
+import sys
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+from recipes.questions import held_apart
 
 HELD_OUT = 65  # per thousand clusters, as in recipes/questions.py: its dev and test parts
 SIZE = 8_000
+LARGEST = 20
 Pair = tuple[str, str, bool]
+Row = tuple[str, str | None]
 
 
 class Clusters:
@@ -61,9 +71,10 @@ def place(cluster: str, salt: str, modulus: int) -> int:
     return int(hashlib.sha1(f"{salt}{cluster}".encode()).hexdigest(), 16) % modulus  # noqa: S324
 
 
-def quora(data: Path) -> dict[str, list[tuple[str, str]]]:
-    """(question, group) of the held-out clusters: two halves, and the extra positives' own."""
-    labelled = read_pairs(data / "qqp/train.jsonl") + read_pairs(data / "qqp/dev.jsonl")
+def quora(data: Path) -> dict[str, list[Row]]:
+    """(question, group): the held-out clusters in two halves, the extra positives, qqp/dev."""
+    development = read_pairs(data / "qqp/dev.jsonl")
+    labelled = read_pairs(data / "qqp/train.jsonl") + development
     extra = read_pairs(data / "qqp/extra_positives.jsonl")
     linked = Clusters()
     for first, second, _ in [*labelled, *extra]:
@@ -76,14 +87,61 @@ def quora(data: Path) -> dict[str, list[tuple[str, str]]]:
         return place(linked.find(fold(text)), "s", 2)
 
     everything = grouped([pair for pair in [*labelled, *extra] if held_out(pair[0])])
+    asked = {fold(text) for first, second, _ in development for text in (first, second)}
     return {
         "quora_calibration": [row for row in everything if half(row[0]) == 0],
         "quora": [row for row in everything if half(row[0]) == 1],
         "extra": [row for row in grouped(p for p in extra if held_out(p[0])) if half(row[0]) == 1],
+        "dev": [row for row in grouped([*labelled, *extra]) if fold(row[0]) in asked],
     }
 
 
-def grouped(pairs: Iterable[Pair]) -> list[tuple[str, str]]:
+def seen_in_training(data: Path, logs: Mapping[str, Sequence[Row]]) -> dict[str, float]:
+    """For each log the share of its questions that are in a pair the verifier was trained on."""
+    trained = {
+        fold(text) for pair in held_apart(data)["train"] for text in (pair.first, pair.second)
+    }
+    return {
+        name: sum(fold(text) in trained for text, _ in rows) / len(rows)
+        for name, rows in logs.items()
+    }
+
+
+def all_logs(data: Path) -> dict[str, list[Row]]:
+    """Every log by name.
+
+    Raises:
+        SystemExit: a log that should be held out is not, as the recipe parts the data now.
+    """
+    logs = quora(data)
+    seen = seen_in_training(data, logs)
+    leaking = [name for name, share in seen.items() if share and name != "dev"]
+    if leaking:
+        sys.exit(f"not held out from training: {', '.join(leaking)}; see recipes/questions.py")
+    print(f"dev: {seen['dev']:.0%} of its questions are in training pairs, none of its pairs is")
+    return {**logs, "clinc": clinc(data)}
+
+
+def sample(rows: Sequence[Row], size: int) -> list[Row]:
+    """About ``size`` of the rows, always the same: whole groups, of large ones twenty rows each.
+
+    Single questions drawn from many would leave their paraphrases behind.
+    """
+    draw = random.Random(0)  # noqa: S311 - sampling
+    groups: dict[str, list[Row]] = {}
+    for number, (text, group) in enumerate(rows):
+        groups.setdefault(f"#{number}" if group is None else group, []).append((text, group))
+    members = [draw.sample(group, min(len(group), LARGEST)) for group in groups.values()]
+    draw.shuffle(members)
+    chosen: list[Row] = []
+    for some in members:
+        if len(chosen) + len(some) <= size:
+            chosen += some
+    draw.shuffle(chosen)
+    return chosen
+
+
+def grouped(pairs: Iterable[Pair]) -> list[Row]:
     """Each distinct question once, with the cluster of its duplicates."""
     same = Clusters()
     texts: dict[str, str] = {}
@@ -96,18 +154,16 @@ def grouped(pairs: Iterable[Pair]) -> list[tuple[str, str]]:
     return [(text, same.find(folded)) for folded, text in texts.items()]
 
 
-def clinc(data: Path) -> list[tuple[str, str | None]]:
+def clinc(data: Path) -> list[Row]:
     """All queries of clinc150 with their intents; out of scope has none."""
     parts = json.loads((data / "clinc150/data_full.json").read_text("utf-8"))
     rows = [row for name in sorted(parts) for row in parts[name]]
     return [(text, None if intent == "oos" else intent) for text, intent in rows]
 
 
-def write(path: Path, rows: Sequence[tuple[str, str | None]]) -> None:
-    """A shuffled log of at most 8,000 requests."""
-    chosen = list(rows)
-    random.Random(0).shuffle(chosen)  # noqa: S311 - sampling
-    lines = [json.dumps({"query": text, "group": group}) for text, group in chosen[:SIZE]]
+def write(path: Path, rows: Sequence[Row]) -> None:
+    """A log of at most 8,000 requests."""
+    lines = [json.dumps({"query": text, "group": group}) for text, group in sample(rows, SIZE)]
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
     print(f"{path}: {len(lines)} requests")
 
@@ -119,11 +175,7 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
-    logs: dict[str, Sequence[tuple[str, str | None]]] = {
-        **quora(options.data),
-        "clinc": clinc(options.data),
-    }
-    for name, rows in logs.items():
+    for name, rows in all_logs(options.data).items():
         write(options.out / f"{name}.jsonl", rows)
 
 

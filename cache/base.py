@@ -80,6 +80,10 @@ class QueryCache(ABC):
         """Drop all entries (of one scope). Returns how many were dropped."""
         return 0
 
+    async def forget(self, request: CacheRequest) -> bool:  # noqa: ARG002
+        """Drop the entry (or alias) of one query. Returns whether there was one."""
+        return False
+
     async def stats(self) -> Mapping[str, Any]:
         """Counters and gauges, JSON-ready."""
         return {"store": "none"}

@@ -105,8 +105,9 @@ class CalibrationRun:
         scores = self._scores(pairs, cosines)
         floor = _floor(cosines, scores)
         scores[cosines < floor] = -np.inf
-        best = _best_of_each([len(line) for line in near], scores)
-        data = ScoredLabels(scores[best], np.array([pairs[i].duplicate for i in best]))
+        labels = np.array([pair.duplicate for pair in pairs])
+        best, right = _best_of_each([len(line) for line in near], scores, labels)
+        data = ScoredLabels(scores[best], right)
         return self._report([pairs[i] for i in best], data, floor, target, None, source)
 
     def _report(
@@ -181,14 +182,25 @@ class CalibrationRun:
         )
 
 
-def _best_of_each(counts: Sequence[int], scores: "NDArray[np.float64]") -> list[int]:
-    """For each request with candidates the position of its best-scored one."""
-    best, start = [], 0
+def _best_of_each(
+    counts: Sequence[int], scores: "NDArray[np.float64]", labels: "NDArray[np.bool_]"
+) -> "tuple[list[int], NDArray[np.bool_]]":
+    """For each request with candidates the position of its best-scored one, and if it is right.
+
+    Serving takes the nearest where that is accepted; so where the verifier believes the nearest
+    (logit > 0), that one has to be right too.
+    """
+    best, right, start = [], [], 0
     for count in counts:
+        mine = slice(start, start + count)
+        scored = np.flatnonzero(np.isfinite(scores[mine]))
         if count:
-            best.append(start + int(np.argmax(scores[start : start + count])))
+            top = start + int(np.argmax(scores[mine]))
+            first = start + int(scored[0]) if scored.size else top
+            best.append(top)
+            right.append(labels[top] and (labels[first] or scores[first] <= 0))
         start += count
-    return best
+    return best, np.array(right, dtype=bool)
 
 
 def _net(score: float | None, verdict: Verdict) -> float:

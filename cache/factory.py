@@ -18,13 +18,19 @@ def build_cache(settings: CacheSettings | None, models: "ModelPool", embedder: s
     Raises:
         ConfigError: the calibrator file is missing or damaged.
         ModelError: the verifier is not a known model.
+        MissingExtra: ``metrics`` is on and prometheus-client is not installed.
     """
     if settings is None:
         return NullCache()
     from funnel.cache.semantic import SemanticCache
 
     scorer = models.scorer(settings.verifier.model)
-    return SemanticCache(settings, build_store(settings), models.encoder(embedder), scorer)
+    cache = SemanticCache(settings, build_store(settings), models.encoder(embedder), scorer)
+    if settings.metrics:
+        from funnel.cache.metrics import export_metrics
+
+        export_metrics(cache)
+    return cache
 
 
 def build_store(settings: CacheSettings) -> "Store":

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
 from funnel.cache.breaker import CircuitBreaker
-from funnel.cache.store import Store
+from funnel.cache.store import Store, StoreStats
 from funnel.errors import CacheError
 from funnel.log import get_logger
 
@@ -55,10 +55,20 @@ class GuardedStore:
         self.breaker = breaker
         self.timeout_s = timeout_s
         self.faults: dict[str, int] = {}
+        self.last_stats: StoreStats | None = None
 
     def budget(self) -> Budget:
         """A fresh budget for one query."""
         return Budget(self.timeout_s)
+
+    async def stats(self) -> StoreStats:
+        """The store's gauges, remembered as ``last_stats`` for whoever cannot wait for them.
+
+        Raises:
+            StoreFault: as of ``call``.
+        """
+        self.last_stats = await self.call(lambda store: store.stats())
+        return self.last_stats
 
     async def call(self, work: Callable[[Store], Awaitable[T]], budget: Budget | None = None) -> T:
         """Run one store call.

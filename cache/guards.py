@@ -18,6 +18,7 @@ from funnel.cache.lexicon import (
     NOT_NEGATED,
     OPPOSITES,
     QUESTION_WORDS,
+    REVERSING,
     STOPWORDS,
     UNDOING,
 )
@@ -136,8 +137,23 @@ def _opposites(a: Question, b: Question, margins: Margins) -> Iterator[Finding]:
             first, second = ours[group][min(only_a)], theirs[group][min(only_b)]
             if not (_undoes(a, first, second) or _undoes(b, second, first)):
                 yield Finding("opposite", f"{first} against {second}")
+    for word, undone in (*_reversed(a, b), *_reversed(b, a)):
+        yield Finding("opposite", f"{word} {undone} against {undone}")
     for plain, negated in (*_prefixed(a, b), *_prefixed(b, a)):
         yield Finding("opposite", f"{plain} against {negated}")
+
+
+def _reversed(reversing: Question, other: Question) -> Iterator[tuple[str, str]]:
+    """What one question undoes and the other does: "undo the cancellation" against "cancel"."""
+    done = {word.stem for word in other.words}
+    for place, word in enumerate(reversing.words):
+        after = (w for w in reversing.words[place + 1 :] if w.folded not in STOPWORDS)
+        undone = next(after, None)
+        if word.folded not in REVERSING or undone is None or undone.stem not in done:
+            continue
+        turned = REVERSING | UNDOING
+        if not any(w.folded in turned and w.stem != undone.stem for w in other.words):
+            yield word.folded, undone.folded
 
 
 def _prefixed(plain: Question, negated: Question) -> Iterator[tuple[str, str]]:

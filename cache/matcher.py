@@ -164,25 +164,48 @@ class Matcher:
         return self._encoder.count_tokens([query])[0] > self._encoder.max_tokens
 
     async def judge(
-        self, query: str, candidates: Sequence[Candidate], deadline: Deadline
+        self,
+        query: str,
+        candidates: Sequence[Candidate],
+        deadline: Deadline,
+        *,
+        thorough: bool = False,
     ) -> Decision:
-        """Screen, verify in one pass, decide.
+        """Screen, verify, decide.
+
+        Most hits are on the nearest question, so that one is verified alone, at a fifth of the
+        price; if it is refused, all others go to the verifier in one pass. ``thorough``: all in
+        one pass whatever the first is, for explanations. The decision is the same.
 
         A verifier that fails is a decision for nobody, with the reason.
         """
         verdicts = screen(query, candidates, self.policy)
+        waiting = to_score(verdicts)
+        first = len(waiting) if thorough else 1
         try:
-            scores = await self._scores(query, to_score(verdicts), deadline)
+            scores = await self._scores(query, waiting[:first], deadline)
+            decision = decide(verdicts, scores, self.policy)
+            if decision.chosen is None and len(waiting) > first:
+                scores += await self._scores(query, waiting[first:], deadline)
+                decision = decide(verdicts, scores, self.policy)
         except VerifierFault as fault:
             return Decision(None, verdicts, fault.reason)
-        return decide(verdicts, scores, self.policy)
+        return decision
 
     async def _scores(
         self, query: str, verdicts: Sequence[Verdict], deadline: Deadline
     ) -> list[float]:
         symmetric = is_symmetric(self.verifier.scorer)
         pairs = pairs_of(query, verdicts, symmetric=symmetric)
-        return lower_of_orders(await self.verifier.score(pairs, deadline), symmetric=symmetric)
+        orders = 1 if symmetric else 2
+        cosines = [verdict.candidate.cosine for verdict in verdicts for _ in range(orders)]
+        scores = await self.verifier.score(pairs, deadline, self._shared_cosines(cosines))
+        return lower_of_orders(scores, symmetric=symmetric)
+
+    def _shared_cosines(self, cosines: list[float]) -> list[float] | None:
+        """The cosines, if they are of the very encoder whose cosines the verifier weighs in."""
+        wanted = getattr(self.verifier.scorer, "cosine_of", "")
+        return cosines if wanted and wanted == self._encoder.revision else None
 
     def time_limit(self, deadline: Deadline) -> Deadline:
         """How long a verification may take: its own limit, and half of what the query has left."""

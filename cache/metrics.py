@@ -48,7 +48,7 @@ class CacheCollector:
         )
         gauges = GaugeMetricFamily(
             "funnel_cache_gauge",
-            "Latency quantiles, breaker, audited precision, flights.",
+            "Latency quantiles, breaker, audited precision, flights, the store as last seen.",
             labels=["cache", "name"],
         )
         for cache in self._caches:
@@ -78,6 +78,15 @@ def _gauges(cache: "SemanticCache") -> dict[str, float]:
         "audited_precision_high": audits["hit_precision_high"],
         "drift_alarms": audits["drift_alarms"],
     }
+    store = cache.guarded.last_stats
+    if store is not None:
+        gauges |= {
+            "store_entries": store.entries,
+            "store_aliases": store.aliases,
+            "store_bytes": store.bytes,
+            "store_evictions": store.evictions,
+            "store_epoch": store.epoch.current,
+        }
     return {name: float(value) for name, value in gauges.items()}
 
 

@@ -177,7 +177,7 @@ class Replayer:
         return VerifiedRule(replace(self.policy, threshold=threshold), scores, screened)
 
     def _cosine_curve(self, stream: Stream) -> tuple[CurvePoint, ...]:
-        thresholds = [*np.linspace(_LOWEST_COSINE, 0.95, 15), 0.96, 0.97, 0.98, 0.99, 0.995]
+        thresholds = [*np.linspace(_LOWEST_COSINE, 0.9, 13), *np.linspace(0.905, 0.995, 19)]
         return tuple(self._point(stream, CosineRule(float(t)), float(t)) for t in thresholds)
 
     def _baselines(self, stream: Stream) -> dict[str, Tally]:
@@ -194,12 +194,17 @@ class Replayer:
 
 
 def _spread(values: Sequence[float]) -> list[float]:
-    """Thresholds at even steps between the 20th percentile and the highest of the scores."""
-    finite = np.asarray([value for value in values if math.isfinite(value)])
+    """Thresholds from the 20th percentile of the scores to the highest.
+
+    Half of them at even steps, for the plot; half by how many scores are above them, closer and
+    closer towards the top, where precision is high and few hits more or less matter.
+    """
+    finite = np.sort([value for value in values if math.isfinite(value)])[::-1]
     if finite.size == 0:
         return []
-    low, high = np.quantile(finite, 0.2), finite.max()
-    return [float(value) for value in np.linspace(low, high, _STEPS)]
+    even = np.linspace(np.quantile(finite, 0.2), finite[0], _STEPS)
+    counts = np.geomspace(1, max(1, 0.6 * finite.size), _STEPS).astype(int)
+    return sorted({float(value) for value in (*even, *finite[counts - 1])})
 
 
 def _wrong(

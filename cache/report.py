@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from funnel.cache.decision import Verdict
 from funnel.cache.guarded_store import StoreFault
-from funnel.cache.lookup import Looking, Lookup
+from funnel.cache.lookup import Found, Looking, Lookup
 from funnel.cache.matcher import Matcher
 
 if TYPE_CHECKING:
@@ -21,6 +21,8 @@ async def explain_lookup(looking: Looking, lookup: Lookup, matcher: Matcher) -> 
         "status": "miss",
         "tier": None,
         "matched_query": None,
+        "score": None,
+        "age_s": None,
         "reason": looking.fault or looking.reason,
         "threshold": _finite(matcher.policy.threshold),
         "floor": matcher.policy.floor,
@@ -28,8 +30,7 @@ async def explain_lookup(looking: Looking, lookup: Lookup, matcher: Matcher) -> 
         "candidates": [],
     }
     if found is not None:
-        matched = {"tier": found.tier, "matched_query": found.entry.query}
-        return {**report, **matched, "status": "hit", "reason": None, "age_s": found.age_s}
+        return {**report, **_hit(found)}
     refusal = looking.fault or matcher.refuses(looking.request.query.text)
     return (
         {**report, "reason": refusal}
@@ -44,16 +45,27 @@ async def _nearest(
     request = looking.request
     near = await lookup.nearest(looking, await request.query.vector(), floor=-1.0)
     limit = matcher.time_limit(request.deadline)
-    decision = await matcher.judge(request.query.text, [n.candidate for n in near], limit)
+    candidates = [n.candidate for n in near]
+    decision = await matcher.judge(request.query.text, candidates, limit, thorough=True)
     report["candidates"] = [explain_verdict(verdict) for verdict in decision.verdicts]
     if decision.chosen is None:
         return {**report, "reason": looking.fault or decision.reason}
+    chosen = next(n for n in near if n.key == decision.chosen.candidate.key)
+    return {**report, **_hit(lookup.found_by(decision.chosen, chosen))}
+
+
+def _hit(found: Found) -> dict[str, Any]:
+    """What a result would say of a hit; an exact one has no score."""
+    info = found.info()
     return {
-        **report,
-        "status": "hit",
-        "tier": "semantic",
-        "matched_query": decision.chosen.candidate.query,
-        "reason": None,
+        "status": info.status,
+        "tier": info.tier,
+        "matched_query": info.matched_query,
+        "score": info.score,
+        "needed": info.threshold,
+        "age_s": info.age_s,
+        "stale": info.stale,
+        "reason": info.reason,
     }
 
 
@@ -97,7 +109,7 @@ async def full_stats(cache: "SemanticCache") -> Mapping[str, Any]:
 
 async def _store_stats(cache: "SemanticCache") -> dict[str, Any]:
     try:
-        stats = await cache.guarded.call(lambda store: store.stats())
+        stats = await cache.guarded.stats()
     except StoreFault as fault:
         return {"kind": cache.settings.store, "problem": fault.reason}
     return {

@@ -56,6 +56,7 @@ class CacheSettings(BaseModel):
 
     Watching: ``audit_share`` of the semantic hits are computed again in the background; an audit
     agrees when the two lists share at least ``audit_overlap``. Below target, the threshold rises.
+    ``metrics`` reports the cache in the default Prometheus registry.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -98,6 +99,7 @@ class CacheSettings(BaseModel):
 
     audit_share: float = Field(default=0.01, ge=0, le=1)
     audit_overlap: float = Field(default=0.5, gt=0, le=1)
+    metrics: bool = False
 
     @model_validator(mode="after")
     def _redis_has_an_address(self) -> Self:

@@ -4,7 +4,7 @@ import heapq
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from funnel.cache.nearest import NearestIndex, Neighbour, unit_vector
@@ -32,13 +32,11 @@ _SPARE = 2  # neighbours looked at per neighbour wanted, as some may have expire
 
 @dataclass(frozen=True, slots=True)
 class _Kept:
+    """A record without its vector, which the index holds; ``size`` in bytes counts it."""
+
     record: Record
     expires: float
-
-    @property
-    def size(self) -> int:
-        vector = self.record.vector
-        return len(self.record.payload) + (0 if vector is None else vector.nbytes)
+    size: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,15 +106,18 @@ class MemoryStore(Store):
         self._check_open()
         self._sweep()
         id_ = _id(record.partition, record.key)
-        kept = _Kept(record, self._clock() + record.retain_s)
+        size = len(record.payload) + (0 if record.vector is None else record.vector.nbytes)
+        kept = _Kept(replace(record, vector=None), self._clock() + record.retain_s, size)
         former = self._live(id_)
-        if record.epoch != self._epoch.current or kept.size > self._limits.max_bytes:
+        if record.epoch != self._epoch.current or size > self._limits.max_bytes:
             return False
         if former is not None and former.record.token > record.token:
             return False
         if record.vector is not None:
             unit_vector(record.vector)  # refuses what could never be found, before anything changes
         self._drop(id_)
+        if record.vector is not None:
+            self._nearest.add(record.partition, id_, record.vector)
         self._keep(id_, kept)
         self._evict()
         return True
@@ -232,8 +233,6 @@ class MemoryStore(Store):
 
     def _keep(self, id_: str, kept: _Kept) -> None:
         record = kept.record
-        if record.vector is not None:
-            self._nearest.add(record.partition, id_, record.vector)
         self._records[id_] = kept
         self._bytes += kept.size
         self._of_scope.setdefault(record.scope, set()).add(id_)

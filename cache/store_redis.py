@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from funnel.cache import redis_lua as lua
-from funnel.cache.nearest import Neighbour
+from funnel.cache.nearest import EXACT_LIMIT, Neighbour
 from funnel.cache.redis_leases import LeaseBook
 from funnel.cache.redis_link import RedisLink
 from funnel.cache.redis_mirror import RedisMirror
@@ -68,7 +68,7 @@ class RedisStore(Store):
         limits: StoreLimits | None = None,
         *,
         vector_sets: bool | None = None,
-        exact_limit: int = 20_000,
+        exact_limit: int = EXACT_LIMIT,
     ) -> None:
         self._url = url
         self._limits = limits or StoreLimits()

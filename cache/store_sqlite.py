@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from funnel.cache import sqlite_records as rows
 from funnel.cache import sqlite_schema as sql
+from funnel.cache.nearest import EXACT_LIMIT
 from funnel.cache.sqlite_file import SqliteFile
 from funnel.cache.sqlite_mirror import SqliteMirror
 from funnel.cache.store import (
@@ -65,7 +66,7 @@ class SqliteStore(Store):
         path: str | Path,
         limits: StoreLimits | None = None,
         *,
-        exact_limit: int = 20_000,
+        exact_limit: int = EXACT_LIMIT,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._limits = limits or StoreLimits()

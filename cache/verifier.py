@@ -5,6 +5,7 @@ import math
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from funnel.cache.breaker import BreakerSettings, CircuitBreaker
 from funnel.deadline import Deadline
@@ -32,6 +33,7 @@ class VerifierFault(CacheError):
 @dataclass(eq=False, slots=True)
 class _Job:
     pairs: Sequence[TextPair]
+    cosines: Sequence[float] | None
     deadline: Deadline
     answer: "asyncio.Future[list[float]]"
 
@@ -52,8 +54,15 @@ class Verifier:
         self._waiting: deque[_Job] = deque()
         self._worker: asyncio.Task[None] | None = None
 
-    async def score(self, pairs: Sequence[TextPair], deadline: Deadline) -> list[float]:
+    async def score(
+        self,
+        pairs: Sequence[TextPair],
+        deadline: Deadline,
+        cosines: Sequence[float] | None = None,
+    ) -> list[float]:
         """Scores in the pairs' order; NaN for what the model could not read to its end.
+
+        ``cosines`` of the pairs, for a scorer that says whose it can use (``cosine_of``).
 
         Raises:
             VerifierFault: too late, failed, or failing lately.
@@ -62,7 +71,7 @@ class Verifier:
             return []
         if not self.breaker.allows():
             raise VerifierFault("verifier_breaker_open")
-        job = _Job(pairs, deadline, asyncio.get_running_loop().create_future())
+        job = _Job(pairs, cosines, deadline, asyncio.get_running_loop().create_future())
         self._waiting.append(job)
         self._ensure_worker()
         try:
@@ -118,7 +127,7 @@ class Verifier:
 
     async def _run(self, jobs: Sequence[_Job]) -> None:
         pairs = [pair for job in jobs for pair in job.pairs]
-        scored = await self.scorer.ascore(pairs, deadline=_latest(jobs))
+        scored = await self.scorer.ascore(pairs, deadline=_latest(jobs), **_known(jobs))
         self.passes += 1
         self.pairs += len(pairs)
         values = [float(value) for value in scored.values]
@@ -143,6 +152,13 @@ class Verifier:
         for job in jobs:
             if not job.answer.done():
                 job.answer.set_exception(VerifierFault(reason))
+
+
+def _known(jobs: Sequence[_Job]) -> dict[str, Any]:
+    """The argument ``cosines``, where all jobs have them."""
+    if any(job.cosines is None for job in jobs):
+        return {}
+    return {"cosines": [cosine for job in jobs for cosine in job.cosines or ()]}
 
 
 def _latest(jobs: Sequence[_Job]) -> Deadline:

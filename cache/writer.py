@@ -142,7 +142,7 @@ class Writer:
         if self._asked % _LOOK_AT_SIZE_EVERY:
             return
         try:
-            stats = await self._store.call(lambda store: store.stats())
+            stats = await self._store.stats()
         except StoreFault:
             return
         self._doorkeeper.full = (

@@ -238,6 +238,24 @@ class Funnel:
         """
         return self._loop.call(self._started_then(lambda: self.cache.purge(scope=scope)))
 
+    def forget_cached(
+        self,
+        query: str,
+        *,
+        k: int | None = None,
+        filters: Filters | None = None,
+        scope: str | None = None,
+    ) -> bool:
+        """Drop the kept answer of one query, asked with these options, for all processes.
+
+        Returns whether there was one: its own, or a wording that led to another query's.
+
+        Raises:
+            CacheError: the store did not answer.
+        """
+        options = self._options(k, filters, None, None, scope, True)
+        return self._loop.call(self._started_then(lambda: self._forget_cached(query, options)))
+
     # -- life
 
     def start(self) -> Self:
@@ -380,10 +398,15 @@ class Funnel:
         return await work()
 
     async def _explain_cache(self, text: str, options: CallOptions) -> Mapping[str, Any]:
-        query = self._query(text, options)
+        return await self.cache.explain(self._cache_request_of(text, options))
+
+    async def _forget_cached(self, text: str, options: CallOptions) -> bool:
+        return await self.cache.forget(self._cache_request_of(text, options))
+
+    def _cache_request_of(self, text: str, options: CallOptions) -> CacheRequest:
         steps = plan(self.stages, options)
         k = options.k or steps[-1].k
-        return await self.cache.explain(self._cache_request(query, steps, Deadline(), k))
+        return self._cache_request(self._query(text, options), steps, Deadline(), k)
 
     async def _embed(self, text: str) -> "NDArray[np.float32]":
         vectors = await self._encoder.aencode([text])

@@ -8,7 +8,7 @@ import typer
 from rich.console import Console
 
 from funnel.cli.options import CONFIG, JSON_OUT, config_path, open_funnel
-from funnel.errors import ConfigError
+from funnel.errors import ConfigError, InputError
 
 cache_app = typer.Typer(
     name="cache",
@@ -128,19 +128,40 @@ def explain(
 @cache_app.command()
 def purge(
     scope: Annotated[str | None, typer.Option(help="Only this tenant's entries.")] = None,
+    query: Annotated[
+        str | None,
+        typer.Option(
+            help="Only the answer to this query, asked with --k, --filter, --scope."
+        ),
+    ] = None,
+    k: Annotated[int | None, typer.Option("-k", "--k")] = None,
+    filters: Annotated[str | None, typer.Option("--filter", help="Filters as JSON.")] = None,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
     config: CONFIG = None,
     json_out: JSON_OUT = False,
 ) -> None:
-    """Drop all kept answers, or those of one scope, for all processes."""
-    what = "all kept answers" if scope is None else f"the kept answers of scope {scope!r}"
+    """Drop all kept answers, those of one scope, or that of one query, for all processes."""
+    from funnel.cli.query import parse_filters
+
+    if query is None and (k is not None or filters is not None):
+        raise InputError("--k and --filter say how a query was asked; they go with --query")
     if not yes and not json_out:
-        typer.confirm(f"Drop {what}?", abort=True)
+        typer.confirm(f"Drop {_what(scope, query)}?", abort=True)
     with open_funnel(config) as funnel:
         if funnel.settings.cache is None:
             raise ConfigError(f"{config_path(config)}: it has no cache: block; nothing to purge")
-        count = funnel.purge_cache(scope=scope)
-    _print({"purged": count, "scope": scope}, json_out, _say_purged)
+        if query is None:
+            count = funnel.purge_cache(scope=scope)
+        else:
+            where = parse_filters(filters)
+            count = int(funnel.forget_cached(query, k=k, filters=where, scope=scope))
+    _print({"purged": count, "scope": scope, "query": query}, json_out, _say_purged)
+
+
+def _what(scope: str | None, query: str | None) -> str:
+    if query is not None:
+        return f"the kept answer of {query!r}"
+    return "all kept answers" if scope is None else f"the kept answers of scope {scope!r}"
 
 
 def _say_purged(report: dict[str, Any], console: Console) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 
 from funnel.errors import ModelError
 from funnel.models.adapters import Adapter, Combination, check_base, is_adapter, read_adapter
-from funnel.models.backends import open_cross_network
+from funnel.models.backends import Choice, open_cross_network
 from funnel.models.batching import token_batches
 from funnel.models.bert import bert_shape, read_config, read_weights
 from funnel.models.cross_networks import cross_bert, pair_tokenizer, read_cross_bert
@@ -34,31 +34,40 @@ if TYPE_CHECKING:
     FloatArray = NDArray[np.float32]
 
 SHIPPED = Path(__file__).parent / "shipped"
-_BUDGET = 512
+_BUDGET = 512  # of the base's own batches
 
 
 @dataclass(frozen=True, slots=True)
 class PairItem:
     """A tokenised pair. ``readings`` are what the network reads: one order, both, or none.
 
-    ``cost`` is in tokens.
+    ``cost`` is in tokens. ``cosine`` is that of the base's vectors where the caller knew it.
     """
 
     pair: "TextPair"
     readings: "tuple[Tokens, ...]"
     cost: int
     truncated: bool
+    cosine: float | None = None
 
 
 class PairModel(Protocol):
     """Pairs to tokenised items to logits."""
 
     revision: str
-    backend: str
+    choice: Choice
+    budget: int
     symmetric: bool
+    cosine_of: str
 
-    def prepare(self, pairs: "Sequence[TextPair]") -> list[PairItem]:
-        """Tokenise, each distinct text once."""
+    def prepare(
+        self, pairs: "Sequence[TextPair]", cosines: Sequence[float] | None = None
+    ) -> list[PairItem]:
+        """Tokenise, each distinct text once.
+
+        ``cosines`` of the pairs by the encoder whose revision is ``cosine_of`` spare reading the
+        texts for them; a model that weighs in no cosine has an empty ``cosine_of``.
+        """
 
     def run(self, items: Sequence[PairItem]) -> "Sequence[np.float32]":
         """One logit for each item."""
@@ -76,8 +85,8 @@ def open_pair_model(name: str, backend: str, max_tokens: int | None) -> PairMode
     source = locate(name)
     tokenizer = pair_tokenizer(source.folder, max_tokens)
     model = read_cross_bert(source)
-    network, chosen = open_cross_network(source, model, backend, tokenizer)
-    return PlainPairs(source.revision, tokenizer, network, chosen)
+    network, choice = open_cross_network(source, model, backend, tokenizer)
+    return PlainPairs(source.revision, tokenizer, network, choice)
 
 
 def adapter_folder(name: str) -> Path | None:
@@ -103,13 +112,13 @@ def _open_adapter(name: str, folder: Path, backend: str, max_tokens: int | None)
     if shape is None:
         raise ModelError(f"model {name!r}: its base {base.name!r} is no plain BERT")
     tokenizer = pair_tokenizer(base.folder, max_tokens or adapter.max_tokens)
-    network, chosen = None, "none"
+    network, choice = None, Choice("none")
     if adapter.combine.orders:
         weights = merged_state_dict(adapter, read_weights(base.folder))
         source = ModelSource(name, base.folder, adapter.sha256[:16])
         model = cross_bert(name, weights, shape)
-        network, chosen = open_cross_network(source, model, backend, tokenizer)
-    return CombinedPairs(adapter, base, tokenizer, network, chosen)
+        network, choice = open_cross_network(source, model, backend, tokenizer)
+    return CombinedPairs(adapter, base, tokenizer, network, choice)
 
 
 def adapter_base(adapter: Adapter) -> ModelSource:
@@ -130,15 +139,21 @@ class PlainPairs:
     """A cross-encoder and nothing else."""
 
     def __init__(
-        self, revision: str, tokenizer: "TextTokenizer", network: "CrossNetwork", backend: str
+        self, revision: str, tokenizer: "TextTokenizer", network: "CrossNetwork", choice: Choice
     ) -> None:
         self.revision = revision
-        self.backend = backend
+        self.choice = choice
+        self.budget = network.budget
         self.symmetric = False
+        self.cosine_of = ""
         self._tokenizer = tokenizer
         self._network = network
 
-    def prepare(self, pairs: "Sequence[TextPair]") -> list[PairItem]:
+    def prepare(
+        self,
+        pairs: "Sequence[TextPair]",
+        cosines: Sequence[float] | None = None,  # noqa: ARG002 - it weighs in none
+    ) -> list[PairItem]:
         """Tokenise, each distinct text once."""
         ids = _distinct_ids(self._tokenizer, pairs)
         readings = [self._tokenizer.pair(ids[a], ids[b]) for a, b in pairs]
@@ -161,11 +176,14 @@ class CombinedPairs:
         base: ModelSource,
         tokenizer: "TextTokenizer",
         network: "CrossNetwork | None",
-        backend: str,
+        choice: Choice,
     ) -> None:
         self.revision = adapter.sha256[:16]
-        self.backend = backend
+        self.choice = choice
+        self.budget = network.budget if network else _BUDGET
         self.symmetric = adapter.combine.orders != 1 and not adapter.combine.maxsim
+        weighs_in = adapter.combine.cosine and not adapter.combine.maxsim
+        self.cosine_of = base.revision if weighs_in else ""
         self._combine: Combination = adapter.combine
         self._tokenizer = tokenizer
         self._network = network
@@ -175,25 +193,32 @@ class CombinedPairs:
             self._base = open_network(base, "bf16" if cpu_has_fast_bf16() else "fp32")
             self._base_key = self._base.key
 
-    def prepare(self, pairs: "Sequence[TextPair]") -> list[PairItem]:
+    def prepare(
+        self, pairs: "Sequence[TextPair]", cosines: Sequence[float] | None = None
+    ) -> list[PairItem]:
         """Tokenise, each distinct text once; what the base has to read counts as cost too."""
         ids = _distinct_ids(self._tokenizer, pairs)
-        fresh = self._fresh([document for _, document in pairs])
+        known = list(cosines) if cosines is not None and self.cosine_of else [None] * len(pairs)
+        unread = [
+            document for (_, document), given in zip(pairs, known, strict=True) if given is None
+        ]
+        fresh = dict(zip(unread, self._fresh(unread), strict=True))
         items = []
-        for pair, extra in zip(pairs, fresh, strict=True):
+        for pair, cosine in zip(pairs, known, strict=True):
+            extra = cosine is None and fresh[pair[1]]
             first, second = ids[pair[0]], ids[pair[1]]
             orders = ((first, second), (second, first))[: self._combine.orders]
             readings = tuple(self._tokenizer.pair(*order) for order in orders)
             window = self._tokenizer.max_tokens
             cost = sum(map(len, readings)) + (min(len(second) + 2, window) if extra else 0)
             truncated = any(reading.truncated for reading in readings)
-            items.append(PairItem(pair, readings, max(1, cost), truncated))
+            items.append(PairItem(pair, readings, max(1, cost), truncated, cosine))
         return items
 
     def run(self, items: Sequence[PairItem]) -> "Sequence[np.float32]":
         """One logit for each item."""
         cross = self._cross(items)
-        cosine, similarity = self._similarities([item.pair for item in items])
+        cosine, similarity = self._similarities(items)
         return list(self._combine.logits(cross, cosine=cosine, maxsim=similarity))
 
     def _fresh(self, texts: Sequence[str]) -> list[bool]:
@@ -207,22 +232,22 @@ class CombinedPairs:
         orders = self._combine.orders
         readings = [item.readings[order] for order in range(orders) for item in items]
         logits = np.empty(len(readings), np.float32)
-        for batch in token_batches([len(reading) for reading in readings], _BUDGET):
+        for batch in token_batches([len(reading) for reading in readings], self.budget):
             logits[batch] = self._network.logits([readings[i] for i in batch])
         return logits if orders == 1 else logits.reshape(orders, len(items))
 
     def _similarities(
-        self, pairs: "Sequence[TextPair]"
+        self, items: Sequence[PairItem]
     ) -> "tuple[FloatArray | None, FloatArray | None]":
         if self._base is None:
             return None, None
-        texts = [text for pair in pairs for text in pair]
+        texts = [text for item in items if item.cosine is None for text in item.pair]
         rows = shared_representations().fetch(self._base_key, texts, self._represent)
         of = dict(zip(texts, rows, strict=True))
-        cosine = np.array([of[a].pooled @ of[b].pooled for a, b in pairs], np.float32)
+        cosine = np.array([_cosine(item, of) for item in items], np.float32)
         if not self._combine.maxsim:
             return cosine, None
-        return cosine, _maxsims(pairs, of)
+        return cosine, _maxsims([item.pair for item in items], of)
 
     def _represent(self, texts: list[str]) -> list[Representation]:
         if self._base is None:
@@ -233,6 +258,13 @@ class CombinedPairs:
             made = self._base.representations([tokens[i] for i in batch])
             rows |= dict(zip(batch, made, strict=True))
         return [rows[i] for i in range(len(texts))]
+
+
+def _cosine(item: PairItem, of: "dict[str, Representation]") -> float:
+    if item.cosine is not None:
+        return item.cosine
+    first, second = item.pair
+    return float(of[first].pooled @ of[second].pooled)
 
 
 def _maxsims(pairs: "Sequence[TextPair]", of: "dict[str, Representation]") -> "FloatArray":

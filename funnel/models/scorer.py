@@ -92,6 +92,11 @@ class CrossEncoderScorer:
         return self._loaded().symmetric
 
     @property
+    def cosine_of(self) -> str:
+        """The revision of the encoder whose cosines :meth:`ascore` can use; empty for none."""
+        return self._loaded().cosine_of
+
+    @property
     def score_kind(self) -> ScoreKind:
         """Raw logits: no sigmoid, no scaling, whatever the model's own settings say."""
         return "logit"
@@ -111,16 +116,23 @@ class CrossEncoderScorer:
         ]
         return np.concatenate(parts) if parts else np.empty(0, np.float32)
 
-    async def ascore(self, pairs: Sequence[TextPair], *, deadline: Deadline) -> ScoredPairs:
+    async def ascore(
+        self,
+        pairs: Sequence[TextPair],
+        *,
+        deadline: Deadline,
+        cosines: Sequence[float] | None = None,
+    ) -> ScoredPairs:
         """Score from a coroutine.
 
-        When the deadline passes between batches, what was scored until then comes back: always a
-        beginning of the list. A cancelled caller's waiting pairs are dropped.
+        ``cosines`` of the pairs, by the encoder of revision ``cosine_of``, spare its reading them
+        again. When the deadline passes between batches, what was scored until then comes back:
+        always a beginning of the list. A cancelled caller's waiting pairs are dropped.
         """
         checked = _checked(pairs)
         if not checked:
             return ScoredPairs(np.empty(0, np.float32), 0, 0)
-        items, future = await asyncio.to_thread(self._submit, checked, deadline)
+        items, future = await asyncio.to_thread(self._submit, checked, deadline, cosines)
         await awaited(future, self._worker, deadline)
         return self._collect(items, future)
 
@@ -159,8 +171,13 @@ class CrossEncoderScorer:
     def _run(self, items: "Sequence[PairItem]") -> "Sequence[np.float32]":
         return self._loaded().run(items)
 
-    def _submit(self, pairs: Sequence[TextPair], deadline: Deadline) -> "Job":
-        items = self._loaded().prepare(pairs)
+    def _submit(
+        self,
+        pairs: Sequence[TextPair],
+        deadline: Deadline,
+        cosines: Sequence[float] | None = None,
+    ) -> "Job":
+        items = self._loaded().prepare(pairs, cosines)
         costs = [item.cost for item in items]
         return items, self._worker.submit(self._lane, items, costs, deadline=deadline)
 

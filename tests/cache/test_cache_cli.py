@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 from funnel.cache.calibrator import Calibrator
 from funnel.cli.app import configure_logging
 from funnel.cli.cache import cache_app
+from funnel.engine import Funnel
 from funnel.errors import ConfigError, InputError
 
 pytestmark = pytest.mark.slow
@@ -114,7 +115,22 @@ def test_stats_explain_and_purge(config: Path) -> None:
     explained = json.loads(_run("explain", "How do I pay?", "-c", config, "--json").stdout)
     assert (explained["status"], explained["reason"]) == ("miss", "no_candidates")
     purged = json.loads(_run("purge", "-c", config, "--json").stdout)
-    assert purged == {"purged": 0, "scope": None}
+    assert purged == {"purged": 0, "scope": None, "query": None}
+    one = json.loads(_run("purge", "--query", "How do I pay?", "-c", config, "--json").stdout)
+    assert one == {"purged": 0, "scope": None, "query": "How do I pay?"}
+    with pytest.raises(InputError, match="--query"):
+        _run("purge", "--k", 3, "-c", config, "--json")
+
+
+def test_one_query_is_purged(config: Path) -> None:
+    """By its text and the options it was asked with; the others stay."""
+    with Funnel.from_yaml(config) as funnel:
+        funnel.index([{"id": "a", "text": "Pay by card or by invoice."}])
+        for query in ("How do I pay?", "Where is the museum?"):
+            funnel.run(query)
+    purged = _run("purge", "--query", "How do I pay?", "-c", config, "--json")
+    assert json.loads(purged.stdout)["purged"] == 1
+    assert json.loads(_run("stats", "-c", config, "--json").stdout)["store"]["entries"] == 1
 
 
 def test_damaged_calibrator_is_a_configuration_error(tmp_path: Path, config: Path) -> None:

@@ -38,12 +38,25 @@ def test_floor_comes_before_the_verifier() -> None:
     assert len(to_score(verdicts)) == 1
 
 
-def test_highest_score_wins_not_highest_cosine() -> None:
-    """Among accepted ones the verifier decides."""
+def test_nearest_wins_if_it_is_accepted() -> None:
+    """Then no other needs a score, and none that has one changes that."""
     verdicts = screen("asked", _near(0.9, 0.8), POLICY)
-    decision = decide(verdicts, [3.0, 5.0], POLICY)
-    assert decision.chosen is not None
-    assert decision.chosen.candidate.key == "k1"
+    for scores in ([3.0], [3.0, 5.0]):
+        chosen = decide(verdicts, scores, POLICY).chosen
+        assert chosen is not None and chosen.candidate.key == "k0"
+    assert decide(verdicts, [3.0], POLICY).verdicts[1].reason == "nearer_one_taken"
+
+
+def test_highest_score_wins_where_the_nearest_is_refused() -> None:
+    """Among the others the verifier decides, not the cosine; a vetoed nearest one is no nearest."""
+    verdicts = screen("asked", _near(0.9, 0.85, 0.8), POLICY)
+    chosen = decide(verdicts, [1.0, 3.0, 5.0], POLICY).chosen
+    assert chosen is not None and chosen.candidate.key == "k2"
+    near = [Candidate("veto", "phones of 12", 0.95), Candidate("k0", "phones of it", 0.9)]
+    verdicts = screen("phones of 13", near, POLICY)
+    assert verdicts[0].reason == "guard_number"
+    chosen = decide(verdicts, [3.0], POLICY).chosen
+    assert chosen is not None and chosen.candidate.key == "k0"
 
 
 def test_guard_margin_raises_what_is_needed() -> None:

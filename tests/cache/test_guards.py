@@ -35,6 +35,8 @@ def _vetoed(first: str, second: str) -> bool:
         ("turn wifi on", "turn wifi off", "opposite"),
         ("is it legal to fish", "is it illegal to fish", "opposite"),
         ("upload a file", "download a file", "opposite"),
+        ("undo the cancellation of my plan", "cancel my plan", "opposite"),
+        ("how do I reverse a payment", "how do I make a payment", "opposite"),
         ("weather in Dublin", "weather in Galway", "opposite"),
         ("learn Python", "learn Java", "opposite"),
         ("which foods contain gluten", "which foods do not contain gluten", "negation"),

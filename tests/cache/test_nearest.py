@@ -207,13 +207,13 @@ class TestGraph:
         index.close()
 
     def test_graph_scores_are_cosines(self) -> None:
-        """Half precision costs less than a thousandth."""
+        """Sixteen bits cost two thousandths at most, even with so few dimensions."""
         rows = unit_rows(300)
         index = NearestIndex(exact_limit=1)
         index.add_many("p", names(300), rows)
         wait_until_settled(index)
         for hit in index.search("p", rows[7], 20):
-            assert hit.score == pytest.approx(float(rows[int(hit.id[2:])] @ rows[7]), abs=1e-3)
+            assert hit.score == pytest.approx(float(rows[int(hit.id[2:])] @ rows[7]), abs=2e-3)
         index.close()
 
     def test_removed_and_replaced_vectors_leave_the_graph(self) -> None:
@@ -266,3 +266,18 @@ class TestGraph:
         index.add_many("p", names(300), rows)
         assert index.search("p", rows[250], 1)[0].id == "id250"
         assert index.stats()["exact"] == 300
+
+    def test_growing_graph_does_not_starve_searches(self) -> None:
+        """Beside a thread that moves vectors without pause, a search waits for one turn of it."""
+        dimensions = 384
+        rows = np.random.default_rng(0).normal(size=(6000, dimensions)).astype(np.float32)
+        index = NearestIndex(exact_limit=500)
+        index.add_many("p", names(6000), rows)
+        waited: list[float] = []
+        while not index.settled() and len(waited) < 200:
+            began = time.perf_counter()
+            index.search("p", rows[len(waited)], 5)
+            waited.append(time.perf_counter() - began)
+        index.close()
+        assert len(waited) > 20
+        assert sorted(waited)[len(waited) // 2] < 0.05

@@ -1,11 +1,19 @@
 """What comes from the cache, from which tier, and what it says about it."""
 
+import tracemalloc
+from collections.abc import Sequence
+
+import numpy as np
 import pytest
 
+from funnel.cache.admission import Doorkeeper
 from funnel.cache.codec import Codec, Entry
-from funnel.cache.place import place_of
-from funnel.cache.store import Record
-from tests.cache.world import Clock, Stages, TopicScorer, World, hit, settle
+from funnel.cache.place import Place, place_of
+from funnel.cache.store import Record, StoreLimits
+from funnel.cache.store_memory import MemoryStore
+from funnel.deadline import Deadline
+from funnel.models.base import ScoredPairs, TextPair
+from tests.cache.world import Clock, Stages, TopicEncoder, TopicScorer, World, hit, settle
 
 
 async def test_first_question_is_computed() -> None:
@@ -75,15 +83,56 @@ async def test_lower_of_both_orders_decides() -> None:
     assert served.info.score == pytest.approx(1.0)
 
 
-async def test_one_batched_pass_for_all_candidates() -> None:
-    """Five candidates in both orders are one call of the verifier."""
+async def test_nearest_alone_then_one_pass_for_all_others() -> None:
+    """Both orders of the nearest; if that is refused, both orders of the other four at once."""
     scorer = TopicScorer()
     world = World(scorer=scorer, threshold=100.0)
     for word in ["one", "two", "three", "four", "five", "six"]:
         await world.ask(f"{word} about cats")
     scorer.calls.clear()
     await world.ask("something else about cats")
-    assert [len(call) for call in scorer.calls] == [10]
+    assert [len(call) for call in scorer.calls] == [2, 8]
+
+
+async def test_hit_on_the_nearest_costs_one_pair() -> None:
+    """However many are near: once the nearest is the question, no other is scored."""
+    scorer = TopicScorer()
+    world = World(scorer=scorer)
+    scorer.scores = {
+        (f"{a} about cats", f"{b} about cats"): -8.0
+        for a in ("one", "two", "three")
+        for b in ("one", "two", "three")
+    }
+    for word in ["one", "two", "three"]:
+        assert (await world.ask(f"{word} about cats")).info.status == "miss"
+    scorer.calls.clear()
+    assert (await world.ask("four about cats")).info.tier == "semantic"
+    assert [len(call) for call in scorer.calls] == [2]
+
+
+async def test_cosines_at_hand_are_not_computed_again() -> None:
+    """A verifier that weighs in the cosine of the cache's own encoder is told it."""
+    told: list[Sequence[float]] = []
+
+    class CosineScorer(TopicScorer):
+        cosine_of = TopicEncoder.revision
+
+        async def ascore(
+            self,
+            pairs: Sequence[TextPair],
+            *,
+            deadline: Deadline,
+            cosines: Sequence[float] | None = None,
+        ) -> ScoredPairs:
+            told.extend([cosines] if cosines is not None else [])
+            return await super().ascore(pairs, deadline=deadline)
+
+    world = World(scorer=CosineScorer())
+    await world.ask("one about cats")
+    told.clear()
+    assert (await world.ask("two about cats")).info.tier == "semantic"
+    one, two = TopicEncoder().encode(["one about cats", "two about cats"])
+    assert told == [pytest.approx([float(one @ two)] * 2, abs=1e-3)]
 
 
 async def test_other_partition_never_matches() -> None:
@@ -302,16 +351,39 @@ async def test_look_alike_letters_are_not_conflated() -> None:
     assert (served.info.status, served.info.reason) == ("miss", "guard_script")
 
 
-async def test_a_million_queries_against_a_small_cap() -> None:
-    """Distinct queries never grow the cache over its cap (10^4 here; the cost is linear)."""
+async def test_many_queries_against_a_small_cap() -> None:
+    """Distinct queries never grow the cache over its cap, through the whole of serving."""
     world = World(max_entries=50, local_entries=20, semantic=False)
-    for number in range(10_000):
+    for number in range(5_000):
         text = f"q{number} about t{number}"
         await world.cache.serve(world.request(text), world.stages.of(text))
     await settle()
     stats = await world.cache.stats()
     assert stats["store"]["entries"] <= 50
     assert len(world.cache.flights) == 0
+
+
+@pytest.mark.slow
+async def test_a_million_records_against_a_small_cap() -> None:
+    """What remembers queries stays within its bounds, and memory stops growing, at 10^6 of them."""
+    store = MemoryStore(StoreLimits(max_entries=1_000))
+    doorkeeper = Doorkeeper(2_000)
+    vector = np.ones(4, dtype=np.float32)
+    grown: list[int] = []
+    tracemalloc.start()
+    for number in range(1_000_000):
+        place = Place(f"{number % 3:032x}", f"{number * 7919:032x}", "")
+        doorkeeper.admits(place)
+        await store.put(
+            Record(place.partition, place.key, "", b"x" * 64, 60, 0, vector=vector, documents=["d"])
+        )
+        if number in (100_000, 999_999):
+            grown.append(tracemalloc.get_traced_memory()[0])
+    tracemalloc.stop()
+    stats = await store.stats()
+    assert (stats.entries, stats.extra["nearest"]["vectors"]) == (1_000, 1_000)
+    assert grown[1] < 1.5 * grown[0]
+    await store.aclose()
 
 
 async def test_popular_entry_survives_a_scan() -> None:
@@ -375,6 +447,8 @@ async def test_explain_shows_candidates_and_changes_nothing() -> None:
     before = await world.cache.stats()
     report = await world.cache.explain(world.request("two about cats"))
     assert (report["status"], report["tier"]) == ("hit", "semantic")
+    assert (report["matched_query"], report["age_s"]) == ("one about cats", pytest.approx(0.1))
+    assert report["score"] >= report["needed"]
     verdicts = {candidate["query"]: candidate for candidate in report["candidates"]}
     assert verdicts["one about cats"]["accepted"]
     assert verdicts["one about dogs"]["reason"] == "below_floor"

@@ -10,11 +10,14 @@ from funnel.cache.admission import Doorkeeper
 from funnel.cache.audit import overlap
 from funnel.cache.background import Background
 from funnel.cache.codec import Entry
+from funnel.cache.factory import build_cache
 from funnel.cache.freshness import freshness, lifetime_s, refresh_now
 from funnel.cache.local import Kept, LocalTier
 from funnel.cache.metrics import CacheCollector
 from funnel.cache.place import Place, place_of, scope_of
+from funnel.cache.settings import CacheSettings
 from funnel.cache.store import Epoch
+from funnel.models.pool import ModelPool
 from tests.cache.world import Clock, World, settings, settle
 
 ENTRY = Entry("q", (), created=1_000.0, fresh_s=100.0, epoch=0, elapsed_ms=500.0)
@@ -199,6 +202,7 @@ async def test_metrics_have_bounded_labels() -> None:
     world = World(namespace="metrics")
     await world.ask("a word about cats", scope="tenant-7")
     await world.ask("a word about cats", scope="tenant-7")
+    await world.cache.stats()
     registry = prometheus.CollectorRegistry()
     collector = CacheCollector()
     collector.add(world.cache)
@@ -206,4 +210,15 @@ async def test_metrics_have_bounded_labels() -> None:
     text = prometheus.generate_latest(registry).decode()
     assert 'funnel_cache_requests_total{cache="metrics",status="hit",tier="exact"} 1.0' in text
     assert 'reason="no_candidates"' in text
+    assert 'funnel_cache_gauge{cache="metrics",name="store_entries"} 1.0' in text
     assert "cats" not in text and "tenant-7" not in text
+
+
+async def test_metrics_are_a_setting() -> None:
+    """``metrics: true`` is all it takes to be in the default registry."""
+    prometheus = pytest.importorskip("prometheus_client")
+    plain = {"namespace": "exported", "metrics": True, "semantic": False}
+    models = ModelPool()
+    cache = build_cache(CacheSettings.model_validate(plain), models, "embedded:all-MiniLM-L6-v2")
+    assert 'cache="exported"' in prometheus.generate_latest().decode()
+    await cache.aclose()
