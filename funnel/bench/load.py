@@ -15,8 +15,8 @@ import numpy as np
 
 from funnel.errors import ConfigError, FunnelError
 
-WARM_UP_SHARE = 0.25
-"""Of each run, not counted: depth adapts to lasting load, and that takes a while to show."""
+Quality = Callable[[Sequence["Answered"]], float]
+"""Mean nDCG@10 of some answers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +38,11 @@ Ask = Callable[[int], Awaitable[Answered]]
 
 @dataclass(frozen=True, slots=True)
 class LoadPoint:
-    """One rate of the ladder. ``share`` is of the capacity measured at full depth."""
+    """One rate of the ladder. ``share`` is of the capacity measured at full depth.
+
+    ``warm_up_p99_ms`` is that of the requests that the other figures leave out: an overload has to
+    last before it is noticed. ``full_ndcg`` is what the same requests reach at full depth.
+    """
 
     share: float
     rate: float
@@ -52,11 +56,18 @@ class LoadPoint:
     cached: float
     failed: int
     ndcg: float
+    full_ndcg: float
+    warm_up_p99_ms: float | None
+
+    @property
+    def ndcg_loss(self) -> float:
+        """Share of the full depth's nDCG@10 that is lost; negative where less was better."""
+        return 1 - self.ndcg / self.full_ndcg if self.full_ndcg else 0.0
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready; shares are 0 to 1."""
         plain = asdict(self)
-        return {**plain, "ndcg@10": plain.pop("ndcg")}
+        return {**plain, "ndcg@10": plain.pop("ndcg"), "ndcg_loss": self.ndcg_loss}
 
 
 def poisson(rate: float, seconds: float, seed: int) -> list[float]:
@@ -124,47 +135,53 @@ async def capacity(ask: Ask, queries: Sequence[int], *, callers: int) -> float:
     return len(queries) / (time.perf_counter() - began)
 
 
-async def idle(ask: Ask, queries: Sequence[int]) -> list[float]:
-    """Seconds of each request when they come one at a time."""
-    times = []
-    for query in queries:
-        began = time.perf_counter()
-        await ask(query)
-        times.append(time.perf_counter() - began)
-    return times
+async def idle(ask: Ask, queries: Sequence[int]) -> list[Answered]:
+    """The requests one at a time."""
+    return [await _timed(ask, query, 0.0, time.perf_counter()) for query in queries]
 
 
 def summarise(
     answers: Sequence[Answered],
-    quality: Callable[[Sequence[Answered]], float],
+    quality: Quality,
     *,
     share: float,
     rate: float,
     cache: bool,
     adapt: bool,
+    warm_up: float = 0.0,
+    full_quality: Quality | None = None,
 ) -> LoadPoint:
-    """One point of the ladder, without its warm-up; failed requests count as never answered.
+    """Figures of one rate; requests due within ``warm_up`` seconds do not count.
+
+    A failed request counts as infinitely slow, so that refusing everything looks like what it is.
 
     Raises:
-        ConfigError: there were no requests at all.
+        ConfigError: no request was due in the time that counts.
     """
-    counted = list(answers[int(len(answers) * WARM_UP_SHARE) :])
+    counted = [each for each in answers if each.due_s >= warm_up]
     if not counted:
         raise ConfigError(f"no request was due at {rate:.2f} per second; raise --seconds")
-    times = [np.inf if each.failed else each.latency_s * 1000 for each in counted]
-    p50, p95, p99 = (float(np.percentile(times, p, method="higher")) for p in (50, 95, 99))
+    early = [each for each in answers if each.due_s < warm_up]
     good = [each for each in counted if not each.failed]
+    ndcg = quality(good)
     return LoadPoint(
         share=share,
         rate=rate,
         cache=cache,
         adapt=adapt,
         requests=len(counted),
-        p50_ms=p50,
-        p95_ms=p95,
-        p99_ms=p99,
+        p50_ms=_percentile_ms(counted, 50),
+        p95_ms=_percentile_ms(counted, 95),
+        p99_ms=_percentile_ms(counted, 99),
         degraded=float(np.mean([each.degraded for each in good])) if good else 0.0,
         cached=float(np.mean([each.cached for each in good])) if good else 0.0,
         failed=len(counted) - len(good),
-        ndcg=quality(good),
+        ndcg=ndcg,
+        full_ndcg=ndcg if full_quality is None else full_quality(good),
+        warm_up_p99_ms=_percentile_ms(early, 99) if early else None,
     )
+
+
+def _percentile_ms(answers: Sequence[Answered], percent: float) -> float:
+    times = [np.inf if each.failed else each.latency_s * 1000 for each in answers]
+    return float(np.percentile(times, percent, method="higher"))

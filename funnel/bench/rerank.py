@@ -11,7 +11,15 @@ from typing import Any
 import numpy as np
 
 from funnel.bench.candidates import CandidateLists
-from funnel.bench.ways import Way, funnel_way, library_way, plain_folder, rerankers_way
+from funnel.bench.ways import (
+    Way,
+    flashrank_way,
+    funnel_way,
+    library_way,
+    model_note,
+    plain_folder,
+    rerankers_way,
+)
 from funnel.evaluation.metrics import mean, per_query
 from funnel.models.backends import likely_backends
 from funnel.models.hardware import cpu_flags
@@ -59,6 +67,7 @@ class RerankReport:
     device: str
     chosen: str
     rows: Sequence[Row]
+    notes: Sequence[str] = ()
 
     def ndcg(self, row: Row) -> float:
         """nDCG@10 over the queries measured."""
@@ -73,6 +82,7 @@ class RerankReport:
             "backend": self.chosen,
             "queries": len(self.candidates.lists),
             "candidates_from": self.candidates.source,
+            "notes": list(self.notes),
             "rows": [self._row(row) for row in self.rows],
         }
 
@@ -112,7 +122,8 @@ def bench_rerank(
     found = list(rows.values())
     if dense:
         found.append(_dense(candidates, progress=progress))
-    return RerankReport(candidates, model, device(), chosen, found)
+    notes = [note for note in (model_note(model), *(way.note for way in ways)) if note]
+    return RerankReport(candidates, model, device(), chosen, found, notes)
 
 
 def device() -> str:
@@ -137,8 +148,7 @@ def _ways(folder: Path) -> Iterator[Way]:
     yield library_way(folder)
     yield library_way(folder, batch_size=8)
     yield library_way(folder, "bf16")
-    if (peer := rerankers_way(folder)) is not None:
-        yield peer
+    yield from (peer for peer in (rerankers_way(folder), flashrank_way()) if peer is not None)
 
 
 def _chosen(folder: Path) -> str:

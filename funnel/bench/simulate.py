@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from funnel.bench.load import WARM_UP_SHARE, poisson, zipf_queries
+from funnel.bench.load import poisson, zipf_queries
 from funnel.errors import ConfigError
 from funnel.models.pressure import Pressure
 
@@ -33,6 +33,7 @@ class Profile:
     fixed: float
     hit: float
     target: float
+    warm_up: float
     seconds: float
     seed: int
 
@@ -83,6 +84,7 @@ def read_profile(path: Path) -> tuple[Profile, list[Mapping[str, Any]]]:
         fixed=fixed,
         hit=data["hit_p50_ms"] / 1000,
         target=data["target_ms"] / 1000,
+        warm_up=data.get("warm_up_s", 0.0),
         seconds=data.get("seconds", 30.0),
         seed=data.get("seed", 0),
     )
@@ -94,10 +96,12 @@ def simulate_point(
 ) -> SimulatedPoint:
     """One rate of the ladder."""
     rate = share * profile.capacity
-    due = poisson(rate, profile.seconds, profile.seed)
+    due = poisson(rate, profile.warm_up + profile.seconds, profile.seed)
     asked = zipf_queries(len(due), len(profile.service), profile.seed)
     latencies, degraded = _queue(profile, due, asked, cache=cache, adapt=adapt)
-    skip = int(len(due) * WARM_UP_SHARE)
+    skip = sum(at < profile.warm_up for at in due)
+    if skip == len(due):
+        raise ConfigError(f"no request was due at {rate:.2f} per second; measure with more seconds")
     p50, p95, p99 = (
         float(np.percentile(latencies[skip:], p, method="higher")) * 1000 for p in (50, 95, 99)
     )

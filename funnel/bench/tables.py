@@ -31,6 +31,8 @@ def show_rerank(report: RerankReport, console: Console) -> None:
             f"{faster[row['name']]:.2f}x",
         )
     console.print(table)
+    for note in report.notes:
+        console.print(f"Note: {note}")
 
 
 def show_models(report: ModelsReport, console: Console) -> None:
@@ -55,7 +57,7 @@ def show_load(report: LoadReport, console: Console) -> None:
     console.print(
         f"{report.model} on {report.dataset}, {report.device}: {report.capacity:.2f} queries/s at "
         f"full depth; idle p50 {plain['idle_p50_ms']:.0f} ms, p99 {plain['idle_p99_ms']:.0f} ms; "
-        f"nDCG@10 {report.full_ndcg:.4f}"
+        f"nDCG@10 {report.full_ndcg:.4f}; adapting to {report.target_ms:.0f} ms"
     )
     names = (
         "rate",
@@ -67,8 +69,9 @@ def show_load(report: LoadReport, console: Console) -> None:
         "degraded",
         "hits",
         "failed",
+        "nDCG@10",
     )
-    table = _table(*names, "nDCG@10")
+    table = _table(*names, "loss")
     for point in report.points:
         table.add_row(
             f"{point.share:.0%}",
@@ -77,6 +80,7 @@ def show_load(report: LoadReport, console: Console) -> None:
             *(f"{value:.0%}" for value in (point.degraded, point.cached)),
             str(point.failed),
             f"{point.ndcg:.4f}",
+            f"{point.ndcg_loss:.1%}",
         )
     console.print(table)
 

@@ -25,10 +25,25 @@ _TOKENIZER_FILES = ("tokenizer.json", "vocab.txt", "special_tokens_map.json")
 
 @dataclass(frozen=True, slots=True)
 class Way:
-    """A name for a table's row, and how it scores one query's pairs."""
+    """A name for a table's row, and how it scores one query's pairs.
+
+    ``note``: what a reader of the table must know.
+    """
 
     name: str
     score: Score
+    note: str = ""
+
+
+def model_note(name: str) -> str:
+    """What a table with this model does not say: the duplicate model is no relevance model."""
+    if name != "embedded:duplicate":
+        return ""
+    return (
+        "embedded:duplicate tells paraphrases and was never trained for relevance: its times are "
+        "those of any model of its size, its nDCG@10 says only whether the ways agree. "
+        "--model takes another: a directory, a hub id"
+    )
 
 
 def default_model() -> str:
@@ -125,3 +140,22 @@ def rerankers_way(folder: Path) -> Way | None:
         return values
 
     return Way("rerankers", score)
+
+
+def flashrank_way() -> Way | None:
+    """The ``flashrank`` library with its own model, if both are here; nothing is downloaded."""
+    if importlib.util.find_spec("flashrank") is None:
+        return None
+    settings, library = import_module("flashrank.Config"), import_module("flashrank.Ranker")
+    if not (Path(settings.default_cache_dir) / settings.default_model).is_dir():
+        return None
+    ranker = library.Ranker(log_level="WARNING")
+
+    def score(pairs: Sequence[TextPair]) -> "FloatArray":
+        passages = [{"id": number, "text": text} for number, (_, text) in enumerate(pairs)]
+        values = np.empty(len(pairs), np.float32)
+        for passage in ranker.rerank(library.RerankRequest(pairs[0][0], passages)):
+            values[passage["id"]] = passage["score"]
+        return values
+
+    return Way("flashrank", score, f"flashrank reads with its own {settings.default_model}")

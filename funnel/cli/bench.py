@@ -89,6 +89,9 @@ def load(
     depth: DEPTH = 100,
     rates: Annotated[str, typer.Option(help="Shares of capacity.")] = "0.5,0.8,1.0,1.36",
     seconds: Annotated[float, typer.Option(min=1, help="Length of each run.")] = 30.0,
+    warm_up: Annotated[
+        float, typer.Option(min=0, help="Seconds before that, which do not count.")
+    ] = 15.0,
     cache: Annotated[bool, typer.Option(help="Also with the cache.")] = True,
     seed: Annotated[int, typer.Option(help="Of arrivals and questions.")] = 0,
     trace: Annotated[
@@ -106,6 +109,7 @@ def load(
     plan = LoadPlan(
         shares=_shares(rates),
         seconds=seconds,
+        warm_up=warm_up,
         caches=(False, True) if cache else (False,),
         depth=depth,
         seed=seed,

@@ -77,7 +77,7 @@ async def test_failures_are_counted_and_never_answered() -> None:
 
     answers = await open_loop(ask, [0.0] * 4, [0, 1, 2, 3])
     point = summarise(answers, len, share=1, rate=1, cache=False, adapt=False)
-    assert (point.failed, point.requests, point.ndcg) == (1, 3, 2)
+    assert (point.failed, point.requests, point.ndcg) == (1, 4, 3)
     assert point.p99_ms == np.inf
 
 
@@ -92,8 +92,10 @@ async def test_capacity_is_that_of_callers_without_pause() -> None:
 
 
 def _profile(**changes: float) -> Profile:
-    plain = {"capacity": 10.0, "fixed": 0.1, "hit": 0.001, "target": 0.25, "seconds": 600.0}
-    return Profile(service=[0.1] * 50, seed=0, **{**plain, **changes})
+    plain = {"capacity": 10.0, "fixed": 0.1, "hit": 0.001, "target": 0.25}
+    return Profile(
+        service=[0.1] * 50, seed=0, **{**plain, "warm_up": 150.0, "seconds": 450.0, **changes}
+    )
 
 
 def test_simulated_waiting_is_that_of_queueing_theory() -> None:
@@ -183,6 +185,24 @@ def test_kendalls_tau_of_known_orders() -> None:
     assert kendall_tau(scores, -scores) == pytest.approx(-1)
     assert kendall_tau(scores, np.array([2, 3, 1], np.float32)) == pytest.approx(1 / 3)
     assert kendall_tau(scores, np.zeros(3, np.float32)) == 0
+
+
+def test_warming_up_does_not_count_and_is_told_apart() -> None:
+    """What is due before its end is in its own figure; the loss is against the same requests."""
+    answers = [Answered(float(i), 5.0 if i < 3 else 0.1, i) for i in range(10)]
+    point = summarise(
+        answers,
+        lambda good: 0.4 if len(good) == 7 else 0.0,
+        share=1,
+        rate=1,
+        cache=False,
+        adapt=True,
+        warm_up=3.0,
+        full_quality=lambda good: 0.5 if good[0].query == 3 else 0.0,
+    )
+    assert (point.requests, point.p99_ms, point.warm_up_p99_ms) == (7, 100.0, 5_000.0)
+    assert point.ndcg_loss == pytest.approx(0.2)
+    assert point.to_dict()["ndcg@10"] == 0.4
 
 
 def test_a_run_without_requests_is_an_error() -> None:

@@ -4,12 +4,14 @@ import json
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 from typer.testing import CliRunner
 
 from funnel.bench.candidates import load_candidates
 from funnel.bench.models import bench_models
-from funnel.bench.rerank import bench_rerank
-from funnel.bench.ways import plain_folder
+from funnel.bench.rerank import RerankReport, Row, bench_rerank
+from funnel.bench.tables import show_rerank
+from funnel.bench.ways import flashrank_way, plain_folder, rerankers_way
 from funnel.cli.bench import bench_app
 from funnel.errors import ConfigError, ModelError
 from funnel.models import CrossEncoderScorer
@@ -95,6 +97,35 @@ def test_the_command_prints_one_json_object(beir: Path, folder: Path) -> None:
     assert {"dataset", "device", "rows"} <= set(report)
     keys = {"name", "p50_ms", "p95_ms", "p99_ms", "pairs_per_s", "ndcg@10"}
     assert all(keys <= set(row) for row in report["rows"])
+
+
+def test_a_paraphrase_model_is_not_passed_off_as_relevance(beir: Path) -> None:
+    """Its times stand, and a note in JSON and table says what its nDCG@10 is worth."""
+    from funnel.bench.ways import model_note
+
+    assert "never trained for relevance" in model_note("embedded:duplicate")
+    assert model_note("embedded:relevance") == model_note("models/mine") == ""
+    report = RerankReport(
+        load_candidates(beir, split="test", depth=10, limit=None),
+        "embedded:duplicate",
+        "a machine",
+        "torch-fp32",
+        [Row("sentence-transformers", [0.1], 1, {"q1": ["d3"], "q2": ["d6"], "q3": ["d9"]})],
+        [model_note("embedded:duplicate")],
+    )
+    console = Console(record=True, width=200)
+    show_rerank(report, console)
+    assert "Note: embedded:duplicate" in console.export_text()
+    assert report.to_dict()["notes"] == list(report.notes)
+
+
+def test_peers_that_are_not_installed_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are no dependency."""
+    from importlib import util
+
+    monkeypatch.setattr(util, "find_spec", lambda _: None)
+    assert rerankers_way(Path("model")) is None
+    assert flashrank_way() is None
 
 
 def test_models_are_compared_on_one_query(folder: Path, tmp_path: Path) -> None:
