@@ -6,14 +6,20 @@ import platform
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Literal, TypeAlias
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from funnel.cache.base import QueryCache
 from funnel.engine import Funnel
 from funnel.errors import FunnelError
+from funnel.models.hardware import cpu_flags, cpu_has_fast_bf16
+from funnel.models.pool import ModelPool
 from funnel.settings import Secrets
+
+if TYPE_CHECKING:
+    from funnel.models.scorer import CrossEncoderScorer
 
 Status: TypeAlias = Literal["ok", "warn", "fail", "absent"]
 
@@ -71,12 +77,13 @@ def installed() -> Iterator[Check]:
 
 def hardware() -> Check:
     """Cores, and the CPU's units that make a precision fast."""
-    flags = [flag for flag in CPU_FLAGS if flag in _cpu_flags()]
+    flags = [flag for flag in CPU_FLAGS if flag in cpu_flags()]
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     detail = f"{cores} cores; {', '.join(flags) or 'no known vector units'}"
-    if {"avx512_bf16", "amx_bf16"} & set(flags):
+    if cpu_has_fast_bf16():
         return Check("hardware", "ok", f"{detail}: bf16 is fast here")
-    return Check("hardware", "warn", detail, "no bf16 units: prefer backend openvino or int8")
+    mend = "no bf16 units: pip install 'retrieval-funnel[openvino]' gives backend auto a choice"
+    return Check("hardware", "warn", detail, mend)
 
 
 def openrouter_key() -> Check:
@@ -87,7 +94,12 @@ def openrouter_key() -> Check:
 
 
 def _opened(funnel: Funnel) -> Iterator[Check]:
-    yield _timed("index, models and stages", lambda: _start(funnel))
+    yield (started := _timed("index, models and stages", lambda: _start(funnel)))
+    if started.status == "ok":
+        pool = ModelPool.shared()
+        yield _timed("embedder", lambda: _embedder(pool, funnel.settings.models.embedder))
+        for scorer in pool.scorers():
+            yield _timed(f"scorer {scorer.name}", partial(_scorer, scorer))
     yield _timed("query", lambda: _query(funnel))
     yield _cache(funnel.cache, funnel)
 
@@ -96,6 +108,21 @@ def _start(funnel: Funnel) -> str:
     funnel.start()
     kinds = " → ".join(f"{s.settings.name} (k {s.settings.k})" for s in funnel.stages)
     return f"{funnel.settings.qdrant.place}; {kinds}"
+
+
+def _embedder(pool: ModelPool, name: str) -> str:
+    encoder = pool.encoder(name)
+    encoder.encode(["is anybody there?"])
+    began = time.perf_counter()
+    encoder.encode(["is anybody there?"])
+    took = (time.perf_counter() - began) * 1000
+    return f"{name}: fp32, {encoder.dim} dimensions, one query {took:.1f} ms"
+
+
+def _scorer(scorer: "CrossEncoderScorer") -> str:
+    if scorer.backend == "none":
+        return "no network of its own: it weighs in its base's vectors"
+    return f"backend {scorer.backend}"
 
 
 def _query(funnel: Funnel) -> str:
@@ -130,12 +157,3 @@ def _package(name: str) -> Check:
         return Check(name, "ok", version(name))
     except PackageNotFoundError:
         return Check(name, "fail", "not installed", f"pip install {name}")
-
-
-def _cpu_flags() -> frozenset[str]:
-    try:
-        text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
-    except OSError:
-        return frozenset()
-    line = next((row for row in text.splitlines() if row.startswith("flags")), "")
-    return frozenset(line.split())

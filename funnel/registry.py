@@ -57,7 +57,7 @@ def _loader(kind: str) -> Callable[[], object]:
         path, extra = _STAGES[kind]
         return lambda: _import(kind, path, extra)
     if kind in _third_party():
-        return _third_party()[kind].load
+        return lambda: _load(kind, _third_party()[kind])
     known = known_kinds()
     hint = suggestion(kind, known) or ";"
     raise ConfigError(f"unknown stage kind {kind!r}{hint} known: {', '.join(known)}")
@@ -71,6 +71,17 @@ def _import(kind: str, path: str, extra: str | None) -> object:
         if extra is None or (error.name or "").startswith("funnel"):
             raise
         raise MissingExtra(f"stage {kind!r}", extra) from error
+
+
+def _load(kind: str, point: EntryPoint) -> object:
+    try:
+        return point.load()
+    except Exception as error:  # a third party's module may fail in any way
+        package = point.dist.name if point.dist else "its package"
+        raise ConfigError(
+            f"stage kind {kind!r}: {point.value} of {package} cannot be imported: "
+            f"{type(error).__name__}: {error}; mend or uninstall {package}"
+        ) from error
 
 
 def _checked(kind: str, load: Callable[[], object]) -> "type[Stage]":

@@ -45,6 +45,11 @@ class ModelPool:
                 self._scorers[key] = CrossEncoderScorer(name, **options)
             return self._scorers[key]
 
+    def scorers(self) -> "tuple[CrossEncoderScorer, ...]":
+        """Those asked for so far."""
+        with self._lock:
+            return tuple(self._scorers.values())
+
     def close(self) -> None:
         """Forget all models; their memory is freed when nobody holds them any more."""
         with self._lock:

@@ -89,6 +89,24 @@ def test_a_third_party_registers_by_entry_point(tmp_path: Path) -> None:
     assert out.split() == ["True", "NewestFirst", "newest_first"]
 
 
+def test_a_third_party_that_cannot_be_imported_is_a_config_error(tmp_path: Path) -> None:
+    """The message names the kind, the package and what it failed with."""
+    (tmp_path / "their_stage.py").write_text("import not_installed_anywhere\n")
+    info = tmp_path / "their_stage-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: their-stage\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[funnel.stages]\nbroken = their_stage:Broken\n")
+    (tmp_path / "use.py").write_text(
+        "from funnel.errors import ConfigError\n"
+        "from funnel.registry import stage_class\n"
+        "try:\n    stage_class('broken')\n"
+        "except ConfigError as error:\n    print(error)\n"
+    )
+    out = _python(str(tmp_path / "use.py"), path=f"{ROOT}{os.pathsep}{tmp_path}")
+    for part in ("'broken'", "their_stage:Broken of their-stage", "not_installed_anywhere"):
+        assert part in out
+
+
 def _python(*arguments: str, path: str = str(ROOT)) -> str:
     return subprocess.run(
         [sys.executable, *arguments],
