@@ -118,7 +118,8 @@ def all_logs(data: Path) -> dict[str, list[Row]]:
     leaking = [name for name, share in seen.items() if share and name != "dev"]
     if leaking:
         sys.exit(f"not held out from training: {', '.join(leaking)}; see recipes/questions.py")
-    print(f"dev: {seen['dev']:.0%} of its questions are in training pairs, none of its pairs is")
+    share = f"{seen['dev']:.0%} of its questions are in training pairs"
+    print(f"dev: {share}, none of its pairs is", file=sys.stderr)
     return {**logs, "clinc": clinc(data)}
 
 

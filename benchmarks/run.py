@@ -35,6 +35,10 @@ def measurements(data: Path) -> Iterator[Measurement]:
     yield Measurement("cache", ["benchmarks/cache.py"])
     yield Measurement("cache-saves", ["benchmarks/cache.py", "--funnel"])
     yield Measurement("stores", ["benchmarks/stores.py"])
+    plot = str(RESULTS / "cache-scaling.svg")
+    yield Measurement("cache-scaling", ["benchmarks/cache_scaling.py", "--plot", plot])
+    quality = ["benchmarks/cache_quality.py", str(data), "--json"]
+    yield Measurement("cache-quality", quality, data / "qqp")
     speed = ["-m", "benchmarks.indexing", "speed", str(movies / "corpus.jsonl")]
     yield Measurement("indexing-speed", speed, movies)
     large = data / "movies-large" / "corpus.jsonl"
