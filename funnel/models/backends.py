@@ -2,14 +2,18 @@
 
 import hashlib
 import importlib.util
+from dataclasses import dataclass
 from functools import partial
+from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Literal, TypeAlias, get_args
+
+import torch
 
 from funnel.errors import ConfigError, MissingExtra
 from funnel.log import get_logger
 from funnel.models.calibration import Measured, choose
 from funnel.models.cross_networks import LibraryCross, TorchCross
-from funnel.models.hardware import cpu_flags, cpu_has_fast_bf16
+from funnel.models.hardware import cpu_flags, cpu_has_fast_bf16, cpu_has_fast_int8
 from funnel.registry import suggestion
 
 if TYPE_CHECKING:
@@ -19,9 +23,31 @@ if TYPE_CHECKING:
     from funnel.models.source import ModelSource
     from funnel.models.tokens import TextTokenizer
 
-Backend: TypeAlias = Literal["auto", "torch-fp32", "torch-bf16", "openvino-f32", "openvino-bf16"]
+Backend: TypeAlias = Literal[
+    "auto",
+    "torch-fp32",
+    "torch-bf16",
+    "openvino-f32",
+    "openvino-bf16",
+    "openvino-int8",
+    "onnxruntime-f32",
+    "cuda-fp16",
+    "cuda-bf16",
+]
 REFERENCE = "torch-fp32"
+_LOSSY = ("bf16", "fp16", "int8")
+_EXTRAS = {"openvino": ("openvino",), "onnxruntime": ("onnxruntime", "onnx")}
+_EXTRA_NAMES = {"openvino": "openvino", "onnxruntime": "onnx"}
+Openers: TypeAlias = "dict[str, Callable[[], CrossNetwork]]"
 log = get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """What runs a network. ``measured`` is what it was chosen by; empty if nothing was measured."""
+
+    backend: str
+    measured: tuple[Measured, ...] = ()
 
 
 def check_backend(backend: str) -> None:
@@ -39,60 +65,93 @@ def check_backend(backend: str) -> None:
 
 def open_cross_network(
     source: "ModelSource", model: "CrossBert | None", backend: str, tokenizer: "TextTokenizer"
-) -> "tuple[CrossNetwork, str]":
-    """The network on the backend asked for, and the backend's name.
+) -> "tuple[CrossNetwork, Choice]":
+    """The network on the backend asked for, and what was chosen by which measurements.
+
+    ``auto`` measures which is fastest at equal ranking. A backend named that rounds (bf16, fp16,
+    int8) is measured too, and gives way to float32 torch when its ranking is another.
 
     Args:
         source: the model's folder, and the revision that compiled forms are kept under.
         model: the model in our own form; None lets transformers load it.
-        backend: one of ``Backend``; ``auto`` measures which is fastest at equal ranking.
+        backend: one of ``Backend``.
         tokenizer: makes calibration inputs.
 
     Raises:
-        ConfigError: there is no such backend.
+        ConfigError: there is no such backend, or it cannot run this model or on this machine.
         MissingExtra: it needs a package that is not installed (``auto`` does without).
     """
     check_backend(backend)
     openers = _openers(source, model)
     if backend == "auto":
-        backend, _ = calibrated(source, openers, tokenizer)
-    if backend.startswith("openvino"):
-        _check_openvino(backend, model)
-    return openers[backend](), backend
+        choice = _fastest(source, openers, tokenizer)
+    else:
+        _check_possible(backend, openers)
+        choice = _named(source, backend, openers, tokenizer)
+    return openers[choice.backend](), choice
 
 
-def calibrated(
-    source: "ModelSource",
-    openers: "dict[str, Callable[[], CrossNetwork]]",
-    tokenizer: "TextTokenizer",
-) -> tuple[str, list[Measured]]:
-    """What ``auto`` means on this machine for this model, and the measurements behind it."""
+def _fastest(source: "ModelSource", openers: Openers, tokenizer: "TextTokenizer") -> Choice:
+    """What ``auto`` means on this machine for this model."""
     likely = [name for name in likely_backends() if name in openers]
     if len(likely) == 1:
-        return likely[0], []
-    key = _machine_key(source.revision, tokenizer.max_tokens, likely)
-    chosen, rows = choose(key, REFERENCE, {name: openers[name] for name in likely}, tokenizer)
-    log.info("backend_chosen", model=source.name, backend=chosen)
-    return chosen, rows
+        return Choice(likely[0])
+    choice = _measured(source, likely, openers, tokenizer)
+    log.info("backend_chosen", model=source.name, backend=choice.backend)
+    for row in choice.measured:
+        if not row.agrees:
+            log.info("backend_refused", model=source.name, backend=row.backend, reason=row.reason)
+    return choice
 
 
-def _openers(
-    source: "ModelSource", model: "CrossBert | None"
-) -> "dict[str, Callable[[], CrossNetwork]]":
+def _named(
+    source: "ModelSource", backend: str, openers: Openers, tokenizer: "TextTokenizer"
+) -> Choice:
+    """A backend asked for by name, or the reference if it ranks otherwise."""
+    if not backend.endswith(_LOSSY):
+        return Choice(backend)
+    rows = _measured(source, [REFERENCE, backend], openers, tokenizer).measured
+    row = next(each for each in rows if each.backend == backend)
+    if row.agrees:
+        return Choice(backend, rows)
+    log.warning(
+        "backend_refused",
+        model=source.name,
+        backend=backend,
+        reason=row.reason,
+        mend=f"{REFERENCE} is used; name another backend, or auto",
+    )
+    return Choice(REFERENCE, rows)
+
+
+def _measured(
+    source: "ModelSource", names: list[str], openers: Openers, tokenizer: "TextTokenizer"
+) -> Choice:
+    key = _machine_key(source.revision, tokenizer.max_tokens, names)
+    chosen, rows = choose(key, REFERENCE, {name: openers[name] for name in names}, tokenizer)
+    return Choice(chosen, tuple(rows))
+
+
+def _openers(source: "ModelSource", model: "CrossBert | None") -> Openers:
     if model is None:
-        return {
+        openers: Openers = {
             f"torch-{precision}": partial(LibraryCross, source, precision)
             for precision in ("fp32", "bf16")
         }
-    torch_ways: dict[str, Callable[[], CrossNetwork]] = {
-        f"torch-{precision}": partial(TorchCross, model, precision)
-        for precision in ("fp32", "bf16")
+        return openers | {
+            f"cuda-{precision}": partial(LibraryCross, source, precision, "cuda")
+            for precision in ("fp16", "bf16")
+        }
+    return {
+        "torch-fp32": partial(TorchCross, model, "fp32"),
+        "torch-bf16": partial(TorchCross, model, "bf16"),
+        "openvino-f32": partial(_openvino, model, "f32", source.revision),
+        "openvino-bf16": partial(_openvino, model, "bf16", source.revision),
+        "openvino-int8": partial(_openvino, model, "int8", source.revision),
+        "onnxruntime-f32": partial(_onnx, model, source.revision),
+        "cuda-fp16": partial(_cuda, model, "fp16"),
+        "cuda-bf16": partial(_cuda, model, "bf16"),
     }
-    compiled: dict[str, Callable[[], CrossNetwork]] = {
-        f"openvino-{precision}": partial(_openvino, model, precision, source.revision)
-        for precision in ("f32", "bf16")
-    }
-    return torch_ways | compiled
 
 
 def _openvino(model: "CrossBert", precision: str, revision: str) -> "CrossNetwork":
@@ -101,30 +160,65 @@ def _openvino(model: "CrossBert", precision: str, revision: str) -> "CrossNetwor
     return OpenVinoCross(model, precision, revision)
 
 
+def _onnx(model: "CrossBert", revision: str) -> "CrossNetwork":
+    from funnel.models.onnx_cross import OnnxCross
+
+    return OnnxCross(model, revision)
+
+
+def _cuda(model: "CrossBert", precision: str) -> "CrossNetwork":
+    from funnel.models.cuda_cross import CudaCross
+
+    return CudaCross(model, precision)
+
+
 def likely_backends() -> list[str]:
-    """Those worth measuring here, simplest first: bfloat16 without hardware for it never wins."""
-    names = [name for name in get_args(Backend) if name != "auto"]
-    if importlib.util.find_spec("openvino") is None:
-        log.info("backend_absent", backend="openvino", mend=str(_missing()))
-        names = [name for name in names if not name.startswith("openvino")]
-    return [name for name in names if not name.endswith("bf16") or cpu_has_fast_bf16()]
+    """Those worth measuring here, simplest first: what has no hardware for it never wins."""
+    for library in _EXTRAS:
+        if (missing := _missing(library)) is not None:
+            log.info("backend_absent", backend=library, mend=str(missing))
+    return [name for name in get_args(Backend) if name != "auto" and _worth_measuring(name)]
 
 
-def _check_openvino(backend: str, model: "CrossBert | None") -> None:
-    if importlib.util.find_spec("openvino") is None:
-        raise _missing()
-    if model is None:
+def _worth_measuring(name: str) -> bool:
+    library, _, precision = name.partition("-")
+    if library == "cuda":
+        return torch.cuda.is_available()
+    native = {"bf16": cpu_has_fast_bf16, "int8": cpu_has_fast_int8}.get(precision)
+    return _missing(library) is None and (native is None or native())
+
+
+def _missing(library: str) -> MissingExtra | None:
+    modules = _EXTRAS.get(library, ())
+    if all(importlib.util.find_spec(module) for module in modules):
+        return None
+    return MissingExtra(f"backend {library}", _EXTRA_NAMES[library])
+
+
+def _check_possible(backend: str, openers: Openers) -> None:
+    if backend not in openers:
         raise ConfigError(
             f"backend {backend!r} runs BERT and RoBERTa models only; take a torch backend or auto"
         )
-
-
-def _missing() -> MissingExtra:
-    return MissingExtra("backend openvino", "openvino")
+    library = backend.partition("-")[0]
+    if (missing := _missing(library)) is not None:
+        raise missing
+    if library == "cuda" and not torch.cuda.is_available():
+        raise ConfigError(
+            f"backend {backend!r} needs a CUDA device and a CUDA build of torch; got torch "
+            f"{torch.__version__}, which sees no device; take backend auto"
+        )
 
 
 def _machine_key(revision: str, max_tokens: int, names: list[str]) -> str:
-    import torch
-
-    parts = (revision, max_tokens, names, torch.__version__, sorted(cpu_flags()), 1)
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
+    versions = (torch.__version__, *(_version(library) for library in _EXTRAS))
+    parts = (revision, max_tokens, names, versions, device, sorted(cpu_flags()), 2)
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:24]
+
+
+def _version(library: str) -> str:
+    try:
+        return version(library)
+    except PackageNotFoundError:
+        return ""

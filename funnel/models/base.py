@@ -22,12 +22,13 @@ class ScoredPairs:
 
     ``truncated`` counts pairs longer than the model's window. ``scored`` is how many of the first
     pairs were scored: less than n only if a deadline passed first, and the rest of ``values`` is
-    NaN.
+    NaN. ``remembered`` of them were known from before.
     """
 
     values: "FloatArray"
     truncated: int
     scored: int
+    remembered: int = 0
 
 
 class Encoder(Protocol):

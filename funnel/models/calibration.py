@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from funnel.errors import FunnelError, ModelError
+from funnel.errors import ModelError
 from funnel.log import get_logger
 from funnel.models import sealed
 from funnel.models.batching import token_batches
@@ -23,14 +23,21 @@ if TYPE_CHECKING:
 
     FloatArray = NDArray[np.float32]
 
-MIN_NDCG = 0.995
-"""Of a backend's order against that of float32, nDCG@10 with gains 10, 9, … for its best ten."""
-MIN_OVERLAP = 0.97
+MIN_NDCG = 0.998
+"""Of a backend's order, nDCG@10 with float32's order as labels: see ``_GRADES``."""
+MIN_OVERLAP = 0.98
 """Share of float32's ten best that are among the backend's ten best, averaged over queries."""
+MAX_ERROR = 0.02
+"""Root mean square difference from float32's scores, as a share of their spread within a query.
+
+Few pairs seldom show an exchanged rank; this shows how near the scores are to exchanging some. On
+lists of 100 passages bfloat16 measured 0.011 here with 99% overlap, and 0.05 went with 96%.
+"""
 WORTHWHILE = 0.95
 """A backend must take at most this share of the best simpler one's time."""
-_BUDGET = 512
-_ROUNDS = 2
+_GRADES = (3, 3, 2, 2, 2, 1, 1, 1, 1, 1)
+"""What float32's ten best count as, coarse like people's judgements; all others are not relevant.
+"""
 log = get_logger(__name__)
 
 _QUERIES = (
@@ -38,6 +45,10 @@ _QUERIES = (
     "train from the airport to the city centre",
     "why does bread not rise",
     "how many moons does Jupiter have",
+    "my account is locked",
+    "how long does the express train take to the main station",
+    "dough that rises in a warm place",
+    "who discovered the largest moon",
 )
 _SENTENCES = (
     "Choose 'Forgot password' on the sign-in page and follow the link in the message.",
@@ -67,12 +78,29 @@ class Measured:
     seconds: float
     ndcg: float
     overlap: float
+    error: float = 0.0
     failed: str = ""
 
     @property
     def agrees(self) -> bool:
         """Whether its ranking may stand for that of float32."""
-        return not self.failed and self.ndcg >= MIN_NDCG and self.overlap >= MIN_OVERLAP
+        return not self.failed and not self.reason
+
+    @property
+    def reason(self) -> str:
+        """Why it may not; empty if it may."""
+        if self.failed:
+            return self.failed
+        wrong = (
+            ("nDCG@10", self.ndcg, "at least", MIN_NDCG, self.ndcg < MIN_NDCG),
+            ("top-10 overlap", self.overlap, "at least", MIN_OVERLAP, self.overlap < MIN_OVERLAP),
+            ("score error", self.error, "at most", MAX_ERROR, not self.error <= MAX_ERROR),
+        )
+        return ", ".join(
+            f"{name} {got:.4f} where {bound} {limit} is needed"
+            for name, got, bound, limit, failing in wrong
+            if failing
+        )
 
 
 def choose(
@@ -90,12 +118,24 @@ def choose(
         tokenizer: makes the calibration pairs.
     """
     name = f"calibration/{key}.json"
-    if (kept := sealed.read(name)) is not None:
-        measured = [Measured(**row) for row in json.loads(kept)]
-    else:
+    measured = _kept(name, reference)
+    if measured is None:
         measured = _in_own_thread(lambda: _measure(reference, openers, tokenizer))
         sealed.write(name, json.dumps([asdict(row) for row in measured]).encode())
     return _best(measured, reference), measured
+
+
+def _kept(name: str, reference: str) -> list[Measured] | None:
+    content = sealed.read(name)
+    if content is None:
+        return None
+    try:
+        rows = [Measured(**row) for row in json.loads(content)]
+        _best(rows, reference)
+    except (ValueError, TypeError, StopIteration) as error:
+        log.warning("calibration_refused", error=str(error), mend="it is measured anew")
+        return None
+    return rows
 
 
 def _best(measured: Sequence[Measured], reference: str) -> str:
@@ -119,7 +159,7 @@ def _measure(
     for backend, opener in openers.items():
         if backend != reference:
             rows.append(_candidate(backend, opener, pairs, expected))
-            log.info("backend_measured", **asdict(rows[-1]))
+            log.info("backend_measured", **asdict(rows[-1]), reason=rows[-1].reason)
     return rows
 
 
@@ -133,8 +173,9 @@ def _candidate(
         network = opener()
         scores, seconds = _timed(network, pairs)
         ndcg, overlap = agreement(expected, scores, len(_QUERIES))
-        return Measured(backend, seconds, ndcg, overlap)
-    except (FunnelError, RuntimeError, ValueError, OSError) as error:
+        error = score_error(expected, scores, len(_QUERIES))
+        return Measured(backend, seconds, ndcg, overlap, error)
+    except Exception as error:  # foreign libraries have errors of their own; any means "not this"
         return Measured(backend, 0.0, 0.0, 0.0, failed=f"{type(error).__name__}: {error}"[:200])
 
 
@@ -152,6 +193,8 @@ def calibration_pairs(tokenizer: "TextTokenizer") -> "list[Tokens]":
 def agreement(expected: "FloatArray", scores: "FloatArray", queries: int) -> tuple[float, float]:
     """How well one set of scores ranks like another: mean nDCG@10 and overlap of the ten best.
 
+    The other's order is the labels: its ten best count as ``_GRADES``.
+
     Args:
         expected: scores of all queries' documents, query by query, shape (queries * n,).
         scores: the other backend's, same shape.
@@ -162,16 +205,29 @@ def agreement(expected: "FloatArray", scores: "FloatArray", queries: int) -> tup
     right = np.argsort(-expected.reshape(queries, -1), kind="stable")[:, :10]
     found = np.argsort(-scores.reshape(queries, -1), kind="stable")[:, :10]
     width = right.shape[1]
-    np.put_along_axis(gains, right, np.arange(10, 10 - width, -1.0)[None, :], axis=1)
+    labels = np.array(_GRADES[:width], float)
+    np.put_along_axis(gains, right, labels[None, :], axis=1)
     got = np.take_along_axis(gains, found, axis=1) @ discounts[:width]
-    ideal = np.arange(10, 10 - width, -1.0) @ discounts[:width]
+    ideal = labels @ discounts[:width]
     overlap = (np.take_along_axis(gains, found, axis=1) > 0).mean()
     return float((got / ideal).mean()), float(overlap)
 
 
+def score_error(expected: "FloatArray", scores: "FloatArray", queries: int) -> float:
+    """Root mean square difference as a share of the expected scores' spread within a query.
+
+    A constant shift of one query's scores counts for nothing: it changes no ranking.
+    """
+    right, found = (each.reshape(queries, -1).astype(np.float64) for each in (expected, scores))
+    difference = found - right
+    difference -= difference.mean(axis=1, keepdims=True)
+    spread = right.std(axis=1).mean()
+    return float(np.sqrt((difference**2).mean()) / max(spread, 1e-12))
+
+
 def _scores(network: "CrossNetwork", pairs: "Sequence[Tokens]") -> "FloatArray":
     scores = np.empty(len(pairs), np.float32)
-    for batch in token_batches([len(pair) for pair in pairs], _BUDGET):
+    for batch in token_batches([len(pair) for pair in pairs], network.budget):
         scores[batch] = network.logits([pairs[i] for i in batch])
     if not np.isfinite(scores).all():
         raise ModelError("got scores that are NaN or infinite; the model's weights are damaged")
@@ -179,13 +235,18 @@ def _scores(network: "CrossNetwork", pairs: "Sequence[Tokens]") -> "FloatArray":
 
 
 def _timed(network: "CrossNetwork", pairs: "Sequence[Tokens]") -> "tuple[FloatArray, float]":
-    """Scores, and the seconds of the best round; the first also warms up."""
-    times = []
-    for _ in range(_ROUNDS):
+    """Scores, and the seconds of all pairs as the better half took them.
+
+    The halves hold the same passages for other queries, so that one is as much work as the other.
+    """
+    _scores(network, pairs[:16])  # warms up
+    middle = len(pairs) // 2
+    scores, times = [], []
+    for half in (pairs[:middle], pairs[middle:]):
         began = time.perf_counter()
-        scores = _scores(network, pairs)
+        scores.append(_scores(network, half))
         times.append(time.perf_counter() - began)
-    return scores, min(times)
+    return np.concatenate(scores), 2 * min(times)
 
 
 def _in_own_thread(act: Callable[[], list[Measured]]) -> list[Measured]:

@@ -38,10 +38,22 @@ _ROBERTA_HEAD = tuple(
 )
 _TRAIN_IT = "train it first (funnel train cross-encoder), or name a model that is a cross-encoder"
 _ENDLESS = 1_000_000
+BUDGET = 512
+"""Padded tokens of a batch: measured best on one AVX512 core (see benchmarks/README.md)."""
+CUDA_BUDGET = 65_536
+"""On CUDA: enough to fill a data-centre device, a few hundred MiB of activations."""
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class CrossNetwork(Protocol):
-    """Tokenised pairs to logits."""
+    """Tokenised pairs to logits.
+
+    ``budget``: the padded tokens of a batch that it is fastest with.
+    """
+
+    @property
+    def budget(self) -> int:
+        """Padded tokens of a batch."""
 
     def logits(self, batch: Sequence[Tokens]) -> "FloatArray":
         """Raw logits (n,), float32."""
@@ -119,8 +131,10 @@ def check_one_label(name: str, labels: int) -> None:
 class TorchCross:
     """Our own forward pass in torch, float32 or bfloat16."""
 
+    budget = BUDGET
+
     def __init__(self, model: CrossBert, precision: str) -> None:
-        self._dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+        self._dtype = DTYPES[precision]
         self._model = packed(model, self._dtype)
 
     @torch.inference_mode()
@@ -134,9 +148,11 @@ class TorchCross:
 class LibraryCross:
     """Any other architecture, through transformers itself."""
 
-    def __init__(self, source: ModelSource, precision: str) -> None:
+    def __init__(self, source: ModelSource, precision: str, device: str = "cpu") -> None:
+        self.budget = BUDGET if device == "cpu" else CUDA_BUDGET
+        self._device = device
         self._model = _from_transformers(source)
-        self._model.to(torch.bfloat16 if precision == "bf16" else torch.float32)
+        self._model.to(device, DTYPES[precision])
         self._pad = int(getattr(self._model.config, "pad_token_id", 0) or 0)
         self._typed = int(getattr(self._model.config, "type_vocab_size", 0) or 0) > 1
 
@@ -151,8 +167,9 @@ class LibraryCross:
         }
         if self._typed:
             arguments["token_type_ids"] = inputs.second
-        logits: Tensor = self._model(**arguments).logits[:, 0]
-        return logits.float().numpy()
+        there = {name: each.to(self._device) for name, each in arguments.items()}
+        logits: Tensor = self._model(**there).logits[:, 0]
+        return logits.float().cpu().numpy()
 
 
 def _from_transformers(source: ModelSource) -> Any:
@@ -180,6 +197,15 @@ def _from_transformers(source: ModelSource) -> Any:
 def collated(batch: Sequence[Tokens]) -> Batch:
     """Pad tokenised pairs."""
     return collate([each.ids for each in batch], [each.split for each in batch])
+
+
+def padded_arrays(batch: Sequence[Tokens]) -> "list[NDArray[Any]]":
+    """Token ids, second-text flags and additive mask, as compiled models take them."""
+    inputs = collated(batch)
+    mask = inputs.mask(torch.float32)
+    if mask is None:
+        mask = torch.zeros(len(batch), 1, 1, inputs.ids.shape[1])
+    return [inputs.ids.numpy(), inputs.second.numpy(), mask.numpy()]
 
 
 def window(folder: Path, asked: int | None) -> int:

@@ -14,8 +14,9 @@ import torch
 
 from funnel.log import get_logger
 from funnel.models import sealed
-from funnel.models.cross_networks import collated
-from funnel.models.hardware import cpu_flags
+from funnel.models.cross_networks import BUDGET, padded_arrays
+from funnel.models.hardware import cpu_flags, cpu_has_fast_bf16
+from funnel.models.int8 import GROUP, with_int8_weights
 from funnel.models.worker import available_cores
 
 if TYPE_CHECKING:
@@ -29,12 +30,20 @@ if TYPE_CHECKING:
 
     FloatArray = NDArray[np.float32]
 
-PRECISIONS = {"f32": "f32", "bf16": "bf16"}
 log = get_logger(__name__)
 
 
 class OpenVinoCross:
-    """Compiled for this CPU: as many streams as cores, one thread each."""
+    """Compiled for this CPU: as many streams as cores, one thread each.
+
+    Args:
+        model: in our own form.
+        precision: ``f32``, ``bf16``, or ``int8`` for the linear layers with attention in bf16
+            (f32 where that is not native).
+        weights_key: names the weights; the compiled form is kept under it.
+    """
+
+    budget = BUDGET
 
     def __init__(self, model: "CrossBert", precision: str, weights_key: str) -> None:
         self._compiled = _compiled(model, precision, weights_key)
@@ -42,12 +51,7 @@ class OpenVinoCross:
 
     def logits(self, batch: "Sequence[Tokens]") -> "FloatArray":
         """Raw logits (n,), float32."""
-        inputs = collated(batch)
-        mask = inputs.mask(torch.float32)
-        if mask is None:
-            mask = torch.zeros(len(batch), 1, 1, inputs.ids.shape[1])
-        arguments = [inputs.ids.numpy(), inputs.second.numpy(), mask.numpy()]
-        logits: FloatArray = self._request().infer(arguments)[0]
+        logits: FloatArray = self._request().infer(padded_arrays(batch))[0]
         return logits.copy()
 
     def _request(self) -> Any:
@@ -57,24 +61,37 @@ class OpenVinoCross:
         return self._local.request
 
 
+def _settings(precision: str) -> dict[str, str]:
+    settings = {
+        "INFERENCE_PRECISION_HINT": precision,
+        "NUM_STREAMS": str(available_cores()),
+        "INFERENCE_NUM_THREADS": str(available_cores()),
+        # Off unless asked for: newer versions quantise compressed weights' inputs by themselves.
+        "DYNAMIC_QUANTIZATION_GROUP_SIZE": "0",
+    }
+    if precision == "int8":
+        settings["INFERENCE_PRECISION_HINT"] = "bf16" if cpu_has_fast_bf16() else "f32"
+        settings["DYNAMIC_QUANTIZATION_GROUP_SIZE"] = str(GROUP)
+    return settings
+
+
 def _compiled(model: "CrossBert", precision: str, weights_key: str) -> Any:
     """The compiled model, from disk if this machine and version compiled it before."""
     import openvino
 
-    settings = {
-        "INFERENCE_PRECISION_HINT": PRECISIONS[precision],
-        "NUM_STREAMS": str(available_cores()),
-        "INFERENCE_NUM_THREADS": str(available_cores()),
-    }
+    settings = _settings(precision)
     core = openvino.Core()
-    name = f"openvino/{_key(weights_key, openvino.__version__, settings)}.blob"
+    name = f"openvino/{_key(weights_key, openvino.__version__, precision, settings)}.blob"
     kept = sealed.read(name)
     if kept is not None:
         try:
             return core.import_model(io.BytesIO(kept), "CPU", settings)
         except RuntimeError as error:
             log.warning("compiled_model_refused", error=str(error)[:200], mend="compiled anew")
-    compiled = core.compile_model(_converted(model), "CPU", settings)
+    converted = _converted(model)
+    if precision == "int8":
+        with_int8_weights(converted)
+    compiled = core.compile_model(converted, "CPU", settings)
     sealed.write(name, compiled.export_model().getvalue())
     return compiled
 

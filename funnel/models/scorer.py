@@ -10,6 +10,7 @@ import numpy as np
 from funnel.deadline import Deadline
 from funnel.errors import InputError, ModelError
 from funnel.models.base import ScoredPairs, TextPair
+from funnel.models.score_cache import PairScoreCache, Recall
 from funnel.models.worker import Lane, ModelWorker, awaited, model_worker
 from funnel.types import ScoreKind
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from funnel.models.backends import Choice
     from funnel.models.pair_models import PairItem, PairModel
     from funnel.models.worker import JobResult
 
@@ -35,13 +37,14 @@ class CrossEncoderScorer:
 
     Loads at first use or with :meth:`load`. Safe to share between threads and tasks; all work runs
     on the process's model worker, where pairs of several callers share batches. A pair's score
-    depends on its batch by rounding only: below 1e-5 in float32, below 0.05 in bfloat16.
+    depends on its batch by rounding only: below 1e-5 in float32, below 0.05 in bfloat16 and int8.
 
     Args:
         name: as in the YAML.
         backend: ``auto``, or one of ``funnel.models.backends``.
         max_tokens: the window; the model's own by default.
-        token_budget: most padded tokens of a batch.
+        token_budget: most padded tokens of a batch; what suits the backend by default.
+        score_cache_mb: memory for scores of pairs that come again; 0 for none.
         worker: where batches run; the process's own by default.
 
     Raises:
@@ -55,11 +58,14 @@ class CrossEncoderScorer:
         backend: str = "auto",
         max_tokens: int | None = None,
         token_budget: int | None = None,
+        score_cache_mb: float = 0,
         worker: ModelWorker | None = None,
     ) -> None:
         self._name = name
         self._backend = backend
         self._max_tokens = max_tokens
+        self._token_budget = token_budget
+        self._cache = PairScoreCache(int(score_cache_mb * 2**20)) if score_cache_mb else None
         self._worker = worker or model_worker()
         self._lock = Lock()
         self._model: PairModel | None = None
@@ -84,7 +90,22 @@ class CrossEncoderScorer:
     @property
     def backend(self) -> str:
         """What runs the network; never ``auto``."""
-        return self._loaded().backend
+        return self.choice.backend
+
+    @property
+    def choice(self) -> "Choice":
+        """What runs the network, and the measurements it was chosen by."""
+        return self._loaded().choice
+
+    @property
+    def loaded(self) -> bool:
+        """Whether the model is in memory."""
+        return self._model is not None
+
+    @property
+    def score_cache(self) -> PairScoreCache | None:
+        """The scores that are remembered, or None."""
+        return self._cache
 
     @property
     def symmetric(self) -> bool:
@@ -111,10 +132,18 @@ class CrossEncoderScorer:
         """
         checked = _checked(pairs)
         parts = [
-            self._collect(*self._submit(checked[start : start + _WINDOW], Deadline())).values
+            self._score_window(checked[start : start + _WINDOW])
             for start in range(0, len(checked), _WINDOW)
         ]
         return np.concatenate(parts) if parts else np.empty(0, np.float32)
+
+    def _score_window(self, pairs: list[TextPair]) -> "FloatArray":
+        if self._cache is None:
+            return self._collect(*self._submit(pairs, Deadline())).values
+        recall = self._recall(self._cache, pairs, None)
+        rest = [pairs[place] for place in recall.missing]
+        items, future = self._submit(rest, Deadline())
+        return self._remember(self._cache, recall, items, self._collect(items, future)).values
 
     async def ascore(
         self,
@@ -132,9 +161,36 @@ class CrossEncoderScorer:
         checked = _checked(pairs)
         if not checked:
             return ScoredPairs(np.empty(0, np.float32), 0, 0)
-        items, future = await asyncio.to_thread(self._submit, checked, deadline, cosines)
+        if self._cache is None:
+            return (await self._scored(checked, deadline, cosines))[1]
+        recall = await asyncio.to_thread(self._recall, self._cache, checked, cosines)
+        rest = [checked[place] for place in recall.missing]
+        given = None if cosines is None else [cosines[place] for place in recall.missing]
+        items, fresh = await self._scored(rest, deadline, given)
+        return self._remember(self._cache, recall, items, fresh)
+
+    async def _scored(
+        self, pairs: list[TextPair], deadline: Deadline, cosines: Sequence[float] | None
+    ) -> "tuple[list[PairItem], ScoredPairs]":
+        items, future = await asyncio.to_thread(self._submit, pairs, deadline, cosines)
         await awaited(future, self._worker, deadline)
-        return self._collect(items, future)
+        return items, self._collect(items, future)
+
+    def _recall(
+        self, cache: PairScoreCache, pairs: list[TextPair], cosines: Sequence[float] | None
+    ) -> Recall:
+        # Vectors from an index differ from fresh ones by rounding, so do scores made with them.
+        parts = (self.revision, self.backend, self._max_tokens, cosines is not None)
+        return cache.recall(repr(parts), pairs)
+
+    @staticmethod
+    def _remember(
+        cache: PairScoreCache, recall: Recall, items: "list[PairItem]", fresh: ScoredPairs
+    ) -> ScoredPairs:
+        keys = [recall.keys[place] for place in recall.missing[: fresh.scored]]
+        cut = [item.truncated for item in items[: fresh.scored]]
+        cache.learn(keys, fresh.values[: fresh.scored], cut)
+        return recall.merged(fresh)
 
     def expected_s(self, pairs: Sequence[TextPair]) -> float:
         """A guess, from what was measured so far, of the seconds that these take by themselves.
@@ -165,7 +221,9 @@ class CrossEncoderScorer:
                 if self._model is None:
                     from funnel.models.pair_models import open_pair_model
 
-                    self._model = open_pair_model(self._name, self._backend, self._max_tokens)
+                    model = open_pair_model(self._name, self._backend, self._max_tokens)
+                    self._lane.budget = self._token_budget or model.budget
+                    self._model = model
         return self._model
 
     def _run(self, items: "Sequence[PairItem]") -> "Sequence[np.float32]":

@@ -62,12 +62,13 @@ class DensePart:
         return replace(self, combine=_reweighted(old, fitted))
 
     def _logits(self, combine: Combination, texts: Sequence[Texts]) -> Floats:
+        from funnel.models.backends import Choice
         from funnel.models.cross_networks import pair_tokenizer
         from funnel.models.pair_models import CombinedPairs
 
         adapter = Adapter("dense", self.base, 1, 1.0, self.max_tokens, {}, combine)
         tokenizer = pair_tokenizer(self.source.folder, self.max_tokens)
-        pairs = CombinedPairs(adapter, self.source, tokenizer, None, "none")
+        pairs = CombinedPairs(adapter, self.source, tokenizer, None, Choice("none"))
         return np.asarray(pairs.run(pairs.prepare(list(texts))), np.float64)
 
 

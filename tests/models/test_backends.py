@@ -6,13 +6,21 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
 from structlog.testing import capture_logs
 
 from funnel.errors import ConfigError, MissingExtra
 from funnel.models import CrossEncoderScorer, calibration, sealed
-from funnel.models.calibration import Measured, agreement, choose
-from funnel.models.cross_networks import pair_tokenizer
+from funnel.models.backends import likely_backends
+from funnel.models.calibration import Measured, agreement, calibration_pairs, choose, score_error
+from funnel.models.cross_networks import (
+    CrossBert,
+    TorchCross,
+    pair_tokenizer,
+    read_cross_bert,
+)
+from funnel.models.source import locate
 from funnel.models.tokens import TextTokenizer, Tokens
 from tests.models.tiny import WORDS, save_cross_encoder
 
@@ -37,22 +45,67 @@ def cache_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
-def no_openvino(monkeypatch: pytest.MonkeyPatch) -> None:
+def bare(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine without OpenVINO and ONNX Runtime."""
     find = importlib.util.find_spec
 
     def without(name: str, package: str | None = None) -> object:
-        return None if name == "openvino" else find(name, package)
+        return None if name in ("openvino", "onnxruntime") else find(name, package)
 
     monkeypatch.setattr(importlib.util, "find_spec", without)
 
 
-@pytest.mark.parametrize(("backend", "atol"), [("openvino-f32", 1e-4), ("openvino-bf16", 0.2)])
-def test_openvino_gives_torchs_scores(folder: Path, backend: str, atol: float) -> None:
-    """In float32 to rounding, in bfloat16 to a few per cent of the spread."""
+@pytest.fixture(scope="module")
+def model(folder: Path) -> CrossBert:
+    read = read_cross_bert(locate(str(folder)))
+    assert read is not None
+    return read
+
+
+@pytest.mark.parametrize(("precision", "limit"), [("f32", 1e-4), ("bf16", 0.05), ("int8", 0.15)])
+def test_openvino_gives_torchs_scores(
+    model: CrossBert, tokenizer: TextTokenizer, precision: str, limit: float
+) -> None:
+    """In float32 to rounding, else to a share of the spread; tiny random models amplify errors."""
     pytest.importorskip("openvino")
-    expected = CrossEncoderScorer(str(folder), backend="torch-fp32").score(PAIRS)
-    scores = CrossEncoderScorer(str(folder), backend=backend).score(PAIRS)
-    np.testing.assert_allclose(scores, expected, atol=atol * float(np.ptp(expected)))
+    from funnel.models.openvino_cross import OpenVinoCross
+
+    pairs = calibration_pairs(tokenizer)
+    expected = TorchCross(model, "fp32").logits(pairs)
+    scores = OpenVinoCross(model, precision, "tiny").logits(pairs)
+    assert score_error(expected, scores, 1) < limit
+
+
+def test_int8_replaces_every_large_matrix(model: CrossBert) -> None:
+    """The four of each layer, not the head's single row; codes times scales are the weights."""
+    pytest.importorskip("openvino")
+    from funnel.models.int8 import rounded, with_int8_weights
+    from funnel.models.openvino_cross import _converted
+
+    graph = _converted(model)
+    widths = [96, 32, 64, 32]  # query-key-value, out, up, down
+    assert with_int8_weights(graph) == 2 * sum(width >= 64 for width in widths)
+    weights = np.random.default_rng(1).normal(size=(70, 32)).astype(np.float32)
+    weights[3] = 0
+    codes, scales = rounded(weights)
+    assert np.abs(codes * scales - weights).max() <= scales.max() / 2 + 1e-6
+
+
+def test_onnxruntime_gives_torchs_scores(
+    model: CrossBert, tokenizer: TextTokenizer, cache_dir: Path
+) -> None:
+    """To rounding; read again from disk, and exported anew when that is damaged."""
+    pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnx")
+    from funnel.models.onnx_cross import OnnxCross
+
+    pairs = calibration_pairs(tokenizer)
+    expected = TorchCross(model, "fp32").logits(pairs)
+    for content in (None, b"", b"no graph"):
+        if content is not None:
+            sealed.write(f"onnx/{next(cache_dir.glob('onnx/*')).name}", content)
+        scores = OnnxCross(model, "tiny").logits(pairs)
+        np.testing.assert_allclose(scores, expected, atol=1e-4 * float(np.ptp(expected)))
 
 
 def test_a_damaged_compiled_model_is_made_anew(folder: Path, cache_dir: Path) -> None:
@@ -93,22 +146,67 @@ def test_auto_chooses_and_remembers(folder: Path, cache_dir: Path) -> None:
     assert list(cache_dir.glob("calibration/*.json")) == kept
 
 
-def test_auto_without_openvino_takes_torch(
-    folder: Path, cache_dir: Path, no_openvino: None
-) -> None:
+def test_auto_with_nothing_installed_takes_torch(folder: Path, cache_dir: Path, bare: None) -> None:
     """And says what is missing."""
     with capture_logs() as logs:
         scorer = CrossEncoderScorer(str(folder))
         scorer.load()
     assert scorer.backend.startswith("torch-")
-    absent = [entry for entry in logs if entry["event"] == "backend_absent"]
-    assert "retrieval-funnel[openvino]" in absent[0]["mend"]
+    absent = {
+        entry["backend"]: entry["mend"] for entry in logs if entry["event"] == "backend_absent"
+    }
+    assert "retrieval-funnel[openvino]" in absent["openvino"]
+    assert "retrieval-funnel[onnx]" in absent["onnxruntime"]
 
 
-def test_openvino_asked_for_by_name_must_be_there(folder: Path, no_openvino: None) -> None:
+@pytest.mark.parametrize(
+    ("backend", "extra"), [("openvino-bf16", "openvino"), ("onnxruntime-f32", "onnx")]
+)
+def test_a_backend_asked_for_by_name_must_be_there(
+    folder: Path, bare: None, backend: str, extra: str
+) -> None:
     """The error names the extra."""
-    with pytest.raises(MissingExtra, match=r"retrieval-funnel\[openvino\]"):
-        CrossEncoderScorer(str(folder), backend="openvino-bf16").load()
+    with pytest.raises(MissingExtra, match=rf"retrieval-funnel\[{extra}\]"):
+        CrossEncoderScorer(str(folder), backend=backend).load()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a device")
+def test_cuda_asked_for_by_name_must_be_there(folder: Path) -> None:
+    """The error says what torch sees; auto never tries it."""
+    with pytest.raises(ConfigError, match="needs a CUDA device"):
+        CrossEncoderScorer(str(folder), backend="cuda-fp16").load()
+    assert not [name for name in likely_backends() if name.startswith("cuda")]
+
+
+def test_a_damaged_measurement_is_made_anew(folder: Path, cache_dir: Path) -> None:
+    """Whether its bytes are damaged or its content is of another version."""
+    CrossEncoderScorer(str(folder)).load()
+    kept = next(cache_dir.glob("calibration/*.json"))
+    for content in (b"[]", b'[{"backend": "torch-fp32", "speed": 1}]', b"{"):
+        sealed.write(f"calibration/{kept.name}", content)
+        with capture_logs() as logs:
+            CrossEncoderScorer(str(folder)).load()
+        assert "calibration_refused" in [entry["event"] for entry in logs]
+        assert b"seconds" in kept.read_bytes()
+    kept.write_bytes(b"x")
+    CrossEncoderScorer(str(folder)).load()
+    assert b"seconds" in kept.read_bytes()
+
+
+def test_a_named_backend_that_ranks_otherwise_gives_way(
+    folder: Path, cache_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To float32, with the reason; its scores are then exactly float32's."""
+    monkeypatch.setattr(calibration, "MAX_ERROR", 1e-9)
+    with capture_logs() as logs:
+        scorer = CrossEncoderScorer(str(folder), backend="torch-bf16")
+        scores = scorer.score(PAIRS)
+    refused = next(entry for entry in logs if entry["event"] == "backend_refused")
+    assert "score error" in refused["reason"]
+    assert scorer.backend == "torch-fp32"
+    assert [row.backend for row in scorer.choice.measured] == ["torch-fp32", "torch-bf16"]
+    expected = CrossEncoderScorer(str(folder), backend="torch-fp32").score(PAIRS)
+    np.testing.assert_allclose(scores, expected, atol=1e-5)
 
 
 def test_openvino_refuses_other_architectures(tmp_path: Path) -> None:
@@ -121,6 +219,8 @@ def test_openvino_refuses_other_architectures(tmp_path: Path) -> None:
 
 class _Network:
     """Scores by token ids, perhaps wrongly."""
+
+    budget = 512
 
     def __init__(self, sign: float = 1.0, error: Exception | None = None) -> None:
         self._sign = sign
@@ -156,6 +256,7 @@ def test_the_fastest_that_agrees_is_chosen() -> None:
         Measured("half", 0.5, 0.999, 0.98),
         Measured("compiled", 0.49, 1.0, 1.0),
         Measured("wrong", 0.1, 0.9, 0.7),
+        Measured("rough", 0.1, 1.0, 1.0, error=0.1),
         Measured("broken", 0.0, 0.0, 0.0, failed="RuntimeError"),
     ]
     assert calibration._best(rows, "exact") == "half"
@@ -167,6 +268,17 @@ def test_agreement_of_equal_and_shifted_orders() -> None:
     assert agreement(scores, scores * 2 + 1, 2) == pytest.approx((1.0, 1.0))
     swapped = np.concatenate([np.roll(scores[:20], 10), np.roll(scores[20:], 10)])
     assert agreement(scores, swapped, 2) == (0.0, 0.0)
+
+
+def test_score_error_is_a_share_of_the_spread() -> None:
+    """A shift of a query's scores counts for nothing, noise for its size."""
+    random = np.random.default_rng(3)
+    scores = random.normal(0, 5, 400).astype(np.float32)
+    shifted = scores + np.repeat([1.0, 2.0], 200).astype(np.float32)
+    assert score_error(scores, shifted, 2) < 1e-6
+    noisy = scores + random.normal(0, 0.5, 400).astype(np.float32)
+    assert score_error(scores, noisy, 2) == pytest.approx(0.1, rel=0.1)
+    assert "score error" in Measured("rough", 1.0, 1.0, 1.0, error=float("nan")).reason
 
 
 def test_sealed_files_notice_damage(cache_dir: Path) -> None:

@@ -1,0 +1,33 @@
+"""A cross-encoder's network on a CUDA device. Imports torch: import lazily."""
+
+import copy
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import torch
+
+from funnel.models.cross_networks import CUDA_BUDGET, DTYPES, CrossBert
+from funnel.models.tokens import Tokens
+from funnel.models.unpadded import best_attention, pack, unpadded_logits
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    FloatArray = NDArray[np.float32]
+
+
+class CudaCross:
+    """Half precision, without padding."""
+
+    budget = CUDA_BUDGET
+
+    def __init__(self, model: CrossBert, precision: str) -> None:
+        self._model = copy.deepcopy(model).eval().to("cuda", DTYPES[precision])
+        self._attention = best_attention()
+
+    @torch.inference_mode()
+    def logits(self, batch: Sequence[Tokens]) -> "FloatArray":
+        """Raw logits (n,), float32."""
+        values = unpadded_logits(self._model, pack(batch).to("cuda"), self._attention)
+        return values.float().cpu().numpy()
