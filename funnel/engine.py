@@ -435,6 +435,8 @@ class Funnel:
     async def _many(
         self, queries: Sequence[str], concurrency: int, options: Mapping[str, Any]
     ) -> list[FunnelResult]:
+        if isinstance(queries, str):
+            raise InputError("queries: got one string, expected a list; use run for one query")
         for text in queries:
             normalise_query(text)
         gate = asyncio.Semaphore(max(1, concurrency))

@@ -226,7 +226,13 @@ class DocumentIndex:
                 return self._report(spool, tally, began)
 
     async def delete(self, ids: Sequence[str]) -> int:
-        """Remove documents by id. Returns how many there were."""
+        """Remove documents by id. Returns how many there were.
+
+        Raises:
+            InputError: ``ids`` is one string, whose characters would be taken for ids.
+        """
+        if isinstance(ids, str):
+            raise InputError(f"ids: got the string {ids!r:.80}, expected a list of ids")
         async with self._writing:
             state = await self._refresh(self._backend.write)
             if state is None or not ids:

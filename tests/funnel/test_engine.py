@@ -224,6 +224,23 @@ async def test_run_inside_a_loop_says_use_arun() -> None:
     await funnel.aclose()
 
 
+def test_one_string_is_not_a_list(funnel: Funnel) -> None:
+    """Its characters would otherwise be run as queries, or deleted as ids."""
+    with pytest.raises(InputError, match="got one string"):
+        funnel.run_many("password")
+    with pytest.raises(InputError, match="expected a list of ids"):
+        funnel.delete("12")
+
+
+async def test_a_coroutine_starts_a_funnel_and_leaves_its_with_block() -> None:
+    """It awaits the start; close at the end of the block works inside the running loop."""
+    with make() as funnel:
+        assert await funnel.astart() is funnel
+        assert await funnel.arun("anything") is not None
+    with pytest.raises(Closed):
+        await funnel.arun("anything")
+
+
 def test_run_many_keeps_the_order(funnel: Funnel) -> None:
     """Results come in the order of the queries, one wrong query fails before any runs."""
     results = funnel.run_many(["password", "parcel", "card"], k=1, concurrency=2)
