@@ -208,7 +208,7 @@ def _known_keys(model: type[BaseModel], location: tuple[str | int, ...]) -> str:
     if not fields:
         return ""
     known = ", ".join(fields)
-    return f"{suggestion(str(location[-1]), fields)}; known here: {known}"
+    return f"{suggestion(str(location[-1]), fields) or ';'} known here: {known}"
 
 
 def _fields_at(model: type[BaseModel], location: tuple[str | int, ...]) -> tuple[str, ...]:
