@@ -22,7 +22,9 @@ def doctor(config: CONFIG = None, json_out: JSON_OUT = False) -> None:
     if json_out:
         typer.echo(json.dumps({"healthy": healthy, "checks": [asdict(c) for c in checks]}))
     else:
-        table = Table("check", "status", "detail", "what to do")
+        table = Table()
+        for heading in ("check", "status", "detail", "what to do"):
+            table.add_column(heading, overflow="fold")  # a command cut short cannot be copied
         for check in checks:
             status = Text(check.status, style=_STYLE[check.status])
             table.add_row(check.name, status, Text(check.detail), Text(check.mend))
