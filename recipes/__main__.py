@@ -5,21 +5,23 @@ Each is trained, cut down to a low-rank adapter, measured and written over the s
 """
 
 import argparse
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import structlog
 import torch
 from safetensors.torch import load_file
 
 from funnel.models.adapters import Adapter, BaseModel, save_adapter
-from funnel.models.low_rank import load_merged, merged_state_dict, quantised_difference
+from funnel.models.bert import bert_shape, read_config
+from funnel.models.low_rank import merged_state_dict, quantised_difference
 from funnel.models.source import EMBEDDED, EMBEDDED_ENCODER, locate, sha256
 from funnel.models.worker import available_cores
 from recipes import duplicate, measures, relevance
 from recipes.cards import duplicate_card, relevance_card
-from recipes.network import Base, Windows, Words
+from recipes.cross import CrossEncoder, fresh_weights
+from recipes.network import Base, Words
 from recipes.questions import read_questions
 from recipes.schedule import Schedule
 
@@ -57,13 +59,13 @@ def make_duplicate(options: argparse.Namespace) -> None:
     path, words, base = _opened()
     questions = read_questions(options.data, base)
     _log.info("read", pairs=len(questions.train), held_out=len(questions.test))
-    trainer = duplicate.Trainer(questions, path, words, base)
-    network, steps = trainer.network, options.steps
+    torch.manual_seed(duplicate.SEED)
+    start = options.trained or path / "model.safetensors"
+    network, steps = _network(load_file(start), path), options.steps
     if options.trained is None:
         schedule = Schedule(options.minutes, duplicate.RATE, duplicate.WARMUP, steps=options.steps)
+        trainer = duplicate.Trainer(network, questions, words, base)
         steps = trainer.run(schedule, options.scratch / "duplicate.safetensors")
-    else:
-        network.load_state_dict(load_file(options.trained))
     adapter, network = _cut("duplicate", path, network)
     combine = measures.calibrated(network, words, base, questions.dev)
     figures = measures.duplicate_figures(network, words, base, combine, questions, options.data)
@@ -89,18 +91,26 @@ def make_relevance(options: argparse.Namespace) -> None:
 def _opened() -> tuple[Path, Words, Base]:
     from transformers import AutoTokenizer
 
-    path = locate(EMBEDDED_ENCODER).folder
-    words = Words(AutoTokenizer.from_pretrained(path))
-    return path, words, Base(path, words, Windows(first=128, second=128))
+    source = locate(EMBEDDED_ENCODER)
+    words = Words(AutoTokenizer.from_pretrained(source.folder))
+    return source.folder, words, Base(source)
 
 
-def _cut(name: str, path: Path, network: Any) -> tuple[Adapter, Any]:
+def _network(weights: Mapping[str, torch.Tensor], path: Path) -> CrossEncoder:
+    """A cross-encoder with these weights, and a new head if they have none."""
+    shape = bert_shape(read_config(path))
+    if shape is None:
+        raise SystemExit(f"{path} is no plain BERT")
+    whole = weights if "classifier.weight" in weights else fresh_weights(weights)
+    return CrossEncoder(whole, layers=shape.layers, heads=shape.heads)
+
+
+def _cut(name: str, path: Path, network: CrossEncoder) -> tuple[Adapter, CrossEncoder]:
     """The adapter, and the network as the adapter gives it back: that is what is measured."""
     weights = load_file(path / "model.safetensors")
-    tensors = quantised_difference(weights, network.state_dict())
+    tensors = quantised_difference(weights, network.weights())
     adapter = Adapter(name, _base_model(path), 1, 1.0, _MAX_TOKENS, tensors)
-    load_merged(network, merged_state_dict(adapter, weights))
-    return adapter, network
+    return adapter, _network(merged_state_dict(adapter, weights), path)
 
 
 def _base_model(path: Path) -> BaseModel:

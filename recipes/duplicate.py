@@ -15,8 +15,9 @@ import structlog
 import torch
 
 from funnel.training.figures import classification_figures
+from recipes.cross import CrossEncoder
 from recipes.logistic import logistic_regression
-from recipes.network import Base, Floats, Windows, Words, cross_logits, fresh_cross_encoder, predict
+from recipes.network import Base, Floats, Windows, Words, cross_logits, predict
 from recipes.questions import Pair, Questions
 from recipes.schedule import Schedule, train
 
@@ -44,8 +45,8 @@ class PairBatches:
     many batches at once to embed, which is faster than batch by batch.
     """
 
-    def __init__(self, pairs: Sequence[Pair], base: Base, rng: random.Random) -> None:
-        self._pairs, self._base, self._rng = pairs, base, rng
+    def __init__(self, pairs: Sequence[Pair], words: Words, base: Base, rng: random.Random) -> None:
+        self._pairs, self._words, self._base, self._rng = pairs, words, base, rng
         self._labels = np.array([pair.label for pair in pairs], dtype=np.float32)
         self.first_logits: Floats = np.full(len(pairs), np.nan, dtype=np.float32)
 
@@ -70,10 +71,14 @@ class PairBatches:
 
     def _chunk(self, positions: list[int]) -> Iterator[list[int]]:
         self._base.cosines([self._pairs[i][:2] for i in positions])
-        ordered = sorted(positions, key=lambda i: len("".join(self._pairs[i][:2])))
+        ordered = sorted(positions, key=self._length)
         batches = [ordered[start : start + BATCH] for start in range(0, len(ordered), BATCH)]
         self._rng.shuffle(batches)
         yield from batches
+
+    def _length(self, position: int) -> int:
+        first, second = self._pairs[position][:2]
+        return len(self._words.pair(first, second, WINDOWS)[0])
 
     def _still_hard(self) -> list[int]:
         error = np.abs(1 / (1 + np.exp(-self.first_logits)) - self._labels)
@@ -94,17 +99,18 @@ class PairBatches:
 class Trainer:
     """Trains the residual: one round over all kinds of pairs, then rounds of mostly real ones."""
 
-    def __init__(self, questions: Questions, path: Path, words: Words, base: Base) -> None:
-        torch.manual_seed(SEED)
+    def __init__(
+        self, network: CrossEncoder, questions: Questions, words: Words, base: Base
+    ) -> None:
+        self.network = network
         self._questions, self._words, self._base = questions, words, base
         self._rng = random.Random(SEED)  # noqa: S311  # sampling
         self._weight, self._bias = cosine_logit(questions.train, base)
-        self.network = fresh_cross_encoder(path, frozen_layers=0)
 
     def run(self, schedule: Schedule, checkpoint: Path) -> int:
         """Train until the schedule ends; returns the steps taken."""
         pairs = self._questions.train
-        batches = PairBatches(pairs, self._base, self._rng)
+        batches = PairBatches(pairs, self._words, self._base, self._rng)
 
         def loss_of(batch: list[int]) -> torch.Tensor:
             return self._loss(batches, pairs, batch)

@@ -3,12 +3,12 @@
 import csv
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from funnel.models.adapters import Combination
 from funnel.training.figures import classification_figures, roc_auc
+from recipes.cross import CrossEncoder
 from recipes.duplicate import WINDOWS
 from recipes.logistic import logistic_regression
 from recipes.network import Base, Floats, Words, predict
@@ -18,14 +18,14 @@ Figures = dict[str, dict[str, float]]
 _CONTRASTS = Path(__file__).with_name("contrasts.tsv")
 
 
-def both_orders(network: Any, words: Words, pairs: Sequence[Pair]) -> Floats:
+def both_orders(network: CrossEncoder, words: Words, pairs: Sequence[Pair]) -> Floats:
     """Cross-encoder logits of shape (2, n): the pairs as given, and turned."""
     given = [(pair.first, pair.second) for pair in pairs]
     turned = [(second, first) for first, second in given]
     return np.stack([predict(network, words, each, WINDOWS) for each in (given, turned)])
 
 
-def calibrated(network: Any, words: Words, base: Base, dev: Sequence[Pair]) -> Combination:
+def calibrated(network: CrossEncoder, words: Words, base: Base, dev: Sequence[Pair]) -> Combination:
     """Weights of logit and cosine whose sum is the log-odds on the development part."""
     cross = both_orders(network, words, dev).mean(axis=0)
     inputs = np.stack([cross, base.cosines([pair[:2] for pair in dev])], axis=1)
@@ -34,7 +34,7 @@ def calibrated(network: Any, words: Words, base: Base, dev: Sequence[Pair]) -> C
 
 
 def duplicate_figures(
-    network: Any,
+    network: CrossEncoder,
     words: Words,
     base: Base,
     combine: Combination,
@@ -59,7 +59,7 @@ def duplicate_figures(
 
 
 def _by_kind(
-    network: Any, words: Words, base: Base, combine: Combination, questions: Questions
+    network: CrossEncoder, words: Words, base: Base, combine: Combination, questions: Questions
 ) -> dict[str, float]:
     """AUC of each breaking edit against all keeping edits."""
     pairs = questions.adversaries

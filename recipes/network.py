@@ -7,25 +7,28 @@ unlearning it first.
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from funnel.models.batching import token_batches
+from funnel.models.encoder_networks import open_network
+from funnel.models.source import ModelSource
+from recipes.cross import CrossEncoder
+
 Floats = NDArray[np.float32]
 Tokens = list[int]
-_BATCH, _EMBEDDED = 64, 256
+_BATCH, _BUDGET = 64, 4096
 
 
 @dataclass(frozen=True)
 class Windows:
-    """Most tokens kept of each side of a pair, and of a text embedded alone."""
+    """Most tokens kept of each side of a pair."""
 
     first: int
     second: int
-    alone: int = 254
 
 
 @dataclass
@@ -42,10 +45,6 @@ class Words:
             self._known[text] = found["input_ids"]
         return self._known[text][:limit]
 
-    def alone(self, text: str, windows: Windows) -> Tokens:
-        """``[CLS] text [SEP]``."""
-        return self._closed(self.pieces(text, windows.alone))
-
     def pair(self, first: str, second: str, windows: Windows) -> tuple[Tokens, int]:
         """``[CLS] first [SEP] second [SEP]`` and where the second segment starts."""
         head = self._closed(self.pieces(first, windows.first))
@@ -55,104 +54,59 @@ class Words:
         return [self.tokenizer.cls_token_id, *pieces, self.tokenizer.sep_token_id]
 
 
-def padded(rows: Sequence[Tokens], starts: Sequence[int] | None = None) -> dict[str, torch.Tensor]:
-    """Inputs of shape (rows, longest); segment 1 begins at ``starts``."""
+def padded(
+    rows: Sequence[Tokens], starts: Sequence[int]
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Ids, mask and segments of shape (rows, longest); segment 1 begins at ``starts``."""
     longest = max(map(len, rows))
     ids = torch.zeros(len(rows), longest, dtype=torch.long)
     mask, segments = torch.zeros_like(ids), torch.zeros_like(ids)
-    for index, row in enumerate(rows):
+    for index, (row, start) in enumerate(zip(rows, starts, strict=True)):
         ids[index, : len(row)] = torch.tensor(row)
         mask[index, : len(row)] = 1
-        if starts is not None:
-            segments[index, starts[index] : len(row)] = 1
-    return {"input_ids": ids, "attention_mask": mask, "token_type_ids": segments}
-
-
-def autocast() -> torch.autocast:
-    """Matrix products in bfloat16; the weights and their updates stay float32."""
-    return torch.autocast("cpu", torch.bfloat16)
-
-
-def fresh_cross_encoder(base: Path, *, frozen_layers: int) -> Any:
-    """The base with one logit on top; embeddings and the lowest layers do not learn.
-
-    No dropout: it costs a fifth of the speed here, and no pair is seen often.
-    """
-    from transformers import BertForSequenceClassification
-
-    network = BertForSequenceClassification.from_pretrained(
-        base,
-        num_labels=1,
-        attn_implementation="eager",  # faster than sdpa in bfloat16 on the CPUs measured
-        hidden_dropout_prob=0.0,
-        attention_probs_dropout_prob=0.0,
-    )
-    torch.nn.init.normal_(network.classifier.weight, std=0.01)
-    torch.nn.init.zeros_(network.classifier.bias)
-    for module in [network.bert.embeddings, *network.bert.encoder.layer[:frozen_layers]]:
-        module.requires_grad_(False)
-    return network.train()
+        segments[index, start : len(row)] = 1
+    return ids, mask, segments
 
 
 def cross_logits(
-    network: Any, words: Words, pairs: Sequence[tuple[str, str]], windows: Windows
+    network: CrossEncoder, words: Words, pairs: Sequence[tuple[str, str]], windows: Windows
 ) -> torch.Tensor:
     """Logits of shape (n,), float32, with gradients if they are on."""
     cut = [words.pair(first, second, windows) for first, second in pairs]
-    with autocast():
-        output = network(**padded([row for row, _ in cut], [start for _, start in cut]))
-    logits: torch.Tensor = output.logits[:, 0].float()
+    logits: torch.Tensor = network(*padded([row for row, _ in cut], [start for _, start in cut]))
     return logits
 
 
 def predict(
-    network: Any, words: Words, pairs: Sequence[tuple[str, str]], windows: Windows
+    network: CrossEncoder, words: Words, pairs: Sequence[tuple[str, str]], windows: Windows
 ) -> Floats:
     """Logits of many pairs, shape (n,), in batches of similar length."""
     lengths = [len(words.pair(*pair, windows)[0]) for pair in pairs]
     order = sorted(range(len(pairs)), key=lengths.__getitem__)
     scores = np.zeros(len(pairs), dtype=np.float32)
-    network.eval()
     with torch.no_grad():
         for start in range(0, len(order), _BATCH):
             part = order[start : start + _BATCH]
             logits = cross_logits(network, words, [pairs[i] for i in part], windows)
             scores[part] = logits.numpy()
-    network.train()
     return scores
 
 
 class Base:
-    """The frozen base: text vectors (kept) and token vectors (made when asked)."""
+    """The frozen base as it serves: text vectors (kept) and token vectors (made when asked)."""
 
-    def __init__(self, path: Path, words: Words, windows: Windows) -> None:
-        from transformers import BertModel
-
-        network: Any = BertModel.from_pretrained(
-            path, attn_implementation="eager", add_pooling_layer=False
-        )
-        self._network = network.eval()
-        self._words, self._windows = words, windows
+    def __init__(self, source: ModelSource) -> None:
+        self._network = open_network(source, "bf16")
         self._vectors: dict[str, NDArray[np.float16]] = {}
 
-    def encode(self, texts: Sequence[str]) -> list[tuple[torch.Tensor, torch.Tensor]]:
-        """For each text its vector (dim,) and token vectors (tokens, dim), of unit length."""
-        rows = [self._words.alone(text, self._windows) for text in texts]
-        inputs = padded(rows)
-        with torch.no_grad(), autocast():
-            states = self._network(**inputs).last_hidden_state.float()
-        mask = inputs["attention_mask"][..., None].float()
-        vectors = torch.nn.functional.normalize((states * mask).sum(1) / mask.sum(1), dim=-1)
-        tokens = torch.nn.functional.normalize(states, dim=-1)
-        return [(vectors[i], tokens[i, : len(row)]) for i, row in enumerate(rows)]
-
     def represent(self, texts: Sequence[str]) -> list[tuple[torch.Tensor, torch.Tensor]]:
-        """The same for many texts, in batches of similar length."""
-        order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
+        """For each text its vector (dim,) and token vectors (tokens, dim), of unit length."""
+        tokens = self._network.tokenize(texts)
         made: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
-        for start in range(0, len(order), _BATCH // 4):
-            part = order[start : start + _BATCH // 4]
-            made |= dict(zip(part, self.encode([texts[i] for i in part]), strict=True))
+        for batch in token_batches([len(each) for each in tokens], _BUDGET):
+            rows = self._network.representations([tokens[i] for i in batch])
+            for i, row in zip(batch, rows, strict=True):
+                made[i] = torch.from_numpy(row.pooled), torch.from_numpy(row.tokens).float()
         return [made[i] for i in range(len(texts))]
 
     def cosines(self, pairs: Sequence[tuple[str, str]]) -> Floats:
@@ -172,11 +126,11 @@ class Base:
         return np.stack([self._vectors[text] for text in texts]).astype(np.float32)
 
     def _embed(self, texts: Iterable[str]) -> None:
-        new = sorted(set(texts) - self._vectors.keys(), key=lambda text: (len(text), text))
-        for start in range(0, len(new), _EMBEDDED):
-            part = new[start : start + _EMBEDDED]
-            for text, (vector, _) in zip(part, self.encode(part), strict=True):
-                self._vectors[text] = vector.numpy().astype(np.float16)
+        new = sorted(set(texts) - self._vectors.keys())
+        tokens = self._network.tokenize(new)
+        for batch in token_batches([len(each) for each in tokens], _BUDGET):
+            vectors = self._network.pooled([tokens[i] for i in batch]).astype(np.float16)
+            self._vectors |= {new[i]: vector for i, vector in zip(batch, vectors, strict=True)}
 
 
 def max_sim(query: torch.Tensor, document: torch.Tensor) -> torch.Tensor:

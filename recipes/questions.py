@@ -352,9 +352,10 @@ def _other_questions(folder: Path, rng: random.Random) -> tuple[list[str], list[
             if question.strip():
                 about[text].append(augment.sentence(re.sub(r"\s+([?.,!'])", r"\1", question)))
     pairs = [
-        Pair(*rng.sample(questions, 2), 0.0, "same sentence")
+        Pair(first, second, 0.0, "same sentence")
         for questions in about.values()
         if len(questions) > 1
+        for first, second in [rng.sample(questions, 2)]
     ]
     different = [pair for pair in pairs if _overlap(pair) < 0.8]
     kept = rng.sample(different, min(len(different), _SAME_SENTENCE))

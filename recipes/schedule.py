@@ -10,6 +10,8 @@ import structlog
 import torch
 from safetensors.torch import save_file
 
+from recipes.cross import CrossEncoder
+
 _log = structlog.get_logger(__name__)
 _LAST_RATE = 0.02  # share of the learning rate that the end still has
 _AVERAGED = 0.02
@@ -43,7 +45,7 @@ class Schedule:
 
 
 def train(
-    network: Any,
+    network: CrossEncoder,
     batches: Iterator[Any],
     loss_of: Callable[[Any], torch.Tensor],
     schedule: Schedule,
@@ -71,8 +73,8 @@ def train(
             _log.info("training", step=step, loss=round(mean, 4), seconds=seconds)
         if step % schedule.check_every == 0:
             check()
-            save_file(network.state_dict(), checkpoint)
-    save_file(network.state_dict(), checkpoint)
+            save_file(network.weights(), checkpoint)
+    save_file(network.weights(), checkpoint)
     return step
 
 
