@@ -89,7 +89,7 @@ def settings(entries: int, store: str, folder: Path, threshold: float) -> CacheS
             "audit_share": 0,
             "early_refresh": 0,
             "timeout_ms": 5_000,
-            "verifier": {"timeout_ms": 5_000},
+            "verifier": {"timeout_ms": 10_000},
         }
     )
 

@@ -105,12 +105,13 @@ async def run(sizes: Sequence[int]) -> list[Figures]:
 
 
 def show(results: Sequence[Figures], console: Console) -> None:
-    """Sizes down, figures across."""
+    """Figures down, sizes across."""
     table = Table(title="a lookup by the number of cached questions", title_justify="left")
-    for heading in results[0]:
-        table.add_column(heading, justify="right")
+    table.add_column("entries")
     for one in results:
-        table.add_row(*(f"{value:,}" for value in one.values()))
+        table.add_column(f"{one['entries']:,}", justify="right")
+    for name in list(results[0])[1:]:
+        table.add_row(name, *(f"{one[name]:,}" for one in results))
     console.print(table)
 
 

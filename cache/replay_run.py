@@ -10,7 +10,7 @@ import numpy as np
 
 from funnel.cache.decision import Policy, Verdict
 from funnel.cache.pair_scores import PairScores, Progress
-from funnel.cache.replay import Stream, play_scored
+from funnel.cache.replay import Play, Stream, play_scored
 from funnel.cache.replay_log import Asked
 from funnel.cache.rules import CosineRule, ExactRule, Rule, VerifiedRule, peer_rules
 from funnel.cache.tally import Tally, tally
@@ -26,10 +26,11 @@ _LOWEST_COSINE = 0.6
 
 @dataclass(frozen=True, slots=True)
 class CurvePoint:
-    """One threshold of a rule and what it did."""
+    """One threshold of a rule, what it did, and request by request how."""
 
     threshold: float
     tally: Tally
+    play: Play
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready."""
@@ -98,9 +99,14 @@ def best_at(curve: Iterable[CurvePoint], precision: float) -> dict[str, Any] | N
 
     Chosen on the log itself, for rules to be compared at equal precision; not a certificate.
     """
-    fit = [p for p in curve if p.tally.hits and (p.tally.hit_precision or 0.0) >= precision]
-    best = max(fit, key=lambda point: point.tally.hit_rate, default=None)
+    best = best_point(curve, precision)
     return None if best is None else best.to_dict()
+
+
+def best_point(curve: Iterable[CurvePoint], precision: float) -> CurvePoint | None:
+    """The point itself; see ``best_at``."""
+    fit = [p for p in curve if p.tally.hits and (p.tally.hit_precision or 0.0) >= precision]
+    return max(fit, key=lambda point: point.tally.hit_rate, default=None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,7 +164,7 @@ class Replayer:
             ranking_ms=ranking_ms,
             seconds=time.perf_counter() - began,
             skipped_lines=skipped_lines,
-            wrong=tuple(_wrong(stream, play.source, play.tier)),
+            wrong=tuple(wrong_hits(stream.requests, play)),
         )
 
     def _curve(
@@ -188,9 +194,10 @@ class Replayer:
         self, stream: Stream, rule: Rule, threshold: float, scores: PairScores | None = None
     ) -> CurvePoint:
         if scores is None:
-            return CurvePoint(threshold, tally(stream, stream.play(rule, self.policy.limit)))
-        play = play_scored(stream, rule, self.policy.limit, scores)
-        return CurvePoint(threshold, tally(stream, play))
+            play = stream.play(rule, self.policy.limit)
+        else:
+            play = play_scored(stream, rule, self.policy.limit, scores)
+        return CurvePoint(threshold, tally(stream, play), play)
 
 
 def _spread(values: Sequence[float]) -> list[float]:
@@ -207,12 +214,10 @@ def _spread(values: Sequence[float]) -> list[float]:
     return sorted({float(value) for value in (*even, *finite[counts - 1])})
 
 
-def _wrong(
-    stream: Stream, sources: Sequence[int], tiers: Sequence[str]
-) -> Iterable[dict[str, Any]]:
-    """The wrong hits themselves, for reading."""
-    for request, (source, tier) in enumerate(zip(sources, tiers, strict=True)):
-        asked, served = stream.requests[request], stream.requests[source]
+def wrong_hits(requests: Sequence[Asked], play: Play) -> Iterable[dict[str, Any]]:
+    """The hits between different groups themselves, for reading."""
+    for asked, source, tier in zip(requests, play.source, play.tier, strict=True):
+        served = requests[source]
         groups = (asked.group, served.group)
         if tier and None not in groups and groups[0] != groups[1]:
             yield {"query": asked.query, "served": served.query, "tier": tier}

@@ -38,7 +38,8 @@ class Segment:
     """Searches rows and graph together and merges; safe between threads.
 
     Adding always goes to the rows. ``settle`` moves the surplus into the graph, a few vectors per
-    call, from a background thread; once the graph is mostly empty it moves them back and drops it.
+    call, from a background thread. Once the graph is mostly empty, or so little is left that all of
+    it could be searched exactly, it moves them back and drops it.
     """
 
     def __init__(self, dimensions: int) -> None:
@@ -88,7 +89,7 @@ class Segment:
         """Whether ``settle`` would have something to do."""
         with self._turns.turn():
             allowed = exact_limit if self._graph is None else exact_limit // 4
-            return self._should_leave() or len(self._rows) > allowed
+            return self._should_leave(exact_limit) or len(self._rows) > allowed
 
     def settle(self, exact_limit: int) -> bool:
         """Move a few vectors to where they belong. Returns whether there is more to do.
@@ -97,7 +98,7 @@ class Segment:
         than the graph's share of it.
         """
         with self._turns.turn():
-            if self._should_leave():
+            if self._should_leave(exact_limit):
                 self._move_back()
                 return True
             if self._graph is None and len(self._rows) <= exact_limit:
@@ -122,8 +123,11 @@ class Segment:
         if not self._graph:
             self._graph, self._leaving = None, False
 
-    def _should_leave(self) -> bool:
-        return self._graph is not None and (self._leaving or self._graph.hollow)
+    def _should_leave(self, exact_limit: int) -> bool:
+        if self._graph is None:
+            return False
+        few = len(self._rows) + len(self._graph) <= exact_limit // 2
+        return self._leaving or few or self._graph.hollow
 
     def _remove_from_graph(self, id_: str) -> bool:
         return self._graph is not None and self._graph.remove(id_)

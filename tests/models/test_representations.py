@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from funnel.deadline import Deadline
 from funnel.models import CrossEncoderScorer, Embedder
 from funnel.models.adapters import Combination
 from funnel.models.maxsim import maxsim
@@ -78,27 +79,44 @@ def test_shipped_scorers_do_not_depend_on_company(name: str) -> None:
     assert together[0] > together[1]
 
 
-@pytest.mark.slow
-def test_an_adapters_parts_are_the_bases_similarities(tmp_path: Path) -> None:
-    """With cosine and MaxSim alone the score is what the encoder's own vectors give."""
+def _save(folder: Path, combine: Combination) -> None:
+    """An adapter that changes nothing of the shipped encoder and combines its similarities."""
     from funnel.models.adapters import Adapter, BaseModel, save_adapter
     from funnel.models.source import locate, sha256
 
-    base = locate(EMBEDDED_ENCODER)
-    weights = sha256(base.folder / "model.safetensors")
+    weights = sha256(locate(EMBEDDED_ENCODER).folder / "model.safetensors")
     adapter = Adapter(
-        name="parts",
+        name=folder.name,
         base=BaseModel("all-MiniLM-L6-v2", weights),
         rank=1,
         alpha=1.0,
         max_tokens=128,
         tensors={},
-        combine=Combination(cross=0.0, cosine=2.0, maxsim=3.0, bias=-1.0),
+        combine=combine,
     )
-    save_adapter(tmp_path / "parts", adapter, card="parts")
+    save_adapter(folder, adapter, card=folder.name)
+
+
+@pytest.mark.slow
+def test_an_adapters_parts_are_the_bases_similarities(tmp_path: Path) -> None:
+    """With cosine and MaxSim alone the score is what the encoder's own vectors give."""
+    _save(tmp_path / "parts", Combination(cross=0.0, cosine=2.0, maxsim=3.0, bias=-1.0))
     assert isinstance(open_pair_model(str(tmp_path / "parts"), "auto", None), CombinedPairs)
     pair = ("new password", "You can reset your password on the login page.")
     (score,) = CrossEncoderScorer(str(tmp_path / "parts")).score([pair])
     one, other = Embedder(EMBEDDED_ENCODER).represent(pair)
     expected = 2 * one.pooled @ other.pooled + 3 * maxsim(one.tokens, [other.tokens])[0] - 1
     assert score == pytest.approx(float(expected), abs=0.02)
+
+
+@pytest.mark.slow
+async def test_cosines_at_hand_are_used(tmp_path: Path) -> None:
+    """A scorer says whose cosines it can use, and then reads no text for them."""
+    folder = tmp_path / "cosine"
+    _save(folder, Combination(cross=0.0, cosine=2.0, bias=-1.0))
+    scorer, pair = CrossEncoderScorer(str(folder)), ("new password", "reset a password")
+    assert scorer.cosine_of == Embedder(EMBEDDED_ENCODER).revision
+    told = await scorer.ascore([pair, pair], deadline=Deadline(), cosines=[0.25, 1.0])
+    assert told.values == pytest.approx([-0.5, 1.0])
+    one, other = Embedder(EMBEDDED_ENCODER).encode(list(pair))
+    assert scorer.score([pair]) == pytest.approx([2 * float(one @ other) - 1], abs=0.02)
