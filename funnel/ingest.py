@@ -5,6 +5,7 @@ the same run can be started again after a kill: what is in is skipped, nothing i
 """
 
 import asyncio
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 
 log = get_logger(__name__)
 WINDOW = 1_024  # texts handed to the encoder at once: enough for sorting by length to pay
+_AHEAD = 1  # windows on their way while the next one is compared
 BATCH_POINTS = 256
 BATCH_BYTES = 8_000_000  # a server refuses requests over 32 MB
 _FLOAT_BYTES = 12  # as JSON
@@ -65,26 +67,33 @@ class _Work:
 
 @dataclass(slots=True)
 class _Run:
-    """One call of ``write``: one window is stored while the next one is embedded."""
+    """One call of ``write``: windows pass in their order, the next one begun before one is stored.
+
+    So a window is tokenised, and its points are made, while the model is busy with another one.
+    """
 
     target: str
     state: CollectionState
     spool: Spool
     recount: bool
     tally: Tally = field(default_factory=Tally)
+    begun: bool = False
+    passing: deque[asyncio.Task[None]] = field(default_factory=deque)
     storing: asyncio.Task[None] | None = None
 
-    async def stored(self) -> None:
-        """Wait for the window being stored."""
-        if self.storing is not None:
-            await self.storing
+    async def passed(self, *, but: int = 0) -> None:
+        """Wait until at most ``but`` windows are on their way; the first failure is raised."""
+        while len(self.passing) > but:
+            await asyncio.shield(self.passing[0])
+            self.passing.popleft()
 
     async def abandoned(self) -> None:
-        """Let what is embedded be stored, for the next run to find."""
-        if self.storing is not None:
-            await asyncio.wait({self.storing})
-            if not self.storing.cancelled():
-                self.storing.exception()  # seen: the first failure is the one to report
+        """Let what is being stored be stored, for the next run to find; give up the rest."""
+        for task in self.passing:
+            if task is not self.storing:
+                task.cancel()
+        # Their failures count as seen: the first one is the one to report.
+        await asyncio.gather(*self.passing, return_exceptions=True)
 
 
 class Writer:
@@ -113,7 +122,7 @@ class Writer:
                 for window in spool.windows(WINDOW):
                     await self._write_window(run, window)
                     advance(len(window))
-            await run.stored()
+            await run.passed()
         except BaseException:
             await run.abandoned()
             log.warning("indexing_interrupted", collection=target, mend="run the same again")
@@ -124,12 +133,20 @@ class Writer:
         work = await self._compare(run.target, window, run.tally)
         if not (work.embed or work.overwrite):
             return
-        if run.storing is None:
+        if not run.begun:
             run.state = run.state.with_fields(run.spool.fields).written(writing=True)
             await self._upkeep.save(run.target, run.state)
+            run.begun = True
+        before = run.passing[-1] if run.passing else None
+        run.passing.append(asyncio.create_task(self._pass(run, work, before)))
+        await run.passed(but=_AHEAD)
+
+    async def _pass(self, run: _Run, work: _Work, before: asyncio.Task[None] | None) -> None:
         batches = await self._embedded(work.embed, run.state)
-        await run.stored()
-        run.storing = asyncio.create_task(self._store(run.target, batches, work.overwrite))
+        if before is not None:
+            await asyncio.shield(before)
+        run.storing = asyncio.current_task()
+        await self._store(run.target, batches, work.overwrite)
 
     async def _compare(self, target: str, window: Sequence[Prepared], tally: Tally) -> _Work:
         stored = await self._upkeep.stored(target, [point_id(item.document.id) for item in window])
