@@ -1,12 +1,16 @@
 """How fast a corpus is indexed, against a plain loop, and what memory that takes.
 
     python -m benchmarks.indexing speed CORPUS [--documents 1000] [--rounds 3]
+    python -m benchmarks.indexing query BEIR_FOLDER [--documents 1000] [--queries 100]
     python -m benchmarks.indexing memory CORPUS [--sizes 5000,15000,30000]
 
 ``speed`` compares ``DocumentIndex.upsert`` (reading, checking, terms, embedding, storing) with
-nothing but ``SentenceTransformer.encode`` with its default batch, on the same texts, taking turns.
-The processor-time ratio holds on a busy machine too. ``memory`` indexes ever more documents, each
-size in a process of its own, with an encoder that costs nothing.
+nothing but ``SentenceTransformer.encode`` with its default batch of 32, on the same texts, taking
+turns: ``encode`` is one call for all texts, which the library then sorts by length; ``loop`` is a
+call for every 32 texts in the corpus's order, as a program writes that reads batch by batch. The
+processor-time ratio holds on a busy machine too. ``query`` embeds single queries with both, taking
+turns, and compares the ten nearest documents. ``memory`` indexes ever more documents, each size in
+a process of its own, with an encoder that costs nothing.
 """
 
 import argparse
@@ -21,6 +25,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -31,20 +36,22 @@ from funnel.qdrant import QdrantSettings
 from funnel.spool import full_text
 
 EMBEDDER = "embedded:all-MiniLM-L6-v2"
+BATCH = 32  # SentenceTransformer.encode's default
 
 
 def main() -> None:
     """Run one of the two measurements and print one JSON object."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("what", choices=["speed", "memory", "one-size"])
+    parser.add_argument("what", choices=["speed", "query", "memory", "one-size"])
     parser.add_argument("corpus")
     parser.add_argument("--documents", type=int, default=1_000)
+    parser.add_argument("--queries", type=int, default=100)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--sizes", default="5000,15000,30000")
     parser.add_argument("--place", default="path", choices=["path", "memory"])
     options = parser.parse_args()
-    measure = {"speed": speed, "memory": memory, "one-size": one_size}[options.what]
-    print(json.dumps({"machine": machine(), **measure(options)}, indent=2))
+    ways = {"speed": speed, "query": query, "memory": memory, "one-size": one_size}
+    print(json.dumps({"machine": machine(), **ways[options.what](options)}, indent=2))
 
 
 def machine() -> dict[str, Any]:
@@ -63,7 +70,7 @@ def machine() -> dict[str, Any]:
 
 
 def speed(options: argparse.Namespace) -> dict[str, Any]:
-    """Documents per second of both ways; medians over the rounds, and the medians' ratio."""
+    """Documents per second of each way; medians over the rounds, and the medians' ratios."""
     from sentence_transformers import SentenceTransformer
 
     from funnel.corpus import document_from
@@ -86,8 +93,70 @@ def speed(options: argparse.Namespace) -> dict[str, Any]:
     async def encode() -> None:
         await asyncio.to_thread(plain.encode, texts, show_progress_bar=False)
 
-    times = asyncio.run(taking_turns({"index": index, "encode": encode}, options.rounds))
+    async def loop() -> None:
+        for start in range(0, len(texts), BATCH):
+            batch = texts[start : start + BATCH]
+            await asyncio.to_thread(plain.encode, batch, show_progress_bar=False)
+
+    ways = {"index": index, "encode": encode, "loop": loop}
+    times = asyncio.run(taking_turns(ways, options.rounds))
     return {"documents": len(texts), "rounds": options.rounds, **compared(times, len(texts))}
+
+
+def query(options: argparse.Namespace) -> dict[str, Any]:
+    """Milliseconds for one query, and whether both find the same documents in the same order."""
+    from sentence_transformers import SentenceTransformer
+
+    from funnel.corpus import document_from
+    from funnel.models import Embedder
+    from funnel.models.source import locate
+
+    rows = itertools.islice(read_corpus(options.corpus).rows, options.documents)
+    texts = [full_text(document_from(row.content)) for row in rows if row.content is not None]
+    queries = _queries(Path(options.corpus) / "queries.jsonl", options.queries)
+    plain = SentenceTransformer(str(locate(EMBEDDER).folder), device="cpu")
+    encoder = Embedder(EMBEDDER)
+    ways = {
+        "funnel": lambda text: encoder.encode([text])[0],
+        "sentence-transformers": lambda text: plain.encode(text, show_progress_bar=False),
+    }
+    times, vectors = single_queries(ways, queries)
+    documents = (encoder.encode(texts), plain.encode(texts, show_progress_bar=False))
+    found = [
+        np.argsort(-(np.stack(vectors[name]) @ matrix.T), axis=1, kind="stable")[:, :10]
+        for name, matrix in zip(ways, documents, strict=True)
+    ]
+    p50 = {name: round(1_000 * statistics.median(each), 2) for name, each in times.items()}
+    return {
+        "queries": len(queries),
+        "documents": len(texts),
+        "p50_ms": p50,
+        "ratio": round(p50["funnel"] / p50["sentence-transformers"], 2),
+        "same_top_10_in_order": float((found[0] == found[1]).all(axis=1).mean()),
+        "largest_difference": float(np.abs(documents[0] - documents[1]).max()),
+    }
+
+
+def single_queries(
+    ways: dict[str, Callable[[str], Any]], queries: list[str]
+) -> tuple[dict[str, list[float]], dict[str, list[Any]]]:
+    """Seconds and vectors of each query by each way, taking turns, after a warm-up of ten."""
+    times: dict[str, list[float]] = {name: [] for name in ways}
+    vectors: dict[str, list[Any]] = {name: [] for name in ways}
+    for way in ways.values():
+        for text in queries[:10]:
+            way(text)
+    for text in queries:
+        for name, way in ways.items():
+            began = time.perf_counter()
+            vectors[name].append(way(text))
+            times[name].append(time.perf_counter() - began)
+    return times, vectors
+
+
+def _queries(path: Path, count: int) -> list[str]:
+    with path.open(encoding="utf-8") as file:
+        return [json.loads(line)["text"] for line in itertools.islice(file, count)]
 
 
 async def taking_turns(
@@ -105,15 +174,19 @@ async def taking_turns(
 
 
 def compared(times: dict[str, list[tuple[float, float]]], documents: int) -> dict[str, Any]:
-    """Medians and how many times faster indexing is than the loop."""
+    """Medians, and how many times faster indexing is than each other way."""
     wall = {name: statistics.median(w for w, _ in pairs) for name, pairs in times.items()}
     processor = {name: statistics.median(p for _, p in pairs) for name, pairs in times.items()}
     return {
         "documents_per_s": {name: round(documents / s, 1) for name, s in wall.items()},
-        "ratio_wall": round(wall["encode"] / wall["index"], 2),
+        "ratio_wall": _ratios(wall),
         "processor_s": {name: round(s, 2) for name, s in processor.items()},
-        "ratio_processor": round(processor["encode"] / processor["index"], 2),
+        "ratio_processor": _ratios(processor),
     }
+
+
+def _ratios(seconds: dict[str, float]) -> dict[str, float]:
+    return {n: round(s / seconds["index"], 2) for n, s in seconds.items() if n != "index"}
 
 
 def memory(options: argparse.Namespace) -> dict[str, Any]:

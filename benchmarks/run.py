@@ -41,6 +41,8 @@ def measurements(data: Path) -> Iterator[Measurement]:
     yield Measurement("cache-quality", quality, data / "qqp")
     speed = ["-m", "benchmarks.indexing", "speed", str(movies / "corpus.jsonl")]
     yield Measurement("indexing-speed", speed, movies)
+    queries = ["-m", "benchmarks.indexing", "query", str(scifact)]
+    yield Measurement("query-embedding", queries, scifact)
     large = data / "movies-large" / "corpus.jsonl"
     yield Measurement("indexing-memory", ["-m", "benchmarks.indexing", "memory", str(large)], large)
     eval_ = ["-m", "funnel", "eval", str(scifact), "--config", "configs/embedded.yaml", "--json"]
