@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 PRECISIONS = (0.95, 0.985, 0.99)
 _STEPS = 24
 _LOWEST_COSINE = 0.6
+_LOWEST_SHARE = 0.02
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,7 +202,7 @@ class Replayer:
 
 
 def _spread(values: Sequence[float]) -> list[float]:
-    """Thresholds from the 20th percentile of the scores to the highest.
+    """Thresholds from nearly the lowest score to the highest.
 
     Half of them at even steps, for the plot; half by how many scores are above them, closer and
     closer towards the top, where precision is high and few hits more or less matter.
@@ -209,8 +210,8 @@ def _spread(values: Sequence[float]) -> list[float]:
     finite = np.sort([value for value in values if math.isfinite(value)])[::-1]
     if finite.size == 0:
         return []
-    even = np.linspace(np.quantile(finite, 0.2), finite[0], _STEPS)
-    counts = np.geomspace(1, max(1, 0.6 * finite.size), _STEPS).astype(int)
+    even = np.linspace(np.quantile(finite, _LOWEST_SHARE), finite[0], _STEPS)
+    counts = np.geomspace(1, finite.size, _STEPS).astype(int)
     return sorted({float(value) for value in (*even, *finite[counts - 1])})
 
 
