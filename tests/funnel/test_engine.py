@@ -401,3 +401,34 @@ def test_a_broken_write_still_clears_the_cache() -> None:
         with pytest.raises(Exception, match="out of order"):
             funnel.index([{"id": "new", "text": "a broken document"}])
     assert watcher.told == 2
+
+
+def test_a_p99_target_leaves_optional_stages_out_under_overload(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """From the settings to the trace; without overload it changes nothing."""
+    overloaded = [False]
+
+    class Worker:
+        def overloaded(self) -> bool:
+            return overloaded[0]
+
+    monkeypatch.setattr("funnel.engine.model_worker", Worker)
+
+    async def slow(query: str, candidates: Sequence[Candidate]) -> list[float]:
+        await asyncio.sleep(0.3)
+        return longest_first(query, candidates)
+
+    stages = [
+        {"kind": "hybrid", "k": 4},
+        {"kind": "callable", "name": "slow", "function": "length", "k": 3, "optional": True},
+    ]
+    with make(function=slow, stages=stages, p99_target_ms=100) as funnel:
+        funnel.index(CORPUS)
+        assert [funnel.run("reset my password").degraded for _ in range(2)] == [(), ()]
+        overloaded[0] = True
+        result = funnel.run("reset my password")
+        assert result.degraded == ("slow:load",)
+        assert result.stage("slow").skipped == "load"
+        overloaded[0] = False
+        assert funnel.run("reset my password").degraded == ()
