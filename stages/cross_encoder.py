@@ -11,6 +11,7 @@ from funnel.errors import StageTimeout
 from funnel.models.names import ScorerName
 from funnel.stages.base import Ranked, Role, Stage, StageOutput, StageRequest, StageSettings
 from funnel.stages.document_text import TITLE_AND_TEXT, Template, document_text
+from funnel.stages.early_stop import NOTHING_SCORED, Stopped, expected_entrants, joined
 from funnel.types import Candidate, ScoreKind
 
 if TYPE_CHECKING:
@@ -29,7 +30,9 @@ class CrossEncoderSettings(StageSettings):
     are expected to be done in time, waiting included, and at least ``min_depth``. In time means
     within ``target_ms``, the funnel's ``p99_target_ms`` and the deadline.
     ``max_tokens`` and ``token_budget``: the window, and the padded tokens of a batch. ``backend``:
-    see ``funnel.models.backends``.
+    see ``funnel.models.backends``. ``score_cache_mb``: memory for scores of pairs that come again.
+    ``early_stop``: a confidence such as 0.95; candidates are then scored in blocks of ``block``,
+    and those left are dropped once the ``k`` best stand by that confidence (``early_stop.py``).
     """
 
     kind: str = "cross_encoder"
@@ -40,8 +43,16 @@ class CrossEncoderSettings(StageSettings):
     max_tokens: int | None = Field(default=None, ge=8)
     token_budget: int | None = Field(default=None, ge=8)
     backend: str = "auto"
+    score_cache_mb: float = Field(default=0, ge=0)
+    early_stop: float | None = Field(default=None, gt=0, lt=1)
+    block: int = Field(default=24, ge=1)
 
-    per_call: ClassVar[frozenset[str]] = StageSettings.per_call | {"target_ms", "min_depth"}
+    per_call: ClassVar[frozenset[str]] = StageSettings.per_call | {
+        "target_ms",
+        "min_depth",
+        "early_stop",
+        "block",
+    }
 
 
 class CrossEncoderStage(Stage):
@@ -65,6 +76,7 @@ class CrossEncoderStage(Stage):
             backend=own.backend,
             max_tokens=own.max_tokens,
             token_budget=own.token_budget,
+            score_cache_mb=own.score_cache_mb,
         )
         return cls(own, scorer)
 
@@ -79,7 +91,7 @@ class CrossEncoderStage(Stage):
 
     def identity(self) -> Mapping[str, Any]:
         """The settings and the model's revision; how fast it runs changes no ranking."""
-        skip = {"timeout_ms", "on_error", "token_budget", "target_ms"}
+        skip = {"timeout_ms", "on_error", "token_budget", "target_ms", "score_cache_mb"}
         return {
             **self.settings.model_dump(mode="json", exclude=skip),
             "revision": self._scorer.revision,
@@ -97,13 +109,33 @@ class CrossEncoderStage(Stage):
             for candidate in candidates
         ]
         depth = self._depth(request, pairs)
-        scored = await self._scorer.ascore(pairs[:depth], deadline=_earlier(request.deadline))
+        scored, stopped = await self._scored(request, pairs[:depth])
         if pairs and not scored.scored:
             raise StageTimeout(
                 f"stage {settings.name!r}: none of {len(pairs)} candidates was scored in time",
                 stage=settings.name,
             )
-        return _output(candidates, scored, depth)
+        return _output(candidates, scored, depth, stopped)
+
+    async def _scored(
+        self, request: StageRequest, pairs: "Sequence[TextPair]"
+    ) -> "tuple[ScoredPairs, Stopped | None]":
+        """Scores of a beginning of the pairs, and why it is not all of them if it was enough."""
+        settings = cast("CrossEncoderSettings", request.settings)
+        deadline = _earlier(request.deadline)
+        if settings.early_stop is None or len(pairs) <= settings.block:
+            return await self._scorer.ascore(pairs, deadline=deadline), None
+        done = NOTHING_SCORED
+        while done.scored < len(pairs):
+            block = pairs[done.scored : done.scored + settings.block]
+            more = await self._scorer.ascore(block, deadline=deadline)
+            done = joined(done, more)
+            if more.scored < len(block):
+                return done, None
+            entrants = expected_entrants(done.values.tolist(), request.k, len(pairs))
+            if done.scored < len(pairs) and entrants < 1 - settings.early_stop:
+                return done, Stopped(entrants, len(pairs) - done.scored)
+        return done, None
 
     def _depth(self, request: StageRequest, pairs: "Sequence[TextPair]") -> int:
         settings = cast("CrossEncoderSettings", request.settings)
@@ -121,17 +153,25 @@ def _earlier(deadline: Deadline) -> Deadline:
     return deadline if remaining is None else deadline.within(remaining * (1 - _RESERVE_SHARE))
 
 
-def _output(candidates: Sequence[Candidate], scored: "ScoredPairs", depth: int) -> StageOutput:
+def _output(
+    candidates: Sequence[Candidate], scored: "ScoredPairs", depth: int, stopped: Stopped | None
+) -> StageOutput:
     rows = [
         Ranked(candidate.document, float(value))
         for candidate, value in zip(
             candidates[: scored.scored], scored.values[: scored.scored], strict=True
         )
     ]
-    reason = "deadline" if scored.scored < depth else "load" if depth < len(candidates) else None
+    late = stopped is None and scored.scored < depth
+    reason = "deadline" if late else "load" if depth < len(candidates) else None
+    details: dict[str, Any] = {"scored": scored.scored}
+    if scored.remembered:
+        details["remembered"] = scored.remembered
+    if stopped is not None:
+        details |= {"stopped": "score_gap", "expected_entrants": stopped.entrants}
     return StageOutput(
         sorted(rows, key=lambda row: -cast("float", row.score)),
         truncated=scored.truncated,
         degraded=reason,
-        details={"scored": scored.scored},
+        details=details,
     )

@@ -23,11 +23,12 @@ class CudaCross:
     budget = CUDA_BUDGET
 
     def __init__(self, model: CrossBert, precision: str) -> None:
-        self._model = copy.deepcopy(model).eval().to("cuda", DTYPES[precision])
+        self._model = copy.deepcopy(model).eval().to("cuda")
+        self._model.encoder.to(DTYPES[precision])
         self._attention = best_attention()
 
     @torch.inference_mode()
     def logits(self, batch: Sequence[Tokens]) -> "FloatArray":
         """Raw logits (n,), float32."""
         values = unpadded_logits(self._model, pack(batch).to("cuda"), self._attention)
-        return values.float().cpu().numpy()
+        return values.cpu().numpy()

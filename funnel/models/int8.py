@@ -1,7 +1,7 @@
 """int8 linear layers in an OpenVINO graph. Imports openvino: import lazily.
 
-Weights are rounded to eight bits with one scale for each output; their inputs are rounded while
-running, with one scale for each token's group of ``GROUP`` numbers. Scales that are fixed
+Weights are rounded to eight bits, their inputs too while running, each group of ``GROUP`` numbers
+that are multiplied together with a scale of its own. Input scales that are fixed
 beforehand, one for a whole tensor, do not do for BERT: a few tokens' activations are twenty times
 as large as the rest, and the ranking changes.
 """
@@ -47,16 +47,22 @@ def _eight_bits(weights: "NDArray[np.float32]") -> Any:
     from openvino import opset13
 
     codes, scales = rounded(weights)
-    return opset13.multiply(
+    values = opset13.multiply(
         opset13.convert(opset13.constant(codes), "f32"), opset13.constant(scales)
     )
+    return opset13.reshape(values, opset13.constant(np.array(weights.shape)), False)
 
 
 def rounded(
     weights: "NDArray[np.float32]",
 ) -> "tuple[NDArray[np.int8], NDArray[np.float32]]":
-    """Codes, shape (out, in), and scales, shape (out, 1), whose product is near the weights."""
-    widest = np.abs(weights).max(axis=1, keepdims=True)
+    """Codes, shape (out, groups, size), and scales, shape (out, groups, 1), near the weights.
+
+    A matrix whose inputs are no multiple of ``GROUP`` has one group.
+    """
+    columns = weights.shape[1]
+    groups = weights.reshape(len(weights), -1, GROUP if columns % GROUP == 0 else columns)
+    widest = np.abs(groups).max(axis=2, keepdims=True)
     scales = np.where(widest > 0, widest / _LEVELS, 1).astype(np.float32)
-    codes = np.clip(np.rint(weights / scales), -_LEVELS, _LEVELS).astype(np.int8)
+    codes = np.clip(np.rint(groups / scales), -_LEVELS, _LEVELS).astype(np.int8)
     return codes, scales

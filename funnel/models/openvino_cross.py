@@ -11,6 +11,7 @@ import warnings
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor, nn
 
 from funnel.log import get_logger
 from funnel.models import sealed
@@ -47,18 +48,33 @@ class OpenVinoCross:
 
     def __init__(self, model: "CrossBert", precision: str, weights_key: str) -> None:
         self._compiled = _compiled(model, precision, weights_key)
+        self._head = model.head
         self._local = threading.local()
 
+    @torch.inference_mode()
     def logits(self, batch: "Sequence[Tokens]") -> "FloatArray":
         """Raw logits (n,), float32."""
-        logits: FloatArray = self._request().infer(padded_arrays(batch))[0]
-        return logits.copy()
+        first = self._request().infer(padded_arrays(batch))[0]
+        logits: FloatArray = self._head(torch.from_numpy(first)).numpy()
+        return logits
 
     def _request(self) -> Any:
         # A request can serve one caller at a time, so each worker thread has its own.
         if not hasattr(self._local, "request"):
             self._local.request = self._compiled.create_infer_request()
         return self._local.request
+
+
+class _FirstStates(nn.Module):
+    """All but the head, which runs in torch, in float32."""
+
+    def __init__(self, model: "CrossBert") -> None:
+        super().__init__()
+        self._encoder = model.encoder
+
+    def forward(self, ids: Tensor, second: Tensor, mask: Tensor) -> Tensor:
+        first: Tensor = self._encoder(ids, second, mask, first_only=True)[:, 0]
+        return first
 
 
 def _settings(precision: str) -> dict[str, str]:
@@ -81,7 +97,7 @@ def _compiled(model: "CrossBert", precision: str, weights_key: str) -> Any:
 
     settings = _settings(precision)
     core = openvino.Core()
-    name = f"openvino/{_key(weights_key, openvino.__version__, precision, settings)}.blob"
+    name = f"openvino/{_key(2, weights_key, openvino.__version__, precision, settings)}.blob"
     kept = sealed.read(name)
     if kept is not None:
         try:
@@ -103,7 +119,7 @@ def _converted(model: "CrossBert") -> Any:
     example = {"ids": ids, "second": ids, "mask": torch.zeros(2, 1, 1, 8)}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # its use of torch.jit.trace is not ours to mend
-        return openvino.convert_model(model, example_input=example)
+        return openvino.convert_model(_FirstStates(model), example_input=example)
 
 
 def _key(*parts: object) -> str:

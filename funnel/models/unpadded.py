@@ -124,6 +124,4 @@ def first_states(encoder: Bert, rows: Packed, attention: Attention) -> Tensor:
 
 def unpadded_logits(model: CrossBert, rows: Packed, attention: Attention) -> Tensor:
     """Logits (rows,), as of the padded forward pass."""
-    first = first_states(model.encoder, rows, attention)
-    logits: Tensor = model.out(torch.tanh(model.hidden(first)))[:, 0]
-    return logits
+    return model.head(first_states(model.encoder, rows, attention))

@@ -13,7 +13,7 @@ from structlog.testing import capture_logs
 from funnel.errors import ConfigError, MissingExtra
 from funnel.models import CrossEncoderScorer, calibration, sealed
 from funnel.models.backends import likely_backends
-from funnel.models.calibration import Measured, agreement, calibration_pairs, choose, score_error
+from funnel.models.calibration import Measured, agreement, choose, score_error
 from funnel.models.cross_networks import (
     CrossBert,
     TorchCross,
@@ -62,7 +62,13 @@ def model(folder: Path) -> CrossBert:
     return read
 
 
-@pytest.mark.parametrize(("precision", "limit"), [("f32", 1e-4), ("bf16", 0.05), ("int8", 0.15)])
+def _pairs(tokenizer: TextTokenizer) -> list[Tokens]:
+    """``PAIRS`` tokenised: words that the tiny model knows, of one to thirty tokens."""
+    texts = [tokenizer.ids(pair) for pair in PAIRS]
+    return [tokenizer.pair(first, second) for first, second in texts]
+
+
+@pytest.mark.parametrize(("precision", "limit"), [("f32", 1e-3), ("bf16", 0.1), ("int8", 0.2)])
 def test_openvino_gives_torchs_scores(
     model: CrossBert, tokenizer: TextTokenizer, precision: str, limit: float
 ) -> None:
@@ -70,7 +76,7 @@ def test_openvino_gives_torchs_scores(
     pytest.importorskip("openvino")
     from funnel.models.openvino_cross import OpenVinoCross
 
-    pairs = calibration_pairs(tokenizer)
+    pairs = _pairs(tokenizer)
     expected = TorchCross(model, "fp32").logits(pairs)
     scores = OpenVinoCross(model, precision, "tiny").logits(pairs)
     assert score_error(expected, scores, 1) < limit
@@ -85,10 +91,12 @@ def test_int8_replaces_every_large_matrix(model: CrossBert) -> None:
     graph = _converted(model)
     widths = [96, 32, 64, 32]  # query-key-value, out, up, down
     assert with_int8_weights(graph) == 2 * sum(width >= 64 for width in widths)
-    weights = np.random.default_rng(1).normal(size=(70, 32)).astype(np.float32)
-    weights[3] = 0
-    codes, scales = rounded(weights)
-    assert np.abs(codes * scales - weights).max() <= scales.max() / 2 + 1e-6
+    for columns in (32, 256):
+        weights = np.random.default_rng(1).normal(size=(70, columns)).astype(np.float32)
+        weights[3] = 0
+        codes, scales = rounded(weights)
+        found = (codes * scales).reshape(weights.shape)
+        assert np.abs(found - weights).max() <= scales.max() / 2 + 1e-6
 
 
 def test_onnxruntime_gives_torchs_scores(
@@ -99,7 +107,7 @@ def test_onnxruntime_gives_torchs_scores(
     pytest.importorskip("onnx")
     from funnel.models.onnx_cross import OnnxCross
 
-    pairs = calibration_pairs(tokenizer)
+    pairs = _pairs(tokenizer)
     expected = TorchCross(model, "fp32").logits(pairs)
     for content in (None, b"", b"no graph"):
         if content is not None:

@@ -1,5 +1,7 @@
 """Packed rows: what the linear layers see without padding gives the padded scores."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import torch

@@ -5,7 +5,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import pytest
@@ -14,13 +14,18 @@ from pydantic import ValidationError
 from funnel.deadline import Deadline
 from funnel.errors import ModelError, StageTimeout
 from funnel.models import CrossEncoderScorer
-from funnel.models.base import TextPair
+from funnel.models.base import ScoredPairs, TextPair
 from funnel.models.pair_models import PairItem
+from funnel.models.pool import ModelPool
 from funnel.query import Query, Vector
+from funnel.resources import Resources
 from funnel.stages.base import StageRequest
 from funnel.stages.cross_encoder import CrossEncoderSettings, CrossEncoderStage
 from funnel.types import Candidate, Document
 from tests.models.tiny import WORDS, save_cross_encoder, save_headless
+
+if TYPE_CHECKING:
+    from funnel.index import DocumentIndex
 
 pytestmark = pytest.mark.slow
 
@@ -182,3 +187,96 @@ async def test_many_queries_at_once(stage: CrossEncoderStage) -> None:
     outputs = await asyncio.gather(*(stage.run(_request(stage), candidates) for _ in range(16)))
     for output in outputs:
         assert [r.document.id for r in output.ranking] == [r.document.id for r in alone.ranking]
+
+
+class _KnownScorer(CrossEncoderScorer):
+    """Gives the scores written in the documents; counts what it was asked."""
+
+    asked = 0
+
+    async def ascore(
+        self,
+        pairs: Sequence[TextPair],
+        *,
+        deadline: Deadline,
+        cosines: Sequence[float] | None = None,
+    ) -> ScoredPairs:
+        self.asked += len(pairs)
+        values = np.array([float(text.split()[-1]) for _, text in pairs], np.float32)
+        return ScoredPairs(values, 0, len(pairs))
+
+
+def _scored_candidates(slope: float) -> list[Candidate]:
+    noise = np.random.default_rng(2).normal(0, 0.5, 100)
+    scores = [slope * float(np.log(i + 1)) + noise[i] for i in range(100)]
+    return [Candidate(Document(f"d{i}", f"{score}")) for i, score in enumerate(scores)]
+
+
+@pytest.mark.parametrize(("early_stop", "slope"), [(0.95, -3.0), (0.95, 0.0), (None, -3.0)])
+async def test_scoring_stops_when_the_rest_cannot_matter(
+    folder: Path, early_stop: float | None, slope: float
+) -> None:
+    """The kept ones are those of a full scoring; the trace says how many were scored, and why."""
+    settings = CrossEncoderSettings(k=5, model=str(folder), early_stop=early_stop, block=20)
+    scorer = _KnownScorer(settings.model, backend="torch-fp32")
+    stage = CrossEncoderStage(settings, scorer)
+    candidates = _scored_candidates(slope)
+    output = await stage.run(_request(stage), candidates)
+    best = sorted(candidates, key=lambda each: -float(each.document.text))[:5]
+    assert [r.document.id for r in output.ranking[:5]] == [each.id for each in best]
+    assert output.degraded is None
+    assert output.details["scored"] == scorer.asked
+    if early_stop and slope:
+        assert scorer.asked < 100
+        assert output.details["stopped"] == "score_gap"
+        assert output.details["expected_entrants"] < 0.05
+    else:
+        assert scorer.asked == 100
+        assert "stopped" not in output.details
+
+
+class _LateScorer(_KnownScorer):
+    """Time runs out after 30 pairs."""
+
+    async def ascore(
+        self,
+        pairs: Sequence[TextPair],
+        *,
+        deadline: Deadline,
+        cosines: Sequence[float] | None = None,
+    ) -> ScoredPairs:
+        done = max(0, 30 - self.asked)
+        scored = await super().ascore(pairs, deadline=deadline)
+        if done >= len(pairs):
+            return scored
+        scored.values[done:] = np.nan
+        return ScoredPairs(scored.values, 0, done)
+
+
+async def test_a_deadline_within_a_block_is_said(folder: Path) -> None:
+    """Early stop does not hide that time ran out; what was scored until then is kept."""
+    settings = CrossEncoderSettings(k=5, model=str(folder), early_stop=0.99, block=20)
+    stage = CrossEncoderStage(settings, _LateScorer(settings.model, backend="torch-fp32"))
+    candidates = _scored_candidates(0.0)
+    output = await stage.run(_request(stage), candidates)
+    assert output.degraded == "deadline"
+    assert {r.document.id for r in output.ranking} == {each.id for each in candidates[:30]}
+    assert "stopped" not in output.details
+
+
+async def test_remembered_scores_are_the_same_and_counted(folder: Path) -> None:
+    """A second run scores nothing anew; the cache's size does not change the stage's identity."""
+    settings = CrossEncoderSettings(k=5, model=str(folder), backend="torch-fp32", score_cache_mb=1)
+    stage = CrossEncoderStage.build(settings, _resources())
+    await stage.start()
+    candidates = _candidates(30)
+    first = await stage.run(_request(stage), candidates)
+    again = await stage.run(_request(stage), candidates)
+    assert [r.score for r in again.ranking] == [r.score for r in first.ranking]
+    assert "remembered" not in first.details
+    assert again.details["remembered"] == 30
+    assert "score_cache_mb" not in stage.identity()
+
+
+def _resources() -> Resources:
+    return Resources(index=cast("DocumentIndex", None), models=ModelPool(), embedder="")
