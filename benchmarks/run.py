@@ -37,6 +37,7 @@ def measurements(data: Path) -> Iterator[Measurement]:
     yield Measurement("engine", ["benchmarks/engine.py"])
     yield Measurement("cache", ["benchmarks/cache.py"], quick=_FEW_ENTRIES)
     yield Measurement("cache-saves", ["benchmarks/cache.py", "--funnel"])
+    yield Measurement("cache-written", ["benchmarks/cache_written.py", "--json"])
     yield Measurement("stores", ["benchmarks/stores.py"], quick=_FEW_ENTRIES)
     plot = str(RESULTS / "cache-scaling.svg")
     scaling = ["benchmarks/cache_scaling.py", "--plot", plot]
