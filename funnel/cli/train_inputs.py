@@ -26,7 +26,7 @@ def read_distillation(
     """What a bi-encoder is to learn: scores of the file, or of a teacher named here."""
     from funnel.training.bi_encoder import from_pairs, from_triples
     from funnel.training.examples import data_file
-    from funnel.training.judges import pair_scores
+    from funnel.training.judges import logit_scores
     from funnel.training.reading import read_rows
     from funnel.training.records import labelled_pair, triple, unlabelled_pair
     from funnel.training.teacher import scored_pairs, scored_triples
@@ -36,12 +36,12 @@ def read_distillation(
         triples = read_rows(path, triple, on_bad_line=choice)
         if teacher is None:
             return from_triples(triples, scale=scale)
-        return from_triples(scored_triples(triples, pair_scores(teacher)), scale="probability")
+        return from_triples(scored_triples(triples, logit_scores(teacher)), scale="probability")
     if teacher is None:
         return from_pairs(read_rows(path, labelled_pair, on_bad_line=choice), scale=scale)
     rows = read_rows(path, unlabelled_pair, on_bad_line=choice)
     texts = list(dict.fromkeys((row.query, row.document) for row in rows))
-    return from_pairs(scored_pairs(texts, pair_scores(teacher)), scale="probability")
+    return from_pairs(scored_pairs(texts, logit_scores(teacher)), scale="probability")
 
 
 def encoder(name: str) -> Any:
@@ -54,11 +54,11 @@ def encoder(name: str) -> Any:
 
 
 def scorer(name: str) -> Any:
-    """A model's function from pairs to scores, with a bar; None for ``none``."""
+    """A cross-encoder's function from pairs to logits, with a bar; None for ``none``."""
     if name == "none":
         return None
-    from funnel.training.judges import pair_scores
+    from funnel.training.judges import logit_scores
     from funnel.training.teacher import in_chunks
 
-    score = pair_scores(name)
+    score = logit_scores(name)
     return lambda texts: in_chunks(texts, score)

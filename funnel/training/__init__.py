@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from funnel.training.pools import Pool, make_pool, read_pool
     from funnel.training.protocol import Comparison, Judgement, compare, judge
     from funnel.training.reading import read_rows
-    from funnel.training.records import Case, LabelledPair, PositivePair, Triple
+    from funnel.training.records import Case, LabelledPair, Triple
     from funnel.training.report import TrainReport
     from funnel.training.session import RunOptions
     from funnel.training.settings import TrainSettings
@@ -33,7 +33,6 @@ __all__ = [
     "Mined",
     "MiningSettings",
     "Pool",
-    "PositivePair",
     "RunOptions",
     "TrainReport",
     "TrainSettings",
@@ -59,7 +58,7 @@ _MODULES = {
     "pools": ("Pool", "make_pool", "read_pool"),
     "protocol": ("Comparison", "Judgement", "compare", "judge"),
     "reading": ("read_rows",),
-    "records": ("Case", "LabelledPair", "PositivePair", "Triple"),
+    "records": ("Case", "LabelledPair", "Triple"),
     "report": ("TrainReport",),
     "session": ("RunOptions",),
     "settings": ("TrainSettings",),

@@ -14,7 +14,7 @@ def check_size(rows: Sequence[object], what: str, *, minimum: int = MIN_ROWS) ->
     if len(rows) < minimum:
         raise InputError(
             f"{len(rows)} {what}, expected at least {minimum}: too few to train and to measure; "
-            "add examples (`funnel train mine` makes negatives) or lower min_rows"
+            "add examples; `funnel train mine` makes negatives for them"
         )
 
 

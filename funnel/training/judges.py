@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
+from funnel.errors import ConfigError
 from funnel.models.source import EMBEDDED_ENCODER, locate
 
 if TYPE_CHECKING:
@@ -43,6 +44,21 @@ def pair_scores(name: str) -> Score:
 
         return CrossEncoderScorer(name).score
     return cosine_scores(name)
+
+
+def logit_scores(name: str) -> Score:
+    """Logits of a cross-encoder: what a teacher or a filter of false negatives must give.
+
+    Raises:
+        ConfigError: it is a bi-encoder, whose cosines say nothing as logits.
+        ModelError: the model cannot be loaded or its head was never trained.
+    """
+    if model_kind(name) == "bi-encoder":
+        raise ConfigError(
+            f"{name} is a bi-encoder, but its cosines are no logits: name a cross-encoder, "
+            "such as embedded:relevance or one that `funnel train cross-encoder` made"
+        )
+    return pair_scores(name)
 
 
 def cosine_scores(name: str) -> Score:

@@ -7,7 +7,9 @@ from typing import Any
 
 from funnel.errors import ConfigError, InputError
 from funnel.training.reading import OnBadLine, read_rows
-from funnel.training.records import positive_pair
+from funnel.training.records import known_pair
+
+_RIGHT = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +24,8 @@ class Pool:
 def read_pool(path: Path, *, split: str = "train", on_bad_line: OnBadLine = "fail") -> Pool:
     """Read a BEIR folder (corpus.jsonl, queries.jsonl, qrels/SPLIT.tsv) or a file of pairs.
 
-    In a file of (query, positive) pairs, the positives of all queries are the documents.
+    In a file of (query, positive) pairs, the positives of all queries are the documents. If its
+    rows carry labels, those below 0.5 are documents, too, but answer nothing.
 
     Raises:
         ConfigError: a file is missing.
@@ -31,8 +34,9 @@ def read_pool(path: Path, *, split: str = "train", on_bad_line: OnBadLine = "fai
     """
     if path.is_dir():
         return _from_beir(path, split, on_bad_line)
-    pairs = read_rows(path, positive_pair, on_bad_line=on_bad_line)
-    return make_pool([(pair.query, pair.positive) for pair in pairs])
+    pairs = read_rows(path, known_pair, on_bad_line=on_bad_line)
+    right = [(pair.query, pair.document) for pair in pairs if pair.score >= _RIGHT]
+    return make_pool(right, [pair.document for pair in pairs])
 
 
 def make_pool(pairs: list[tuple[str, str]], documents: list[str] | None = None) -> Pool:

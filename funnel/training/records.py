@@ -27,15 +27,6 @@ class LabelledPair:
 
 
 @dataclass(frozen=True, slots=True)
-class PositivePair:
-    """A query and a document known to answer it: the raw material of mining."""
-
-    query: str
-    positive: str
-    place: str = ""
-
-
-@dataclass(frozen=True, slots=True)
 class Triple:
     """A query with a better and a worse document, and the teacher's scores if there are any."""
 
@@ -85,9 +76,16 @@ def unlabelled_pair(values: Values, place: str) -> LabelledPair:
     )
 
 
-def positive_pair(values: Values, place: str) -> PositivePair:
-    """Read one (query, positive) pair."""
-    return PositivePair(_text(values, QUERY, "query"), _text(values, POSITIVE, "positive"), place)
+def known_pair(values: Values, place: str) -> LabelledPair:
+    """Read one (query, positive) pair; a label, if there is one, may say that it is none."""
+    labelled = any(_present(values, name) for name in SCORE)
+    return LabelledPair(
+        _text(values, QUERY, "query"),
+        _text(values, POSITIVE, "positive"),
+        _score(values, SCORE, "label") if labelled else 1.0,
+        _topic(values),
+        place,
+    )
 
 
 def triple(values: Values, place: str) -> Triple:
@@ -108,10 +106,14 @@ def triple(values: Values, place: str) -> Triple:
 
 def case(values: Values, place: str) -> Case:
     """Read one test case of the hard-distractor protocol."""
+    relevant = _text(values, ("relevant", "positive", "document"), "relevant")
+    distractor = _text(values, NEGATIVE, "distractor")
+    if relevant == distractor:
+        raise InputError("relevant and distractor are the same text, so no model can be right")
     return Case(
         _text(values, QUERY, "query"),
-        _text(values, ("relevant", "positive", "document"), "relevant"),
-        _text(values, NEGATIVE, "distractor"),
+        relevant,
+        distractor,
         _topic(values),
         _flag(values, "seen"),
         place,

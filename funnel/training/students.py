@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from funnel.errors import ModelError
 from funnel.models.adapters import Adapter, BaseModel, Combination, PairOrder, read_adapter
-from funnel.models.source import EMBEDDED_ENCODER, locate, sha256
+from funnel.models.source import EMBEDDED_ENCODER, ModelSource, locate, sha256
 from funnel.training.dense import DensePart
 from funnel.training.devices import Hardware
 from funnel.training.loop import seed_everything
@@ -105,12 +105,18 @@ def load_bi_student(base: str, *, max_tokens: int, hardware: Hardware, seed: int
     """Load a hub id, a directory or an embedded model as a bi-encoder.
 
     Raises:
-        ModelError: the model cannot be loaded.
+        ModelError: the model cannot be loaded, or is a cross-encoder.
     """
     from sentence_transformers import SentenceTransformer
 
     seed_everything(seed)
-    folder = str(locate(base).folder)
+    source = locate(base)
+    if _has_pair_head(source):
+        raise ModelError(
+            f"{base} is a cross-encoder, which gives no vectors; start from an encoder such as "
+            f"{EMBEDDED_ENCODER}, and name the cross-encoder as the teacher"
+        )
+    folder = str(source.folder)
     try:
         with quiet_loading():
             model = SentenceTransformer(folder, device=hardware.device)
@@ -144,14 +150,18 @@ def quiet_loading() -> Iterator[None]:
 def _plain_student(
     base: str, combine: Combination | None, hardware: Hardware, max_tokens: int
 ) -> CrossStudent:
-    from funnel.models.bert import read_config
-
     source = locate(base)
     model = _cross_encoder(source.folder, base, hardware, max_tokens)
-    kinds = read_config(source.folder).get("architectures") or [""]
-    headed = isinstance(kinds, list) and str(kinds[0]).endswith("ForSequenceClassification")
+    headed = _has_pair_head(source)
     part = _dense_part(base, combine, model) if combine else None
     return CrossStudent(model, base, part, rank=0, fresh_head=not headed)
+
+
+def _has_pair_head(source: ModelSource) -> bool:
+    from funnel.models.bert import read_config
+
+    kinds = read_config(source.folder).get("architectures") or [""]
+    return isinstance(kinds, list) and str(kinds[0]).endswith("ForSequenceClassification")
 
 
 def _cross_encoder(folder: Path, name: str, hardware: Hardware, max_tokens: int) -> Any:

@@ -89,6 +89,22 @@ def test_a_teacher_scores_pairs_and_triples_on_the_way(
     assert told["task"].endswith("margin_mse")
 
 
+def test_each_kind_of_model_is_refused_where_the_other_belongs(
+    tmp_path: Path, tiny_base: str, tiny_bi: str, file: Path
+) -> None:
+    """Cosines are no logits for a teacher or a filter, and a cross-encoder gives no vectors."""
+    out = ("-o", tmp_path / "m")
+    for arguments in (
+        ("bi-encoder", file, "--base", tiny_bi, "--teacher", tiny_bi, *out),
+        ("mine", file, "--bi-encoder", "none", "--cross-encoder", tiny_bi, *out),
+    ):
+        assert "is a bi-encoder" in str(failure(*arguments))
+    cross = tmp_path / "cross"
+    run_json("cross-encoder", file, "--base", tiny_base, "-o", cross, *QUICK)
+    assert "is a cross-encoder" in str(failure("bi-encoder", file, "--base", cross, *out))
+    assert not (tmp_path / "m").exists()
+
+
 def test_mine_writes_what_cross_encoder_reads(tmp_path: Path, tiny_base: str, file: Path) -> None:
     """From positive pairs to a trained model in two commands."""
     output = tmp_path / "mined.jsonl"

@@ -1,5 +1,6 @@
 """The shipped data of the worked examples: complete, distinct, and honest about seen and unseen."""
 
+import re
 from collections import Counter, defaultdict
 
 import pytest
@@ -7,7 +8,7 @@ import pytest
 from funnel.errors import ConfigError
 from funnel.training import Case, LabelledPair, read_rows
 from funnel.training.checks import check_classes, check_probabilities, check_size
-from funnel.training.examples import EXAMPLES, data_file, example_file
+from funnel.training.examples import EXAMPLES, data_file, example_file, unscored_triples
 from funnel.training.records import case, labelled_pair
 
 NAMES = tuple(EXAMPLES)
@@ -53,6 +54,42 @@ def test_seen_means_that_the_topic_is_in_training(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
+def test_no_test_case_is_paraphrased_in_training(name: str) -> None:
+    """No text of a case shares a third of its longer words with any text of training."""
+    train = [content(text) for pair in pairs_of(name) for text in (pair.query, pair.document)]
+    for row in cases_of(name):
+        for text in (row.query, row.relevant, row.distractor):
+            words = content(text)
+            nearest = max(len(words & other) / max(1, len(words | other)) for other in train)
+            assert nearest < 1 / 3, text
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_most_answers_do_not_win_by_shared_words(name: str) -> None:
+    """At least every third question of training has a wrong text that shares more with it."""
+    shares: defaultdict[str, dict[bool, int]] = defaultdict(lambda: {True: 0, False: 0})
+    for pair in pairs_of(name):
+        best, right = shares[pair.query], pair.score >= 0.5
+        best[right] = max(best[right], overlap(pair.query, pair.document))
+    harder = sum(best[False] > best[True] for best in shares.values())
+    assert harder > len(shares) / 3
+
+
+def test_the_student_sees_each_answer_against_its_own_distractors_and_others() -> None:
+    """The teacher's margins are asked for the hard contrasts and for some easy ones."""
+    pairs = [
+        LabelledPair("q", "right", 1.0),
+        LabelledPair("q", "near", 0.3),
+        LabelledPair("r", "other", 1.0),
+        LabelledPair("r", "right", 0.0),
+    ]
+    found = {(row.query, row.positive, row.negative) for row in unscored_triples(pairs)}
+    assert {("q", "right", "near"), ("r", "other", "right")} <= found
+    assert all(positive != negative for _, positive, negative in found)
+    assert {positive for _, positive, _ in found} == {"right", "other"}
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_distractors_share_words_with_their_query(name: str) -> None:
     """More of them than the relevant text does: that is what makes a case hard."""
     cases = cases_of(name)
@@ -82,6 +119,11 @@ def test_an_unknown_example_names_the_known_ones() -> None:
     with pytest.raises(ConfigError, match="known: legal, bicycle, security"):
         data_file("example:medical", "train.jsonl")
     assert str(data_file("my/pairs.csv", "train.jsonl")) == "my/pairs.csv"
+
+
+def content(text: str) -> frozenset[str]:
+    """Its words of four letters and more."""
+    return frozenset(word for word in re.findall(r"[a-z0-9]+", text.lower()) if len(word) > 3)
 
 
 def overlap(query: str, text: str) -> int:

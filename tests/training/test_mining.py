@@ -173,6 +173,17 @@ def test_pairs_in_a_file_are_a_pool(tmp_path: Path) -> None:
         read_pool(path)
 
 
+def test_labelled_rows_that_answer_nothing_are_only_documents(tmp_path: Path) -> None:
+    """A label of 0 is a known negative: it may be mined, never taken for a positive."""
+    path = tmp_path / "pairs.jsonl"
+    rows = [("a", "x", 1), ("a", "y", 0), ("b", "z", 0)]
+    lines = [{"query": q, "document": d, "label": label} for q, d, label in rows]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    pool = read_pool(path)
+    assert (pool.queries, pool.positives) == (("a",), ((0,),))
+    assert pool.documents == ("x", "y", "z")
+
+
 def test_what_is_written_is_what_training_reads(tmp_path: Path) -> None:
     """Pairs, scored pairs and triples go straight back through the readers."""
     mined = mine(POOL, ONE, encode=encode, score=score).triples

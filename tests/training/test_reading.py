@@ -87,3 +87,10 @@ def test_cases_read_their_flag_from_text_and_json(tmp_path: Path) -> None:
     assert [row.seen for row in rows] == [True, False, None]
     with pytest.raises(CorpusError, match="'seen' is 'maybe'"):
         read_rows(write(tmp_path, "b.csv", text.replace("true", "maybe")), case)
+
+
+def test_a_case_needs_two_different_texts(tmp_path: Path) -> None:
+    """Nothing outscores itself."""
+    path = write(tmp_path, "a.jsonl", '{"query": "q", "relevant": "x", "distractor": "x"}\n')
+    with pytest.raises(CorpusError, match="line 1: relevant and distractor are the same"):
+        read_rows(path, case)
