@@ -130,9 +130,7 @@ def purge(
     scope: Annotated[str | None, typer.Option(help="Only this tenant's entries.")] = None,
     query: Annotated[
         str | None,
-        typer.Option(
-            help="Only the answer to this query, asked with --k, --filter, --scope."
-        ),
+        typer.Option(help="Only the answer to this query, asked with --k, --filter, --scope."),
     ] = None,
     k: Annotated[int | None, typer.Option("-k", "--k")] = None,
     filters: Annotated[str | None, typer.Option("--filter", help="Filters as JSON.")] = None,

@@ -1,6 +1,6 @@
 """What comes from the cache, from which tier, and what it says about it."""
 
-import tracemalloc
+import resource
 from collections.abc import Sequence
 
 import numpy as np
@@ -364,13 +364,13 @@ async def test_many_queries_against_a_small_cap() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 async def test_a_million_records_against_a_small_cap() -> None:
     """What remembers queries stays within its bounds, and memory stops growing, at 10^6 of them."""
     store = MemoryStore(StoreLimits(max_entries=1_000))
     doorkeeper = Doorkeeper(2_000)
     vector = np.ones(4, dtype=np.float32)
     grown: list[int] = []
-    tracemalloc.start()
     for number in range(1_000_000):
         place = Place(f"{number % 3:032x}", f"{number * 7919:032x}", "")
         doorkeeper.admits(place)
@@ -378,11 +378,10 @@ async def test_a_million_records_against_a_small_cap() -> None:
             Record(place.partition, place.key, "", b"x" * 64, 60, 0, vector=vector, documents=["d"])
         )
         if number in (100_000, 999_999):
-            grown.append(tracemalloc.get_traced_memory()[0])
-    tracemalloc.stop()
+            grown.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
     stats = await store.stats()
     assert (stats.entries, stats.extra["nearest"]["vectors"]) == (1_000, 1_000)
-    assert grown[1] < 1.5 * grown[0]
+    assert grown[1] < 1.1 * grown[0]
     await store.aclose()
 
 
