@@ -144,7 +144,8 @@ def bi_encoder(
 @app.command("mine")
 def mine(
     source: Annotated[
-        str, typer.Argument(help="A BEIR folder, or a file of (query, positive) pairs.")
+        str,
+        typer.Argument(help="A BEIR folder, a file of (query, positive) pairs, or example:NAME."),
     ],
     output: Annotated[Path, typer.Option("--output", "-o", help="JSON lines to write.")],
     form: Annotated[
@@ -172,6 +173,7 @@ def mine(
 ) -> None:
     """Mine hard negatives; the output goes into the training commands as it is."""
     from funnel.errors import ConfigError
+    from funnel.training.examples import data_file
     from funnel.training.mining import MiningSettings
     from funnel.training.mining import mine as mine_pool
     from funnel.training.pools import read_pool
@@ -191,7 +193,8 @@ def mine(
         relative_margin=margin,
         max_probability=max_probability,
     )
-    pool = read_pool(Path(source), split=split, on_bad_line=bad_line_choice(on_bad_line))
+    path = data_file(source, "train.jsonl")
+    pool = read_pool(path, split=split, on_bad_line=bad_line_choice(on_bad_line))
     mined = mine_pool(pool, settings, encode=encoder(bi_encoder), score=scorer(cross_encoder))
     lines = write_mined(output, mined.triples, FORMS[form])
     counts = {"output": str(output), "lines": lines, **asdict(mined.counts)}

@@ -27,6 +27,7 @@ from funnel.training.settings import TrainSettings
 from funnel.training.teacher import scored_triples
 
 PREFIX = "example:"
+SWAPS = "example:swaps"
 RELEVANCE = "embedded:relevance"
 BASE = "embedded:duplicate"
 """The shipped model that reads pairs: a better start for a cross-encoder than a random head."""
@@ -70,7 +71,12 @@ def example_file(name: str, file: str) -> Path:
 
 
 def data_file(given: str, file: str) -> Path:
-    """Turn ``example:NAME`` into the shipped file; anything else is a path already."""
+    """Turn ``example:NAME`` into the shipped file; anything else is a path already.
+
+    ``example:swaps`` is the labelled question pairs that the demo's cache is measured on.
+    """
+    if given == SWAPS:
+        return Path(str(files("funnel.demo").joinpath("data", "swap_pairs.jsonl")))
     if given.startswith(PREFIX):
         return example_file(given.removeprefix(PREFIX), file)
     return Path(given)

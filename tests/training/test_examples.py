@@ -6,7 +6,7 @@ from collections import Counter, defaultdict
 import pytest
 
 from funnel.errors import ConfigError
-from funnel.training import Case, LabelledPair, read_rows
+from funnel.training import Case, LabelledPair, read_pool, read_rows
 from funnel.training.checks import check_classes, check_probabilities, check_size
 from funnel.training.examples import EXAMPLES, data_file, example_file, unscored_triples
 from funnel.training.records import case, labelled_pair
@@ -112,6 +112,16 @@ def test_documents_of_training_are_right_for_some_query_and_wrong_for_another(na
 def test_security_has_thirty_cases_half_of_them_unseen() -> None:
     """As the issue of this example asks."""
     assert Counter(row.seen for row in cases_of("security")) == {True: 15, False: 15}
+
+
+def test_every_training_command_has_shipped_data() -> None:
+    """Question pairs for ``duplicate``; the labelled pairs are a pool to mine from, too."""
+    swaps = read_rows(data_file("example:swaps", "train.jsonl"), labelled_pair)
+    check_size(swaps, "pairs")
+    check_classes(swaps)
+    pool = read_pool(data_file("example:legal", "train.jsonl"))
+    assert len(pool.documents) > 2 * max(map(len, pool.positives))
+    assert set(map(len, pool.positives)) == {1}
 
 
 def test_an_unknown_example_names_the_known_ones() -> None:
