@@ -67,7 +67,8 @@ class LoadPoint:
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready; shares are 0 to 1."""
         plain = asdict(self)
-        return {**plain, "ndcg@10": plain.pop("ndcg"), "ndcg_loss": self.ndcg_loss}
+        ndcg = plain.pop("ndcg")
+        return {**plain, "ndcg@10": ndcg, "ndcg_loss": self.ndcg_loss}
 
 
 def poisson(rate: float, seconds: float, seed: int) -> list[float]:

@@ -203,6 +203,7 @@ def test_warming_up_does_not_count_and_is_told_apart() -> None:
     assert (point.requests, point.p99_ms, point.warm_up_p99_ms) == (7, 100.0, 5_000.0)
     assert point.ndcg_loss == pytest.approx(0.2)
     assert point.to_dict()["ndcg@10"] == 0.4
+    assert "ndcg" not in point.to_dict()
 
 
 def test_a_run_without_requests_is_an_error() -> None:
