@@ -97,10 +97,10 @@ def _copy_tokenizer(base: Path, target: Path, max_tokens: int) -> None:
 
 
 def funnel_way(folder: Path, backend: str) -> Way:
-    """Our scorer on one backend; ``auto`` is called just ``funnel``."""
+    """Our scorer on one backend, however it ranks; ``auto`` is called just ``funnel``."""
     from funnel.models import CrossEncoderScorer
 
-    scorer = CrossEncoderScorer(str(folder), backend=backend)
+    scorer = CrossEncoderScorer(str(folder), backend=backend, gated=False)
     scorer.load()
     name = "funnel" if backend == "auto" else f"funnel-{backend}"
     return Way(name, scorer.score)

@@ -64,7 +64,12 @@ def check_backend(backend: str) -> None:
 
 
 def open_cross_network(
-    source: "ModelSource", model: "CrossBert | None", backend: str, tokenizer: "TextTokenizer"
+    source: "ModelSource",
+    model: "CrossBert | None",
+    backend: str,
+    tokenizer: "TextTokenizer",
+    *,
+    gated: bool = True,
 ) -> "tuple[CrossNetwork, Choice]":
     """The network on the backend asked for, and what was chosen by which measurements.
 
@@ -76,6 +81,7 @@ def open_cross_network(
         model: the model in our own form; None lets transformers load it.
         backend: one of ``Backend``.
         tokenizer: makes calibration inputs.
+        gated: False takes a backend by name however it ranks.
 
     Raises:
         ConfigError: there is no such backend, or it cannot run this model or on this machine.
@@ -87,7 +93,8 @@ def open_cross_network(
         choice = _fastest(source, openers, tokenizer)
     else:
         _check_possible(backend, openers)
-        choice = _named(source, backend, openers, tokenizer)
+        gated = gated and backend.endswith(_LOSSY)
+        choice = _named(source, backend, openers, tokenizer) if gated else Choice(backend)
     return openers[choice.backend](), choice
 
 
@@ -108,8 +115,6 @@ def _named(
     source: "ModelSource", backend: str, openers: Openers, tokenizer: "TextTokenizer"
 ) -> Choice:
     """A backend asked for by name, or the reference if it ranks otherwise."""
-    if not backend.endswith(_LOSSY):
-        return Choice(backend)
     rows = _measured(source, [REFERENCE, backend], openers, tokenizer).measured
     row = next(each for each in rows if each.backend == backend)
     if row.agrees:

@@ -73,19 +73,23 @@ class PairModel(Protocol):
         """One logit for each item."""
 
 
-def open_pair_model(name: str, backend: str, max_tokens: int | None) -> PairModel:
+def open_pair_model(
+    name: str, backend: str, max_tokens: int | None, *, gated: bool = True
+) -> PairModel:
     """Load a scorer's model by name: ``embedded:…``, a path or a hub id.
+
+    ``gated``: see :func:`funnel.models.backends.open_cross_network`.
 
     Raises:
         ModelError: it is missing, damaged, untrained, or no ranker.
     """
     folder = adapter_folder(name)
     if folder is not None:
-        return _open_adapter(name, folder, backend, max_tokens)
+        return _open_adapter(name, folder, backend, max_tokens, gated=gated)
     source = locate(name)
     tokenizer = pair_tokenizer(source.folder, max_tokens)
     model = read_cross_bert(source)
-    network, choice = open_cross_network(source, model, backend, tokenizer)
+    network, choice = open_cross_network(source, model, backend, tokenizer, gated=gated)
     return PlainPairs(source.revision, tokenizer, network, choice)
 
 
@@ -105,7 +109,9 @@ def adapter_folder(name: str) -> Path | None:
     return folder if is_adapter(folder) else None
 
 
-def _open_adapter(name: str, folder: Path, backend: str, max_tokens: int | None) -> PairModel:
+def _open_adapter(
+    name: str, folder: Path, backend: str, max_tokens: int | None, *, gated: bool
+) -> PairModel:
     adapter = read_adapter(folder)
     base = adapter_base(adapter)
     shape = bert_shape(read_config(base.folder))
@@ -117,7 +123,7 @@ def _open_adapter(name: str, folder: Path, backend: str, max_tokens: int | None)
         weights = merged_state_dict(adapter, read_weights(base.folder))
         source = ModelSource(name, base.folder, adapter.sha256[:16])
         model = cross_bert(name, weights, shape)
-        network, choice = open_cross_network(source, model, backend, tokenizer)
+        network, choice = open_cross_network(source, model, backend, tokenizer, gated=gated)
     return CombinedPairs(adapter, base, tokenizer, network, choice)
 
 

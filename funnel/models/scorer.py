@@ -45,6 +45,8 @@ class CrossEncoderScorer:
         max_tokens: the window; the model's own by default.
         token_budget: most padded tokens of a batch; what suits the backend by default.
         score_cache_mb: memory for scores of pairs that come again; 0 for none.
+        gated: False takes a backend by name even where it ranks otherwise than float32, for
+            measuring it.
         worker: where batches run; the process's own by default.
 
     Raises:
@@ -59,12 +61,14 @@ class CrossEncoderScorer:
         max_tokens: int | None = None,
         token_budget: int | None = None,
         score_cache_mb: float = 0,
+        gated: bool = True,
         worker: ModelWorker | None = None,
     ) -> None:
         self._name = name
         self._backend = backend
         self._max_tokens = max_tokens
         self._token_budget = token_budget
+        self._gated = gated
         self._cache = PairScoreCache(int(score_cache_mb * 2**20)) if score_cache_mb else None
         self._worker = worker or model_worker()
         self._lock = Lock()
@@ -221,7 +225,9 @@ class CrossEncoderScorer:
                 if self._model is None:
                     from funnel.models.pair_models import open_pair_model
 
-                    model = open_pair_model(self._name, self._backend, self._max_tokens)
+                    model = open_pair_model(
+                        self._name, self._backend, self._max_tokens, gated=self._gated
+                    )
                     self._lane.budget = self._token_budget or model.budget
                     self._model = model
         return self._model

@@ -217,6 +217,16 @@ def test_a_named_backend_that_ranks_otherwise_gives_way(
     np.testing.assert_allclose(scores, expected, atol=1e-5)
 
 
+def test_an_ungated_backend_is_taken_as_it_is(
+    folder: Path, cache_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For measuring it: nothing is compared before."""
+    monkeypatch.setattr(calibration, "MAX_ERROR", 1e-9)
+    scorer = CrossEncoderScorer(str(folder), backend="torch-bf16", gated=False)
+    scorer.load()
+    assert (scorer.backend, scorer.choice.measured) == ("torch-bf16", ())
+
+
 def test_openvino_refuses_other_architectures(tmp_path: Path) -> None:
     """It names what would work."""
     pytest.importorskip("openvino")
