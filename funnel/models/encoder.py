@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Sequence
-from threading import Lock
+from threading import Event, Lock
 from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias, TypeVar, cast
 
 import numpy as np
@@ -176,9 +176,15 @@ class Embedder:
         return vectors
 
     def _submit(
-        self, lane: Lane[Tokens, Row], texts: Sequence[str], deadline: Deadline | None = None
+        self,
+        lane: Lane[Tokens, Row],
+        texts: Sequence[str],
+        deadline: Deadline | None = None,
+        gone: Event | None = None,
     ) -> "Future[JobResult[Row]]":
         tokens = self._model()[1].tokenize(_checked(texts))
+        if gone is not None and gone.is_set():
+            raise ModelError(f"model {self._name!r}: the caller went away")
         return self._worker.submit(
             lane,
             tokens,
@@ -195,7 +201,12 @@ class Embedder:
         if short:
             future = self._submit(lane, texts, deadline)
         else:
-            future = await asyncio.to_thread(self._submit, lane, texts, deadline)
+            gone = Event()
+            try:
+                future = await asyncio.to_thread(self._submit, lane, texts, deadline, gone)
+            except asyncio.CancelledError:
+                gone.set()  # the thread goes on; what it would submit, nobody could cancel
+                raise
         await awaited(future, self._worker, deadline)
         return future.result().rows
 

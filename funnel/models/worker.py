@@ -32,6 +32,8 @@ BACKGROUND_DELAY_S = 30.0
 """Background jobs queue as if they had arrived this much later: behind, but never for ever."""
 MAX_PENDING_TOKENS = 4_000_000
 """More than this waiting (minutes of work on two cores) and new jobs are refused."""
+_CLOSE_S = 60.0
+"""How long to wait for a running batch: a thread inside torch at exit aborts the process."""
 _LENGTH_RATIO = 1.5
 _BATCH_SHARE = 0.25
 """A batch may take this share of the time left before its most urgent job's deadline."""
@@ -199,7 +201,7 @@ class ModelWorker:
         for job in jobs:
             job.fail(ModelError("the model worker was closed before this job was done"))
         for thread in self._threads:
-            thread.join(timeout=10)
+            thread.join(timeout=_CLOSE_S)
 
     def _job(
         self,

@@ -1,7 +1,9 @@
 """The embedder: the published vectors, in any batch, from threads and tasks."""
 
 import asyncio
-from collections.abc import Iterator
+import threading
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import pytest
@@ -9,6 +11,10 @@ import pytest
 from funnel.errors import InputError, ModelError
 from funnel.models import Embedder
 from funnel.models.source import EMBEDDED_ENCODER, locate
+from funnel.models.worker import ModelWorker
+
+if TYPE_CHECKING:
+    from funnel.models.encoder import EncoderNetwork
 
 pytestmark = pytest.mark.slow
 TEXTS = [
@@ -78,6 +84,39 @@ async def test_coroutines_do_not_block_the_event_loop(embedder: Embedder) -> Non
     np.testing.assert_allclose(
         vectors[0], embedder.encode(["a rather long text " * 60])[0], atol=2e-6
     )
+
+
+async def test_a_caller_that_leaves_while_texts_are_tokenised_leaves_no_work() -> None:
+    """What it would have submitted afterwards is not submitted."""
+    worker = ModelWorker(streams=1)
+    embedder = Embedder(EMBEDDED_ENCODER, worker=worker)
+    embedder.load()
+    network = embedder._model()[1]
+    begun, go_on, done = threading.Event(), threading.Event(), threading.Event()
+
+    class Slow:
+        def __getattr__(self, name: str) -> Any:
+            return getattr(network, name)
+
+        def tokenize(self, texts: Sequence[str]) -> Any:
+            begun.set()
+            go_on.wait(10)
+            try:
+                return network.tokenize(texts)
+            finally:
+                done.set()
+
+    embedder._loaded = (embedder._model()[0], cast("EncoderNetwork", Slow()))
+    task = asyncio.create_task(embedder.aencode(["a rather long text " * 200]))
+    await asyncio.to_thread(begun.wait, 10)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    go_on.set()
+    await asyncio.to_thread(done.wait, 10)
+    await asyncio.sleep(0.2)
+    assert not worker._threads  # they are started by the first job
+    worker.close()
 
 
 @pytest.mark.parametrize("texts", ["one string", [b"bytes"], [None]])
