@@ -14,6 +14,7 @@ Quora terms, non-commercial |
 | Quora duplicates from paraphrase-generation repositories | training | Quora terms |
 | edits of those questions made by `funnel.training.augment` | training, held-out parts | as the \
 questions |
+| SQuAD's questions: edits, and pairs about one sentence | training, a little | CC BY-SA |
 | MRPC train, STS benchmark train | training, a little | Microsoft research licence; CC BY-SA |
 
 The base has itself seen Quora duplicates. None of the data is part of this package."""
@@ -29,11 +30,12 @@ classic collection |
 None of the data is part of this package."""
 
 _DUPLICATE_NOTES = """\
-The Quora part shares no question with training, through any chain of pairs. Its labels are noisy:
+"Quora, question-disjoint" shares no question with training, through any chain of pairs. Of
+`qqp/dev` no pair was trained on, but most of its questions occur in training pairs. Quora's labels
+are noisy:
 several of the most confident errors are pairs that a reader would call duplicates, which pulls
 recall at high precision down. The base has seen Quora duplicates, too. The edited part uses the
-same edits as training, on other questions. PAWS and medical questions were not measured.
-On MRPC the cosine alone keeps more recall at 1% false positives than the model."""
+same edits as training, on other questions. PAWS and medical questions were not measured."""
 
 _RELEVANCE_NOTES = """\
 No cross-encoder is part of it: a residual beside these similarities was trained and gained nothing

@@ -44,6 +44,8 @@ def duplicate_figures(
     """AUC, AP and recalls of the model and of the cosine alone, for each test set."""
     sets: dict[str, Sequence[Pair]] = {
         "Quora, question-disjoint": questions.test,
+        "Quora at 26% duplicates": thinned(questions.test, 0.26),
+        "qqp/dev": questions.shared,
         "edited Quora questions": questions.adversaries,
         "hand-written contrasts": read_contrasts(),
         **paraphrase_tests(data / "paraphrase"),
@@ -56,6 +58,14 @@ def duplicate_figures(
         figures[f"{name}: cosine"] = _rounded(classification_figures(cosines, labels))
         figures[name] = _rounded(classification_figures(scores, labels))
     return figures | {"auc by kind of edit": _by_kind(network, words, base, combine, questions)}
+
+
+def thinned(pairs: Sequence[Pair], share: float) -> list[Pair]:
+    """All negatives, and so many of the duplicates, evenly spread, that they are this share."""
+    same = [pair for pair in pairs if pair.label]
+    other = [pair for pair in pairs if not pair.label]
+    wanted = round(share / (1 - share) * len(other))
+    return other + same[:: max(1, len(same) // max(1, wanted))][:wanted]
 
 
 def _by_kind(
