@@ -123,9 +123,11 @@ def _queue(
             continue
         need = profile.service[query] * profile.occupancy
         wait = max(0.0, free - at)
-        overloaded = pressure.overloaded(wait, started + at)
-        pressure.offer(need, started + at)
-        depth = _depth(profile, wait, need) if adapt and overloaded else 1.0
+        depth = 1.0
+        if adapt:
+            if pressure.overloaded(wait, started + at):
+                depth = _depth(profile, wait, need)
+            pressure.offer(need, started + at)
         shrink = profile.fixed + (1 - profile.fixed) * depth
         free = max(free, at) + need * shrink
         latencies.append(wait + profile.service[query] * shrink)

@@ -100,7 +100,7 @@ def _profile(**changes: float) -> Profile:
 
 def test_simulated_waiting_is_that_of_queueing_theory() -> None:
     """One server, constant service, Poisson arrivals: mean wait rho / (2 (1 - rho)) services."""
-    long = _profile(seconds=20_000.0)
+    long = _profile(seconds=5_000.0)
     half = simulate_point(long, 0.5)
     assert half.p50_ms == pytest.approx(100 + 100 * 0.0, abs=60)
     busy = simulate_point(long, 0.8)
