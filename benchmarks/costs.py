@@ -120,7 +120,7 @@ def corpus(options: argparse.Namespace) -> Table:
 
 async def _corpus(sizes: Sequence[int]) -> list[dict[str, float]]:
     from funnel.index import DocumentIndex
-    from funnel.qdrant import QdrantSettings
+    from funnel.indexing.qdrant import QdrantSettings
     from tests.fakes import FakeEncoder, FloatArray
 
     random = np.random.default_rng(0)

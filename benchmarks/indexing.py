@@ -30,10 +30,10 @@ from typing import Any
 
 import numpy as np
 
-from funnel.corpus import Corpus, read_corpus
 from funnel.index import DocumentIndex
-from funnel.qdrant import QdrantSettings
-from funnel.spool import full_text
+from funnel.indexing.corpus import Corpus, read_corpus
+from funnel.indexing.qdrant import QdrantSettings
+from funnel.indexing.spool import full_text
 
 EMBEDDER = "embedded:all-MiniLM-L6-v2"
 BATCH = 32  # SentenceTransformer.encode's default
@@ -73,7 +73,7 @@ def speed(options: argparse.Namespace) -> dict[str, Any]:
     """Documents per second of each way; medians over the rounds, and the medians' ratios."""
     from sentence_transformers import SentenceTransformer
 
-    from funnel.corpus import document_from
+    from funnel.indexing.corpus import document_from
     from funnel.models import Embedder
     from funnel.models.source import locate
 
@@ -107,7 +107,7 @@ def query(options: argparse.Namespace) -> dict[str, Any]:
     """Milliseconds for one query, and whether both find the same documents in the same order."""
     from sentence_transformers import SentenceTransformer
 
-    from funnel.corpus import document_from
+    from funnel.indexing.corpus import document_from
     from funnel.models import Embedder
     from funnel.models.source import locate
 

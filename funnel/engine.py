@@ -14,11 +14,11 @@ from funnel.cache.base import Answer, CacheRequest, QueryCache, Served
 from funnel.cache.null import NullCache
 from funnel.call import CallOptions, Overrides, one_k, plan
 from funnel.chain import Chain, Step
-from funnel.corpus import Corpus, document_from
 from funnel.deadline import Deadline
 from funnel.errors import ConfigError, CorpusError, InputError, ModelError
-from funnel.filters import check_filters
 from funnel.index import DocumentIndex, IndexReport
+from funnel.indexing.corpus import Corpus, document_from
+from funnel.indexing.filters import check_filters
 from funnel.log import get_logger
 from funnel.loop import LoopThread
 from funnel.models.pool import ModelPool
@@ -37,7 +37,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 Documents: TypeAlias = Iterable[Document | Mapping[str, Any]] | Corpus
-"""Documents, mappings with ``id`` and ``text``, or a file read by ``funnel.corpus.read_corpus``."""
+"""Documents, mappings with ``id`` and ``text``, or a file read by
+``funnel.indexing.corpus.read_corpus``."""
 
 log = get_logger(__name__)
 T = TypeVar("T")

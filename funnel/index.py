@@ -9,28 +9,28 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
 
-from funnel.catalogue import Ask, Catalogue
-from funnel.collection import (
+from funnel.deadline import Deadline
+from funnel.errors import CorpusError, InputError
+from funnel.indexing.catalogue import Ask, Catalogue
+from funnel.indexing.collection import (
     DOCUMENT_KEYS,
     CollectionState,
     document_of,
     next_epoch,
     point_id,
 )
-from funnel.corpus import Corpus, given_corpus
-from funnel.deadline import Deadline
-from funnel.errors import CorpusError, InputError
-from funnel.filters import Condition, check_fields, parse_filters, qdrant_filter
-from funnel.index_results import Found, IndexReport, SearchResult
-from funnel.ingest import Tally, Writer
+from funnel.indexing.corpus import Corpus, given_corpus
+from funnel.indexing.filters import Condition, check_fields, parse_filters, qdrant_filter
+from funnel.indexing.ingest import Tally, Writer
+from funnel.indexing.qdrant import BM25, DENSE, TOKENS, PointQuery, QdrantSettings, connect
+from funnel.indexing.results import Found, IndexReport, SearchResult
+from funnel.indexing.spool import Spool
+from funnel.indexing.terms import Analyzer, Bm25Settings, count_terms, query_weights
+from funnel.indexing.upkeep import Upkeep
 from funnel.log import get_logger
 from funnel.models.base import Encoder
 from funnel.progress import bar
-from funnel.qdrant import BM25, DENSE, TOKENS, PointQuery, QdrantSettings, connect
-from funnel.spool import Spool
-from funnel.terms import Analyzer, Bm25Settings, count_terms, query_weights
 from funnel.types import Document, Filters
-from funnel.upkeep import Upkeep
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -210,7 +210,8 @@ class DocumentIndex:
         stored already are not embedded again, so a killed run is continued by running it again.
 
         Args:
-            documents: documents, mappings, or rows of a file (:func:`funnel.corpus.read_corpus`).
+            documents: documents, mappings, or rows of a file
+                (:func:`funnel.indexing.corpus.read_corpus`).
             on_bad: ``fail`` writes nothing if one is bad, ``skip`` leaves bad ones out.
             progress: show a bar if standard error is a terminal.
 

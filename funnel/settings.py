@@ -21,8 +21,8 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from funnel.cache.settings import CacheSettings
 from funnel.config_source import KeyPath, RawConfig, dotted, overlay, read_config
 from funnel.errors import ConfigError
+from funnel.indexing.qdrant import Bm25Settings, QdrantSettings
 from funnel.models.names import EncoderName
-from funnel.qdrant import Bm25Settings, QdrantSettings
 from funnel.registry import stage_class, suggestion
 from funnel.stages.base import StageSettings
 

@@ -4,13 +4,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from funnel.corpus import document_from
 from funnel.errors import ConfigError
 from funnel.evaluation.beir import Dataset, load_beir
 from funnel.evaluation.trec import read_run
-from funnel.postings import Postings
-from funnel.stages.document_text import document_text
-from funnel.terms import (
+from funnel.indexing.corpus import document_from
+from funnel.indexing.postings import Postings
+from funnel.indexing.terms import (
     Analyzer,
     Bm25Settings,
     TermCounts,
@@ -18,6 +17,7 @@ from funnel.terms import (
     document_weights,
     query_weights,
 )
+from funnel.stages.document_text import document_text
 from funnel.types import Document
 
 

@@ -14,8 +14,8 @@ from funnel.cli.options import CONFIG, JSON_OUT, config_path
 from funnel.errors import ConfigError
 
 if TYPE_CHECKING:
-    from funnel.corpus import Corpus
     from funnel.index import IndexReport
+    from funnel.indexing.corpus import Corpus
     from funnel.settings import FunnelSettings
 
 _SHOWN_PROBLEMS = 20
@@ -42,7 +42,7 @@ def index(
     json_out: JSON_OUT = False,
 ) -> None:
     """Insert or replace a corpus's documents. Run it again after a kill: it continues."""
-    from funnel.corpus import read_corpus
+    from funnel.indexing.corpus import read_corpus
     from funnel.settings import FunnelSettings
 
     if on_bad_line not in ("fail", "skip"):
@@ -60,7 +60,7 @@ def index(
 
 
 def _check_kept(settings: "FunnelSettings", config: Path | None) -> None:
-    from funnel.qdrant import MEMORY
+    from funnel.indexing.qdrant import MEMORY
 
     if settings.qdrant.place == MEMORY:
         raise ConfigError(

@@ -7,10 +7,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from funnel.corpus import Corpus, read_corpus
 from funnel.errors import ConfigError, InputError
 from funnel.evaluation.metrics import Qrels
 from funnel.evaluation.trec import bad_lines
+from funnel.indexing.corpus import Corpus, read_corpus
 from funnel.query import normalise_query
 
 _HEADER = "query-id\tcorpus-id\tscore"

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from funnel.corpus import Corpus, Row
 from funnel.evaluation.beir import Dataset
 from funnel.evaluation.metrics import PerQuery, mean, per_query
+from funnel.indexing.corpus import Corpus, Row
 from funnel.log import get_logger
 from funnel.progress import bar
 

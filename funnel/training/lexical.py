@@ -7,7 +7,7 @@ from math import log
 import numpy as np
 from numpy.typing import NDArray
 
-from funnel.terms import Analyzer, Bm25Settings
+from funnel.indexing.terms import Analyzer, Bm25Settings
 
 
 class LexicalIndex:

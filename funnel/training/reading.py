@@ -4,8 +4,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from funnel.corpus import read_corpus
 from funnel.errors import CorpusError, InputError
+from funnel.indexing.corpus import read_corpus
 from funnel.log import get_logger
 
 Parsed = TypeVar("Parsed")

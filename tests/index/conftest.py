@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from funnel.index import DocumentIndex
-from funnel.qdrant import QdrantSettings
+from funnel.indexing.qdrant import QdrantSettings
 from tests.fakes import FakeEncoder
 from tests.index.loopback import serving
 

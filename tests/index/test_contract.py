@@ -8,7 +8,7 @@ import pytest
 from funnel.deadline import Deadline
 from funnel.errors import ConfigError, CorpusError, InputError, ModelError
 from funnel.index import DocumentIndex, Found
-from funnel.terms import Bm25Settings
+from funnel.indexing.terms import Bm25Settings
 from funnel.types import Document
 from tests.fakes import FakeEncoder, FloatArray
 from tests.index.conftest import DOCUMENTS, Opener
@@ -132,7 +132,7 @@ async def test_an_interrupted_rebuild_is_continued(
     opened: Opener, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The next rebuild keeps what is embedded, and drops what its corpus lacks."""
-    monkeypatch.setattr("funnel.ingest.WINDOW", 50)
+    monkeypatch.setattr("funnel.indexing.ingest.WINDOW", 50)
     encoder = BreakingEncoder(after=75)
     index = await opened(encoder=encoder)
     await index.upsert(DOCUMENTS)
@@ -155,7 +155,7 @@ async def test_an_interrupted_upsert_is_continued(
     corpus = [
         {"id": f"n{n}", "text": f"{n} {'fox ' * (n < 20)}" + "word " * (n % 40)} for n in range(110)
     ]
-    monkeypatch.setattr("funnel.ingest.WINDOW", 50)
+    monkeypatch.setattr("funnel.indexing.ingest.WINDOW", 50)
     encoder = BreakingEncoder(after=75)
     index = await opened(encoder=encoder)
     with pytest.raises(RuntimeError):

@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from funnel.corpus import BadRow, document_from, given_corpus, read_corpus
 from funnel.errors import ConfigError
-from funnel.spool import Spool
-from funnel.terms import Analyzer, Bm25Settings
+from funnel.indexing.corpus import BadRow, document_from, given_corpus, read_corpus
+from funnel.indexing.spool import Spool
+from funnel.indexing.terms import Analyzer, Bm25Settings
 from funnel.types import Document
 
 

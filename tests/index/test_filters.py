@@ -7,7 +7,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from funnel.errors import InputError
-from funnel.filters import check_fields, check_filters, kinds_in, parse_filters, qdrant_filter
+from funnel.indexing.filters import (
+    check_fields,
+    check_filters,
+    kinds_in,
+    parse_filters,
+    qdrant_filter,
+)
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import pytest
 from funnel import ingest
 from funnel.errors import ModelError
 from funnel.index import DocumentIndex
-from funnel.qdrant import QdrantSettings
+from funnel.indexing.qdrant import QdrantSettings
 from tests.fakes import FakeEncoder, FloatArray
 
 DOCUMENTS = [{"id": str(n), "text": f"document number {n}"} for n in range(12)]

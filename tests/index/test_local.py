@@ -13,7 +13,7 @@ import pytest
 
 from funnel.errors import BackendUnavailable, ConfigError
 from funnel.index import DocumentIndex
-from funnel.qdrant import QdrantSettings
+from funnel.indexing.qdrant import QdrantSettings
 from tests.fakes import FakeEncoder
 from tests.index.conftest import DOCUMENTS
 
@@ -21,7 +21,7 @@ CORPUS = [{"id": f"n{n}", "text": f"fox number {n}"} for n in range(3_000)]
 INDEXING = """
     import asyncio, sys
     from funnel.index import DocumentIndex
-    from funnel.qdrant import QdrantSettings
+    from funnel.indexing.qdrant import QdrantSettings
     from tests.fakes import FakeEncoder
     from tests.index.test_local import CORPUS
 

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from funnel.index import DocumentIndex
-from funnel.qdrant import QdrantSettings
-from funnel.terms import Analyzer, Bm25Settings
+from funnel.indexing.qdrant import QdrantSettings
+from funnel.indexing.terms import Analyzer, Bm25Settings
 from tests.fakes import FakeEncoder, FloatArray
 
 ROOT = Path(__file__).parents[2]

@@ -17,7 +17,7 @@ from funnel.errors import (
     StageTimeout,
 )
 from funnel.index import DocumentIndex
-from funnel.qdrant import QdrantSettings
+from funnel.indexing.qdrant import QdrantSettings
 from tests.fakes import FakeEncoder
 from tests.index.conftest import DOCUMENTS
 from tests.index.loopback import Loopback, serving
@@ -31,7 +31,7 @@ def loopback() -> Iterator[Loopback]:
 
 @pytest.fixture(autouse=True)
 def _short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("funnel.qdrant._WRITE_PAUSES_S", (0.01, 0.02, 0.04))
+    monkeypatch.setattr("funnel.indexing.qdrant._WRITE_PAUSES_S", (0.01, 0.02, 0.04))
 
 
 def made(url: str, **settings: object) -> DocumentIndex:

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from funnel.postings import Postings
-from funnel.terms import (
+from funnel.indexing.postings import Postings
+from funnel.indexing.terms import (
     Analyzer,
     Bm25Settings,
     SparseTerms,

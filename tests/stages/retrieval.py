@@ -5,7 +5,7 @@ from typing import Any, cast
 
 from funnel.deadline import Deadline
 from funnel.index import DocumentIndex
-from funnel.qdrant import QdrantSettings
+from funnel.indexing.qdrant import QdrantSettings
 from funnel.query import Query, Vector
 from funnel.resources import Resources
 from funnel.stages.base import StageOutput, StageRequest, StageSettings

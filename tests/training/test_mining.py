@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from funnel.errors import ConfigError, CorpusError, InputError
-from funnel.terms import Bm25Settings
+from funnel.indexing.terms import Bm25Settings
 from funnel.training import MiningSettings, Triple, make_pool, mine, read_pool, read_rows
 from funnel.training.lexical import LexicalIndex
 from funnel.training.records import labelled_pair, triple

@@ -10,10 +10,10 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from funnel.errors import ConfigError
+from funnel.indexing.qdrant import BM25, DENSE, TOKENS, QdrantSettings
+from funnel.indexing.spool import MAX_FIELDS, Prepared, Spool
+from funnel.indexing.terms import Bm25Settings, SparseTerms
 from funnel.models.base import Encoder
-from funnel.qdrant import BM25, DENSE, TOKENS, QdrantSettings
-from funnel.spool import MAX_FIELDS, Prepared, Spool
-from funnel.terms import Bm25Settings, SparseTerms
 from funnel.types import Document
 
 if TYPE_CHECKING:

@@ -7,7 +7,8 @@ that a rebuild can fill another one and move the alias in one step.
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeAlias
 
-from funnel.collection import (
+from funnel.errors import ConfigError, StageError
+from funnel.indexing.collection import (
     CollectionState,
     check_identity,
     collection_schema,
@@ -15,12 +16,11 @@ from funnel.collection import (
     next_epoch,
     state_from,
 )
-from funnel.errors import ConfigError, StageError
-from funnel.filters import payload_path
+from funnel.indexing.filters import payload_path
+from funnel.indexing.qdrant import Backend, QdrantSettings
+from funnel.indexing.spool import Spool
+from funnel.indexing.terms import Bm25Settings
 from funnel.models.base import Encoder
-from funnel.qdrant import Backend, QdrantSettings
-from funnel.spool import Spool
-from funnel.terms import Bm25Settings
 
 Ask: TypeAlias = Callable[..., Awaitable[Any]]
 """One of the backend's two ways to call: ``call`` gives up at once, ``write`` is patient."""

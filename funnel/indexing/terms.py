@@ -17,7 +17,7 @@ from typing import Annotated
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
-from funnel.stopwords import STOP_WORDS
+from funnel.indexing.stopwords import STOP_WORDS
 
 _WORD = re.compile(r"\w+")
 _UNSPACED = re.compile(

@@ -13,9 +13,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Self
 
-from funnel.corpus import BadRow, Corpus, Row, document_from
-from funnel.filters import kinds_in
-from funnel.terms import Analyzer, TermCounts, count_terms
+from funnel.indexing.corpus import BadRow, Corpus, Row, document_from
+from funnel.indexing.filters import kinds_in
+from funnel.indexing.terms import Analyzer, TermCounts, count_terms
 from funnel.types import Document
 
 MAX_FIELDS = 2_000

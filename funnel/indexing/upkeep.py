@@ -9,10 +9,10 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from funnel.collection import IDENTITY_KEYS, CollectionState, point_id
+from funnel.indexing.collection import IDENTITY_KEYS, CollectionState, point_id
+from funnel.indexing.qdrant import BM25, Backend
+from funnel.indexing.terms import Bm25Settings, SparseTerms, counts_of, document_weights
 from funnel.log import get_logger
-from funnel.qdrant import BM25, Backend
-from funnel.terms import Bm25Settings, SparseTerms, counts_of, document_weights
 
 if TYPE_CHECKING:
     from qdrant_client import models

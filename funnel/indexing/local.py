@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from funnel.deadline import Deadline
 from funnel.errors import BackendUnavailable, Closed, ConfigError
-from funnel.postings import Postings
-from funnel.qdrant import BM25, DENSE, MEMORY, Backend, PointQuery, translated
-from funnel.terms import SparseTerms
+from funnel.indexing.postings import Postings
+from funnel.indexing.qdrant import BM25, DENSE, MEMORY, Backend, PointQuery, translated
+from funnel.indexing.terms import SparseTerms
 
 if TYPE_CHECKING:
     from qdrant_client import QdrantClient, models

@@ -1,6 +1,6 @@
 """The seam to Qdrant: where it is, how it is called, and what its failures are called here.
 
-A server is called with the client's own coroutines; local mode is in :mod:`funnel.local`.
+A server is called with the client's own coroutines; local mode is in :mod:`funnel.indexing.local`.
 """
 
 import asyncio
@@ -25,7 +25,7 @@ from funnel.errors import (
     StageError,
     StageTimeout,
 )
-from funnel.terms import Bm25Settings, SparseTerms
+from funnel.indexing.terms import Bm25Settings, SparseTerms
 
 if TYPE_CHECKING:
     from qdrant_client import AsyncQdrantClient, models
@@ -155,7 +155,7 @@ def connect(settings: QdrantSettings) -> Backend:
     """The backend for the settings; connects in ``open``."""
     if settings.url is not None:
         return ServerBackend(settings)
-    from funnel.local import LocalBackend
+    from funnel.indexing.local import LocalBackend
 
     return LocalBackend(settings.place)
 

@@ -12,20 +12,20 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from funnel.collection import (
+from funnel.errors import ModelError
+from funnel.indexing.collection import (
     CollectionState,
     payload,
     point,
     point_id,
 )
-from funnel.errors import ModelError
+from funnel.indexing.qdrant import Backend
+from funnel.indexing.spool import Prepared, Spool, full_text
+from funnel.indexing.terms import Bm25Settings, document_weights
+from funnel.indexing.upkeep import Upkeep
 from funnel.log import get_logger
 from funnel.models.base import Encoder
 from funnel.progress import bar
-from funnel.qdrant import Backend
-from funnel.spool import Prepared, Spool, full_text
-from funnel.terms import Bm25Settings, document_weights
-from funnel.upkeep import Upkeep
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
