@@ -135,7 +135,7 @@ def test_four_bits_lose_little_of_a_difference_of_full_rank(
         save_adapter(tmp_path / "kept", kept, card="")
         merged = merged_state_dict(read_adapter(tmp_path / "kept"), base)
         lost = [float((merged[n] - w).norm()) ** 2 for n, w in changed.items() if ".layer." in n]
-        return sum(lost) ** 0.5
+        return float(sum(lost) ** 0.5)
 
     whole = sum(0.02**2 * w.numel() for n, w in changed.items() if ".layer." in n) ** 0.5
     four_bits = error(quantised_difference(base, changed), 1)

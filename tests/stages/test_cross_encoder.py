@@ -140,7 +140,11 @@ async def test_depth_follows_the_funnels_limits_too(folder: Path, limit: str, sc
     settings = CrossEncoderSettings(k=5, model=str(folder), backend="torch-fp32")
     stage = CrossEncoderStage(settings, _BusyScorer(settings.model, backend=settings.backend))
     await stage.start()
-    request = replace(_request(stage), **{limit: Deadline.after_ms(1_000)})
+    soon = Deadline.after_ms(1_000)
+    request = _request(stage)
+    request = (
+        replace(request, target=soon) if limit == "target" else replace(request, deadline=soon)
+    )
     output = await stage.run(request, _candidates(100))
     assert scored - 10 <= output.details["scored"] <= scored
     assert output.degraded == "load"
