@@ -6,6 +6,7 @@ from typing import Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
 
 from funnel.cache.store import StoreLimits
+from funnel.models.names import ScorerName
 
 
 class VerifierSettings(BaseModel):
@@ -13,7 +14,7 @@ class VerifierSettings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    model: str = Field(default="embedded:duplicate", min_length=1)
+    model: ScorerName = "embedded:duplicate"
     timeout_ms: float = Field(default=250, gt=0, le=10_000)
 
 

@@ -5,7 +5,7 @@ import importlib.util
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
-from typing import TYPE_CHECKING, Literal, TypeAlias, get_args
+from typing import TYPE_CHECKING, TypeAlias, get_args
 
 import torch
 
@@ -14,6 +14,7 @@ from funnel.log import get_logger
 from funnel.models.calibration import Measured, choose
 from funnel.models.cross_networks import LibraryCross, TorchCross
 from funnel.models.hardware import cpu_flags, cpu_has_fast_bf16, cpu_has_fast_int8
+from funnel.models.names import Backend
 from funnel.registry import suggestion
 
 if TYPE_CHECKING:
@@ -23,17 +24,6 @@ if TYPE_CHECKING:
     from funnel.models.source import ModelSource
     from funnel.models.tokens import TextTokenizer
 
-Backend: TypeAlias = Literal[
-    "auto",
-    "torch-fp32",
-    "torch-bf16",
-    "openvino-f32",
-    "openvino-bf16",
-    "openvino-int8",
-    "onnxruntime-f32",
-    "cuda-fp16",
-    "cuda-bf16",
-]
 REFERENCE = "torch-fp32"
 _LOSSY = ("bf16", "fp16", "int8")
 _EXTRAS = {"openvino": ("openvino",), "onnxruntime": ("onnxruntime", "onnx")}

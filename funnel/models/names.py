@@ -1,11 +1,24 @@
-"""Model names in settings: what no model can be called is refused when the settings are read."""
+"""Names of models and backends in settings: what cannot be is refused when settings are read."""
 
-from typing import Annotated
+from typing import Annotated, Literal, TypeAlias
 
 from pydantic import AfterValidator, Field
 
 from funnel.errors import ModelError
 from funnel.models.source import check_name, check_scorer_name
+
+Backend: TypeAlias = Literal[
+    "auto",
+    "torch-fp32",
+    "torch-bf16",
+    "openvino-f32",
+    "openvino-bf16",
+    "openvino-int8",
+    "onnxruntime-f32",
+    "cuda-fp16",
+    "cuda-bf16",
+]
+"""The ways to run a cross-encoder's network: see :mod:`funnel.models.backends`."""
 
 
 def _encoder(name: str) -> str:

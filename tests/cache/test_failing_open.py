@@ -148,7 +148,7 @@ async def test_unexpected_verifier_error_is_a_miss_too() -> None:
 async def test_slow_verifier_is_a_miss_within_its_timeout() -> None:
     """The verifier's own limit holds, and repeated slowness opens its breaker."""
     scorer = TopicScorer()
-    world = World(scorer=scorer, verifier={"model": "world:verifier", "timeout_ms": 20})
+    world = World(scorer=scorer, verifier={"model": "world/verifier", "timeout_ms": 20})
     await world.ask("a word about cats")
     scorer.delay_s = 0.2
     served = await world.ask("something about cats")

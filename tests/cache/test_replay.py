@@ -227,7 +227,7 @@ def test_calibration_on_pairs() -> None:
     assert report.wanted is not None and report.wanted.wrong == 0
     calibrator = report.calibrator
     assert (calibrator.pairs, calibrator.duplicates) == (1_200, 600)
-    assert (calibrator.verifier, calibrator.revision) == ("world:verifier", "1")
+    assert (calibrator.verifier, calibrator.revision) == ("world/verifier", "1")
     assert calibrator.scripts == ("LATIN",)
     point = calibrator.point(0.99)
     assert point is not None and -8.0 < point.threshold <= 8.0

@@ -58,7 +58,7 @@ class TopicEncoder:
 class TopicScorer:
     """Knows whether two questions mean the same: +8 or -8 logits, or what ``scores`` says."""
 
-    name = "world:verifier"
+    name = "world/verifier"
     revision = "1"
     score_kind: ScoreKind = "logit"
 
@@ -95,7 +95,7 @@ def _unit(text: str) -> FloatArray:
 def settings(**changes: Any) -> CacheSettings:
     """Settings of the tests: a fixed threshold, no randomness, patient timeouts."""
     plain = {
-        "verifier": {"model": "world:verifier", "timeout_ms": 5_000},
+        "verifier": {"model": "world/verifier", "timeout_ms": 5_000},
         "threshold": 2.0,
         "floor": 0.5,
         "ttl_jitter": 0.0,

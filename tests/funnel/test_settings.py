@@ -121,6 +121,18 @@ CASES: list[tuple[str, str, str, list[str]]] = [
         "embedded:relevanz",
         ["stages[1].model: unknown embedded", "did you mean 'embedded:relevance'"],
     ),
+    (
+        "an unknown backend",
+        "k: 10\n",
+        "k: 10\n    backend: torch-fp64\n",
+        ["stages[1].backend: got 'torch-fp64'", "'torch-fp32'"],
+    ),
+    (
+        "an unknown embedded verifier",
+        "{ store: memory }",
+        "{ store: memory, verifier: { model: 'embedded:dupe' } }",
+        ["cache.verifier.model: unknown embedded", "did you mean 'embedded:duplicate'"],
+    ),
     ("broken YAML", "stages:", "stages: [", ["line", "not valid YAML"]),
     ("a key twice", "deadline_ms: 800", "collection: x", ["'collection' is written twice"]),
 ]
