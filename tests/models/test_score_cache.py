@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from funnel.deadline import Deadline
@@ -33,6 +33,7 @@ def _ask(cache: PairScoreCache, pairs: list[TextPair]) -> ScoredPairs:
     return recall.merged(ScoredPairs(values, truncated, len(fresh)))
 
 
+@settings(deadline=None)
 @given(lists=st.lists(_PAIRS, max_size=6), entries=st.integers(0, 30))
 def test_scores_are_right_whatever_was_forgotten(lists: list[list[TextPair]], entries: int) -> None:
     """With any bound, in any order of asking; the bound holds, and every pair counts once."""
@@ -46,6 +47,7 @@ def test_scores_are_right_whatever_was_forgotten(lists: list[list[TextPair]], en
     assert cache.hits + cache.misses == sum(map(len, lists))
 
 
+@settings(deadline=None)
 @given(known=st.sets(st.integers(0, 11)), done=st.integers(0, 12))
 def test_what_was_scored_is_a_beginning(known: set[int], done: int) -> None:
     """When a deadline leaves missing pairs out, nothing behind the first of them counts."""
@@ -65,6 +67,7 @@ def test_what_was_scored_is_a_beginning(known: set[int], done: int) -> None:
     assert merged.remembered == len([i for i in known if i < end])
 
 
+@settings(deadline=None)
 @given(first=st.tuples(_TEXTS, _TEXTS), second=st.tuples(_TEXTS, _TEXTS))
 def test_keys_tell_pairs_apart(first: TextPair, second: TextPair) -> None:
     """Also those whose texts run together alike, and other models'."""

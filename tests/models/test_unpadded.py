@@ -49,6 +49,7 @@ def test_unpadded_scores_equal_padded_ones(model: CrossBert, rows: list[Tokens])
     np.testing.assert_allclose(logits, expected, atol=1e-4)
 
 
+@settings(deadline=None)
 @given(rows=_ROWS)
 def test_packing_keeps_every_token_in_its_place(rows: list[Tokens]) -> None:
     """What lies between two starts is the row, its places counted from 0."""

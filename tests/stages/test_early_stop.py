@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from funnel.models.base import ScoredPairs
@@ -11,6 +11,7 @@ from funnel.stages.early_stop import NOTHING_SCORED, expected_entrants, joined
 _SCORES = st.lists(st.floats(-12, 12), min_size=0, max_size=80)
 
 
+@settings(deadline=None)
 @given(scores=_SCORES, k=st.integers(1, 30), more=st.integers(0, 80))
 def test_never_more_entrants_than_candidates_left(scores: list[float], k: int, more: int) -> None:
     """Nor less than none; everything that is left while a line cannot be drawn."""
@@ -20,6 +21,7 @@ def test_never_more_entrants_than_candidates_left(scores: list[float], k: int, m
         assert expected == more
 
 
+@settings(deadline=None)
 @given(scores=st.lists(st.floats(-12, 12), min_size=40, max_size=60))
 def test_keeping_more_means_more_entrants(scores: list[float]) -> None:
     """The tenth best is easier to beat than the first."""
