@@ -1,4 +1,4 @@
-"""``python -m recipes --data FOLDER``: train both shipped models again.
+"""``python -m recipes --data FOLDER``: train both shipped models again, and certify thresholds.
 
 Each is trained, cut down to a low-rank adapter, measured and written over the shipped one (or under
 ``--out``). Progress goes to the log; a killed run leaves its last weights in ``--scratch``.
@@ -19,6 +19,7 @@ from funnel.models.low_rank import merged_state_dict, quantised_difference
 from funnel.models.source import EMBEDDED, EMBEDDED_ENCODER, locate, sha256
 from funnel.models.worker import available_cores
 from recipes import duplicate, measures, relevance
+from recipes.calibrator import duplicate_calibrator
 from recipes.cards import duplicate_card, relevance_card
 from recipes.cross import CrossEncoder, fresh_weights
 from recipes.network import Base, Words
@@ -27,6 +28,7 @@ from recipes.schedule import Schedule
 
 _log = structlog.get_logger(__name__)
 _SHIPPED = Path(__file__).parents[1] / "funnel" / "models" / "shipped"
+_CALIBRATOR = Path(__file__).parents[1] / "cache" / "calibrator-duplicate.json"
 _MAX_TOKENS = 256
 
 
@@ -36,7 +38,7 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     options.scratch.mkdir(parents=True, exist_ok=True)
     for name in options.only:
-        {"duplicate": make_duplicate, "relevance": make_relevance}[name](options)
+        _MAKERS[name](options)
 
 
 def _options() -> argparse.Namespace:
@@ -44,8 +46,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--data", type=Path, required=True, help="folder of the data sets")
     parser.add_argument("--out", type=Path, default=_SHIPPED, help="where adapters are written")
     parser.add_argument("--scratch", type=Path, default=Path(".funnel/recipes"))
-    parser.add_argument("--only", nargs="+", default=["duplicate", "relevance"],
-                        choices=["duplicate", "relevance"])  # fmt: skip
+    parser.add_argument("--only", nargs="+", default=list(_MAKERS), choices=list(_MAKERS))
     parser.add_argument("--minutes", type=float, default=78, help="training time of each model")
     parser.add_argument("--steps", type=int, default=None, help="instead of --minutes")
     parser.add_argument("--trained", type=Path, default=None,
@@ -115,6 +116,19 @@ def _cut(name: str, path: Path, network: CrossEncoder) -> tuple[Adapter, CrossEn
 
 def _base_model(path: Path) -> BaseModel:
     return BaseModel(EMBEDDED_ENCODER.removeprefix(EMBEDDED), sha256(path / "model.safetensors"))
+
+
+def make_calibrator(options: argparse.Namespace) -> None:
+    """Certify thresholds of the installed ``embedded:duplicate`` for the cache."""
+    calibrator = duplicate_calibrator(options.data)
+    calibrator.save(_CALIBRATOR if options.out == _SHIPPED else options.out / _CALIBRATOR.name)
+
+
+_MAKERS = {
+    "duplicate": make_duplicate,
+    "calibrator": make_calibrator,
+    "relevance": make_relevance,
+}
 
 
 if __name__ == "__main__":

@@ -114,7 +114,10 @@ def read_questions(data: Path, base: Base) -> Questions:
 
 
 def held_apart(data: Path) -> dict[str, list[Pair]]:
-    """Quora's distinct pairs as published, by part: train, dev, test and shared."""
+    """Quora's distinct pairs as published, by part: train, dev, test, shared and extra.
+
+    ``extra`` are the extra positives whose questions are linked to those of ``dev`` or ``test``.
+    """
     held_out = _read(data / "qqp/dev.jsonl", "held out")
     labelled = _read(data / "qqp/train.jsonl", "real")
     extra = _read(data / "qqp/extra_positives.jsonl", "extra")
@@ -131,18 +134,21 @@ def _read(path: Path, kind: str) -> list[Pair]:
 
 
 def _parted(labelled: Sequence[Pair], extra: Sequence[Pair]) -> dict[str, list[Pair]]:
-    """Distinct pairs by part; extra positives are used for training alone, ``held out`` never."""
+    """Distinct pairs by part; pairs of the kind ``held out`` are never used for training."""
     linked = _Sets()
     for pair in [*labelled, *extra]:
         linked.join(fold(pair.first), fold(pair.second))
-    parts: dict[str, list[Pair]] = {"train": [], "dev": [], "test": [], "shared": []}
+    names = ("train", "dev", "test", "shared", "extra")
+    parts: dict[str, list[Pair]] = {name: [] for name in names}
     seen: set[frozenset[str]] = set()
     for pair in [*labelled, *extra]:
         key = _key(pair)
         part = _part(linked.find(fold(pair.first)))
         if part == "train" and pair.kind == "held out":
             part = "shared"
-        if key in seen or len(key) == 1 or (pair.kind == "extra" and part != "train"):
+        if part != "train" and pair.kind == "extra":
+            part = "extra"
+        if key in seen or len(key) == 1:
             continue
         seen.add(key)
         parts[part].append(pair)

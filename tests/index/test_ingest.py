@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from funnel import ingest
 from funnel.errors import ModelError
 from funnel.index import DocumentIndex
+from funnel.indexing import ingest
 from funnel.indexing.qdrant import QdrantSettings
 from tests.fakes import FakeEncoder, FloatArray
 

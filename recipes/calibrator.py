@@ -1,0 +1,46 @@
+"""The calibrator that ships with ``embedded:duplicate``: from held-out pairs to thresholds."""
+
+from pathlib import Path
+
+import structlog
+
+from funnel.cache.calibrate_run import CalibrationRun
+from funnel.cache.calibrator import Calibrator
+from funnel.cache.replay_log import LabelledPair
+from funnel.cache.settings import GuardSettings
+from funnel.models import CrossEncoderScorer, Embedder
+from funnel.models.source import EMBEDDED, EMBEDDED_ENCODER
+from recipes.questions import held_apart
+
+_log = structlog.get_logger(__name__)
+TARGET = 0.95
+PREVALENCE = 0.54
+"""Share of duplicates among nearest earlier questions at a cosine of .59 or more (the floor that
+comes out) in a stream of held-out questions: 3,410 of the 6,446 requests of ``quora_calibration``
+(``benchmarks/cache_streams.py``). A smaller share makes thresholds stricter."""
+SOURCE = (
+    "Quora question pairs of clusters that training never saw (parts dev and test of "
+    "recipes/questions.py, with the extra positives of those clusters), labels as published; "
+    "prevalence: share of duplicates among nearest earlier questions (cosine >= .59) in a "
+    "stream of such questions"
+)
+
+
+def duplicate_calibrator(data: Path) -> Calibrator:
+    """Thresholds for the pair precisions that Quora's labels can certify.
+
+    The log itself cannot certify any: its groups have gaps, and two questions of different groups
+    may still ask the same. Labelled pairs were at least looked at.
+    """
+    parts = held_apart(data)
+    pairs = [
+        LabelledPair(pair.first, pair.second, bool(pair.label))
+        for part in ("dev", "test", "extra")
+        for pair in parts[part]
+    ]
+    run = CalibrationRun(
+        Embedder(EMBEDDED_ENCODER), CrossEncoderScorer(f"{EMBEDDED}duplicate"), GuardSettings()
+    )
+    report = run.run(pairs, TARGET, prevalence=PREVALENCE, source=SOURCE)
+    _log.info("calibrated", pairs=len(pairs), explanation=report.explanation)
+    return report.calibrator
