@@ -21,6 +21,7 @@ from funnel.cache.lexicon import (
     REVERSING,
     STOPWORDS,
     UNDOING,
+    UNIVERSAL,
 )
 from funnel.cache.order import swap
 from funnel.cache.quantities import LOOSELY, is_measure
@@ -116,10 +117,16 @@ def _numbers(a: Question, b: Question, margins: Margins) -> Iterator[Finding]:
         yield Finding("number", f"{_list(only_a)} against {_list(only_b)}")
     elif only_a or only_b:
         yield Finding("number", f"{_list(only_a | only_b)} on one side", margins.one_sided_number)
+    if _of_all(a) != _of_all(b):
+        yield Finding("number", "all, every … on one side", margins.one_sided_number)
     for value in ours & theirs:
         units = [{q.unit for q in x.quantities if q.value == value and q.unit} for x in (a, b)]
         if units[0] and units[1] and not units[0] & units[1]:
             yield Finding("unit", f"{value} {_list(units[0])} against {_list(units[1])}")
+
+
+def _of_all(question: Question) -> bool:
+    return any(word.folded in UNIVERSAL for word in question.words)
 
 
 def _unexcused(values: set[str], other: Question) -> set[str]:

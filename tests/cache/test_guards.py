@@ -101,6 +101,13 @@ def test_shipped_swap_pairs_are_stopped() -> None:
     assert lost == []
 
 
+def test_all_on_one_side_raises_the_bar() -> None:
+    """To delete a file is not to delete all files, though listing tables may mean all of them."""
+    (finding,) = _inspect("how do I delete a file", "how do I delete all files")
+    assert (finding.kind, finding.margin) == ("number", MARGINS.one_sided_number)
+    assert _inspect("log out everywhere", "log out on all devices") == []
+
+
 def test_one_sided_number_raises_the_bar() -> None:
     """A number on one side only is suspicious, not decisive."""
     (finding,) = _inspect("best phones", "best phones of 2024")
