@@ -40,6 +40,9 @@ class EncoderNetwork(Protocol):
     dim: int
     max_tokens: int
 
+    def warm_up(self) -> None:
+        """Do what the first query would otherwise wait for."""
+
     def tokenize(self, texts: Sequence[str]) -> list[Tokens]:
         """Tokens of each text, cut to the window."""
 
@@ -237,7 +240,9 @@ def _load(name: str, precision: Precision) -> tuple[ModelSource, EncoderNetwork]
     from funnel.models.encoder_networks import open_network
 
     source = locate(name)
-    return source, open_network(source, precision)
+    network = open_network(source, precision)
+    network.warm_up()
+    return source, network
 
 
 def _checked(texts: Sequence[str]) -> Sequence[str]:

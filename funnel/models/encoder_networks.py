@@ -16,6 +16,7 @@ from torch.nn import functional as F  # noqa: N812  # torch's own spelling
 from funnel.errors import ModelError
 from funnel.models.bert import Bert, bert_shape, collate, packed, read_config, read_weights
 from funnel.models.representations import Representation
+from funnel.models.single_text import open_single
 from funnel.models.source import ModelSource
 from funnel.models.tokens import TextTokenizer, Tokens
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from funnel.models.encoder import EncoderNetwork, Precision
+    from funnel.models.single_text import Way
 
     FloatArray = NDArray[np.float32]
 
@@ -82,6 +84,15 @@ class PlainEncoder:
         except (KeyError, RuntimeError) as error:
             raise ModelError(f"model {source.name!r}: a tensor is missing: {error}") from error
         self._network = packed(network, self._dtype)
+        self._plain: Bert | None = network if precision == "fp32" else None
+        self._revision = source.revision
+        self._single: Way | None = None
+
+    def warm_up(self) -> None:
+        """Choose how single texts are embedded; takes seconds the first time on a machine."""
+        plain, self._plain = self._plain, None
+        if plain is not None:
+            self._single = open_single(self._network, plain, self._by_torch, self._revision)
 
     def tokenize(self, texts: Sequence[str]) -> list[Tokens]:
         """Tokens of each text, cut to the window."""
@@ -95,7 +106,14 @@ class PlainEncoder:
     @torch.inference_mode()
     def pooled(self, batch: Sequence[Tokens]) -> "FloatArray":
         """Unit vectors (n, dim)."""
+        if len(batch) == 1 and self._single is not None:
+            return self._single(torch.tensor([batch[0].ids]))
         return _numpy(_mean(*self._states(batch)))
+
+    @torch.inference_mode()
+    def _by_torch(self, ids: torch.Tensor) -> "FloatArray":
+        states = self._network(ids, torch.zeros_like(ids), None, first_only=False)
+        return _numpy(F.normalize(states.mean(1), dim=-1))
 
     @torch.inference_mode()
     def representations(self, batch: Sequence[Tokens]) -> list[Representation]:
@@ -131,6 +149,9 @@ class LibraryEncoder:
         self.dim = int(self._model.get_embedding_dimension() or 0)
         self.max_tokens = int(self._model.max_seq_length or 512)
         self._tokenizer = TextTokenizer(source.folder, self.max_tokens)
+
+    def warm_up(self) -> None:
+        """Nothing to choose: the library embeds single texts as it embeds many."""
 
     def tokenize(self, texts: Sequence[str]) -> list[Tokens]:
         """Tokens, for their number only: the library tokenises the text again by itself."""
