@@ -26,9 +26,9 @@ def networks(tmp_path_factory: pytest.TempPathFactory) -> tuple[Bert, Bert]:
 
 
 def _by_torch(running: Bert) -> Any:
-    @torch.inference_mode()
     def way(ids: Any) -> Any:
-        states = running(ids, torch.zeros_like(ids), None, first_only=False)
+        with torch.inference_mode():
+            states = running(ids, torch.zeros_like(ids), None, first_only=False)
         return torch.nn.functional.normalize(states.mean(1), dim=-1).numpy()
 
     return way
