@@ -44,7 +44,7 @@ class Row:
 
 
 async def _no_vector(_: str) -> Vector:
-    raise NotImplementedError("a cross-encoder needs no query vector")
+    raise AssertionError("a cross-encoder asked for a query vector")
 
 
 def _candidates(lists: CandidateLists, query_id: str) -> list[Candidate]:

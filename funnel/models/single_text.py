@@ -119,6 +119,7 @@ class OpenVinoSingle:
         return vector.copy()
 
     def _request(self) -> Any:
+        # A request can serve one caller at a time, so each worker thread has its own.
         if not hasattr(self._local, "request"):
             self._local.request = self._compiled.create_infer_request()
         return self._local.request
