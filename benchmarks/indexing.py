@@ -37,6 +37,7 @@ from funnel.indexing.spool import full_text
 
 EMBEDDER = "embedded:all-MiniLM-L6-v2"
 BATCH = 32  # SentenceTransformer.encode's default
+_TURN = 20
 
 
 def main() -> None:
@@ -140,17 +141,22 @@ def query(options: argparse.Namespace) -> dict[str, Any]:
 def single_queries(
     ways: dict[str, Callable[[str], Any]], queries: list[str]
 ) -> tuple[dict[str, list[float]], dict[str, list[Any]]]:
-    """Seconds and vectors of each query by each way, taking turns, after a warm-up of ten."""
+    """Seconds and vectors of each query by each way, in turns of twenty queries.
+
+    A turn begins with five calls that do not count: after its own work each library's threads keep
+    a core busy for a while, at the expense of the other's first calls.
+    """
     times: dict[str, list[float]] = {name: [] for name in ways}
     vectors: dict[str, list[Any]] = {name: [] for name in ways}
-    for way in ways.values():
-        for text in queries[:10]:
-            way(text)
-    for text in queries:
+    for start in range(0, len(queries), _TURN):
+        turn = queries[start : start + _TURN]
         for name, way in ways.items():
-            began = time.perf_counter()
-            vectors[name].append(way(text))
-            times[name].append(time.perf_counter() - began)
+            for text in turn[:5]:
+                way(text)
+            for text in turn:
+                began = time.perf_counter()
+                vectors[name].append(way(text))
+                times[name].append(time.perf_counter() - began)
     return times, vectors
 
 

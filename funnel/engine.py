@@ -3,21 +3,20 @@
 import asyncio
 import secrets
 import time
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Self, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
 
 import numpy as np
 import structlog
 
+from funnel.assembly import build_cache, build_stages
 from funnel.cache.base import Answer, CacheRequest, QueryCache, Served
-from funnel.cache.null import NullCache
 from funnel.call import CallOptions, Overrides, one_k, plan
 from funnel.chain import Chain, Step
 from funnel.deadline import Deadline
-from funnel.errors import ConfigError, CorpusError, InputError, ModelError
+from funnel.errors import InputError, ModelError
 from funnel.index import DocumentIndex, IndexReport
-from funnel.indexing.corpus import Corpus, document_from
 from funnel.indexing.filters import check_filters
 from funnel.log import get_logger
 from funnel.loop import LoopThread
@@ -26,24 +25,17 @@ from funnel.models.worker import model_worker
 from funnel.pacing import Pace
 from funnel.partition import partition
 from funnel.query import Query, normalise_query
-from funnel.registry import stage_class
 from funnel.resources import Resources
 from funnel.result import FunnelResult
 from funnel.settings import FunnelSettings, Secrets
-from funnel.stages.base import Stage
-from funnel.types import Document, Filters
+from funnel.types import Filters
+from funnel.writing import Documents, Writer
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-Documents: TypeAlias = Iterable[Document | Mapping[str, Any]] | Corpus
-"""Documents, mappings with ``id`` and ``text``, or a file read by
-``funnel.indexing.corpus.read_corpus``."""
-
 log = get_logger(__name__)
 T = TypeVar("T")
-NOTED_DOCUMENTS = 256
-"""Writes up to this size tell the cache which documents changed; larger ones drop everything."""
 
 
 class Funnel:
@@ -78,8 +70,16 @@ class Funnel:
         self.documents = DocumentIndex(
             settings.qdrant, settings.collection, self._encoder, bm25=settings.bm25
         )
-        self.stages = self._build_stages(functions or {})
-        self.cache = cache or self._build_cache()
+        resources = Resources(
+            index=self.documents,
+            models=self._models,
+            embedder=settings.models.embedder,
+            functions=functions or {},
+            openrouter_api_key=Secrets().openrouter_api_key,
+        )
+        self.stages = build_stages(settings, resources)
+        self.cache = cache or build_cache(settings, self._models)
+        self._writer = Writer(self.documents, self.cache)
         self._chain = Chain(Pace(settings.reserve_ms / 1000), lambda: model_worker().overloaded())
         self._loop = LoopThread()
         self._started: asyncio.Task[None] | None = None
@@ -207,11 +207,11 @@ class Funnel:
 
     def delete(self, ids: Sequence[str]) -> int:
         """Delete documents by id; returns how many there were."""
-        return self._loop.call(self._delete(ids))
+        return self._loop.call(self._started_then(lambda: self._writer.delete(ids)))
 
     async def adelete(self, ids: Sequence[str]) -> int:
         """Delete documents from a coroutine; as :meth:`delete`."""
-        return await self._loop.acall(self._delete(ids))
+        return await self._loop.acall(self._started_then(lambda: self._writer.delete(ids)))
 
     # -- the cache
 
@@ -290,33 +290,6 @@ class Funnel:
         await self.aclose()
 
     # -- inside
-
-    def _build_stages(self, functions: Mapping[str, Callable[..., Any]]) -> tuple[Stage, ...]:
-        resources = Resources(
-            index=self.documents,
-            models=self._models,
-            embedder=self.settings.models.embedder,
-            functions=functions,
-            openrouter_api_key=Secrets().openrouter_api_key,
-        )
-        stages = tuple(
-            stage_class(settings.kind).build(settings, resources)
-            for settings in self.settings.stages
-        )
-        for stage in stages:
-            if stage.score_kind == "rank" and stage.settings.min_score is not None:
-                raise ConfigError(
-                    f"stage {stage.settings.name!r}: min_score: got {stage.settings.min_score}, "
-                    "but this stage orders without scores; remove min_score"
-                )
-        return stages
-
-    def _build_cache(self) -> QueryCache:
-        if self.settings.cache is None:
-            return NullCache()
-        from funnel.cache.factory import build_cache
-
-        return build_cache(self.settings.cache, self._models, self.settings.models.embedder)
 
     def _options(
         self,
@@ -461,24 +434,9 @@ class Funnel:
         progress: bool,
     ) -> IndexReport:
         await self._ensure_started()
-        noted = [] if rebuild else _noted(documents)
-        write = self.documents.rebuild if rebuild else self.documents.upsert
-        try:
-            report = await write(documents, on_bad=on_bad, progress=progress)
-        except CorpusError:  # nothing was written
-            raise
-        except BaseException:  # some of it may have been
-            await self.cache.documents_changed()
-            raise
-        if report.changed:
-            await self.cache.documents_changed(upserted=noted)
-        return report
-
-    async def _delete(self, ids: Sequence[str]) -> int:
-        await self._ensure_started()
-        count = await self.documents.delete(ids)
-        await self.cache.documents_changed(deleted=ids)
-        return count
+        return await self._writer.index(
+            documents, on_bad=on_bad, rebuild=rebuild, progress=progress
+        )
 
     async def _ensure_started(self) -> None:
         if self._started is None:
@@ -504,16 +462,6 @@ class Funnel:
         for stage in self.stages:
             await stage.aclose()
         await self.documents.aclose()
-
-
-def _noted(documents: Documents) -> list[Document]:
-    """The documents of a small write, for the cache; empty when anything may have changed."""
-    if not isinstance(documents, Sequence) or len(documents) > NOTED_DOCUMENTS:
-        return []
-    try:
-        return [document_from(document) for document in documents]
-    except ValueError:  # the index itself says what is wrong, or skips it
-        return []
 
 
 async def _without_cache(compute: Callable[[], Any]) -> Served:

@@ -51,6 +51,8 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--steps", type=int, default=None, help="instead of --minutes")
     parser.add_argument("--trained", type=Path, default=None,
                         help="weights an earlier run left in --scratch")  # fmt: skip
+    parser.add_argument("--longer", action="store_true",
+                        help="train --trained further, from a later round on")  # fmt: skip
     parser.add_argument("--threads", type=int, default=available_cores())
     return parser.parse_args()
 
@@ -62,11 +64,12 @@ def make_duplicate(options: argparse.Namespace) -> None:
     _log.info("read", pairs=len(questions.train), held_out=len(questions.test))
     torch.manual_seed(duplicate.SEED)
     start = options.trained or path / "model.safetensors"
-    network, steps = _network(load_file(start), path), options.steps
-    if options.trained is None:
+    network, steps = _network(load_file(start), path, duplicate.DROPOUT), options.steps
+    if options.trained is None or options.longer:
         schedule = Schedule(options.minutes, duplicate.RATE, duplicate.WARMUP, steps=options.steps)
         trainer = duplicate.Trainer(network, questions, words, base)
-        steps = trainer.run(schedule, options.scratch / "duplicate.safetensors")
+        checkpoint = options.scratch / "duplicate.safetensors"
+        steps = trainer.run(schedule, checkpoint, later=options.longer)
     adapter, network = _cut("duplicate", path, network)
     combine = measures.calibrated(network, words, base, questions.dev)
     figures = measures.duplicate_figures(network, words, base, combine, questions, options.data)
@@ -97,13 +100,13 @@ def _opened() -> tuple[Path, Words, Base]:
     return source.folder, words, Base(source)
 
 
-def _network(weights: Mapping[str, torch.Tensor], path: Path) -> CrossEncoder:
+def _network(weights: Mapping[str, torch.Tensor], path: Path, dropout: float = 0.0) -> CrossEncoder:
     """A cross-encoder with these weights, and a new head if they have none."""
     shape = bert_shape(read_config(path))
     if shape is None:
         raise SystemExit(f"{path} is no plain BERT")
     whole = weights if "classifier.weight" in weights else fresh_weights(weights)
-    return CrossEncoder(whole, layers=shape.layers, heads=shape.heads)
+    return CrossEncoder(whole, layers=shape.layers, heads=shape.heads, dropout=dropout)
 
 
 def _cut(name: str, path: Path, network: CrossEncoder) -> tuple[Adapter, CrossEncoder]:

@@ -26,6 +26,7 @@ SEED = 5
 WINDOWS = Windows(first=48, second=48)
 BATCH = 64
 RATE, WARMUP = 1.2e-4, 200
+DROPOUT = 0.1
 _SMOOTHING = (0.97, 0.01)
 _OWN_OPINION = 0.25
 _EASY, _KEPT_EASY = 0.04, 0.2
@@ -41,18 +42,23 @@ LATER_ROUNDS = {
 class PairBatches:
     """Batches of similar length, for ever, and the targets that go with them.
 
-    The first round takes all pairs, later rounds mostly real ones. ``base`` is given the texts of
-    many batches at once to embed, which is faster than batch by batch.
+    The first round takes all pairs (unless ``later``), later rounds mostly real ones. ``base`` is
+    given the texts of many batches at once to embed, which is faster than batch by batch.
     """
 
-    def __init__(self, pairs: Sequence[Pair], words: Words, base: Base, rng: random.Random) -> None:
+    def __init__(
+        self, pairs: Sequence[Pair], words: Words, base: Base, rng: random.Random, later: bool
+    ) -> None:
         self._pairs, self._words, self._base, self._rng = pairs, words, base, rng
+        self._later = later
         self._labels = np.array([pair.label for pair in pairs], dtype=np.float32)
         self.first_logits: Floats = np.full(len(pairs), np.nan, dtype=np.float32)
 
     def __iter__(self) -> Iterator[list[int]]:
         """Positions of pairs; later rounds leave most of the easy ones out."""
         order = list(range(len(self._pairs)))
+        if self._later:
+            order = self._mostly_real(order)
         while True:
             self._rng.shuffle(order)
             for start in range(0, len(order), BATCH * 40):
@@ -107,10 +113,10 @@ class Trainer:
         self._rng = random.Random(SEED)  # noqa: S311  # sampling
         self._weight, self._bias = cosine_logit(questions.train, base)
 
-    def run(self, schedule: Schedule, checkpoint: Path) -> int:
-        """Train until the schedule ends; returns the steps taken."""
+    def run(self, schedule: Schedule, checkpoint: Path, *, later: bool) -> int:
+        """Train until the schedule ends, from a later round on or the first; returns the steps."""
         pairs = self._questions.train
-        batches = PairBatches(pairs, self._words, self._base, self._rng)
+        batches = PairBatches(pairs, self._words, self._base, self._rng, later)
 
         def loss_of(batch: list[int]) -> torch.Tensor:
             return self._loss(batches, pairs, batch)

@@ -59,6 +59,7 @@ def train(
     """
     optimiser = torch.optim.AdamW(_groups(network), schedule.rate, betas=(0.9, 0.98), fused=True)
     started, step, mean = time.monotonic(), 0, None
+    network.train()
     for batch in batches:
         progress = schedule.progress(started, step)
         if progress >= 1:
@@ -72,8 +73,11 @@ def train(
             seconds = round(time.monotonic() - started)
             _log.info("training", step=step, loss=round(mean, 4), seconds=seconds)
         if step % schedule.check_every == 0:
+            network.eval()
             check()
+            network.train()
             save_file(network.weights(), checkpoint)
+    network.eval()
     save_file(network.weights(), checkpoint)
     return step
 

@@ -14,9 +14,17 @@ import torch
 from torch.nn import functional as F  # noqa: N812  # torch's own spelling
 
 from funnel.errors import ModelError
-from funnel.models.bert import Bert, bert_shape, collate, packed, read_config, read_weights
+from funnel.models.bert import (
+    Batch,
+    Bert,
+    bert_shape,
+    collate,
+    packed,
+    read_config,
+    read_weights,
+)
+from funnel.models.openvino_encoder import Ways, choose_ways
 from funnel.models.representations import Representation
-from funnel.models.single_text import open_single
 from funnel.models.source import ModelSource
 from funnel.models.tokens import TextTokenizer, Tokens
 
@@ -24,7 +32,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from funnel.models.encoder import EncoderNetwork, Precision
-    from funnel.models.single_text import Way
 
     FloatArray = NDArray[np.float32]
 
@@ -86,13 +93,13 @@ class PlainEncoder:
         self._network = packed(network, self._dtype)
         self._plain: Bert | None = network if precision == "fp32" else None
         self._revision = source.revision
-        self._single: Way | None = None
+        self._ways = Ways(self._by_torch, self._by_torch)
 
     def warm_up(self) -> None:
-        """Choose how single texts are embedded; takes seconds the first time on a machine."""
+        """Choose how texts are embedded; takes seconds the first time on a machine."""
         plain, self._plain = self._plain, None
         if plain is not None:
-            self._single = open_single(self._network, plain, self._by_torch, self._revision)
+            self._ways = choose_ways(self._network, plain, self._by_torch, self._revision)
 
     def tokenize(self, texts: Sequence[str]) -> list[Tokens]:
         """Tokens of each text, cut to the window."""
@@ -106,28 +113,26 @@ class PlainEncoder:
     @torch.inference_mode()
     def pooled(self, batch: Sequence[Tokens]) -> "FloatArray":
         """Unit vectors (n, dim)."""
-        if len(batch) == 1 and self._single is not None:
-            return self._single(torch.tensor([batch[0].ids]))
-        return _numpy(_mean(*self._states(batch)))
+        way = self._ways.single if len(batch) == 1 else self._ways.several
+        return way(_collated(batch))
 
-    @torch.inference_mode()
-    def _by_torch(self, ids: torch.Tensor) -> "FloatArray":
-        states = self._network(ids, torch.zeros_like(ids), None, first_only=False)
-        return _numpy(F.normalize(states.mean(1), dim=-1))
+    def _by_torch(self, batch: Batch) -> "FloatArray":
+        return _numpy(_mean(self._states(batch), batch.lengths))
 
     @torch.inference_mode()
     def representations(self, batch: Sequence[Tokens]) -> list[Representation]:
         """Each text's vector and its tokens' vectors."""
-        states, lengths = self._states(batch)
-        pooled, tokens = _numpy(_mean(states, lengths)), _numpy(F.normalize(states, dim=-1))
+        inputs = _collated(batch)
+        states = self._states(inputs)
+        pooled, tokens = _numpy(_mean(states, inputs.lengths)), _numpy(F.normalize(states, dim=-1))
         rows = zip(pooled, tokens, batch, strict=True)
         return [Representation(one, many[: len(each)].copy()) for one, many, each in rows]
 
-    def _states(self, batch: Sequence[Tokens]) -> tuple[torch.Tensor, torch.Tensor]:
-        inputs = collate([each.ids for each in batch], [0] * len(batch))
-        mask = inputs.mask(self._dtype)
-        states = self._network(inputs.ids, inputs.second, mask, first_only=False)
-        return states.float(), inputs.lengths
+    @torch.inference_mode()
+    def _states(self, batch: Batch) -> torch.Tensor:
+        mask = batch.mask(self._dtype)
+        states: torch.Tensor = self._network(batch.ids, batch.second, mask, first_only=False)
+        return states.float()
 
 
 class LibraryEncoder:
@@ -186,6 +191,10 @@ class LibraryEncoder:
 @lru_cache(maxsize=8)
 def _opened(source: ModelSource, precision: "Precision") -> "EncoderNetwork":
     return PlainEncoder(source, precision) if _is_plain(source.folder) else LibraryEncoder(source)
+
+
+def _collated(batch: Sequence[Tokens]) -> Batch:
+    return collate([each.ids for each in batch], [0] * len(batch))
 
 
 def _mean(states: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:

@@ -5,19 +5,15 @@ it brings a torchvision that breaks a CPU build of torch.)
 """
 
 import hashlib
-import io
-import threading
-import warnings
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
-from funnel.log import get_logger
-from funnel.models import sealed
 from funnel.models.cross_networks import BUDGET, padded_arrays
 from funnel.models.hardware import cpu_flags, cpu_has_fast_bf16
 from funnel.models.int8 import GROUP, with_int8_weights
+from funnel.models.openvino_compiled import Compiled, converted, version
 from funnel.models.worker import available_cores
 
 if TYPE_CHECKING:
@@ -30,8 +26,6 @@ if TYPE_CHECKING:
     from funnel.models.tokens import Tokens
 
     FloatArray = NDArray[np.float32]
-
-log = get_logger(__name__)
 
 
 class OpenVinoCross:
@@ -47,22 +41,17 @@ class OpenVinoCross:
     budget = BUDGET
 
     def __init__(self, model: "CrossBert", precision: str, weights_key: str) -> None:
-        self._compiled = _compiled(model, precision, weights_key)
+        settings = _settings(precision)
+        name = f"openvino/{_key(3, weights_key, version(), precision, settings)}.blob"
+        self._first_states = Compiled(name, settings, lambda: _converted(model, precision))
         self._head = model.head
-        self._local = threading.local()
 
     @torch.inference_mode()
     def logits(self, batch: "Sequence[Tokens]") -> "FloatArray":
         """Raw logits (n,), float32."""
-        first = self._request().infer(padded_arrays(batch))[0]
+        first = self._first_states(padded_arrays(batch))
         logits: FloatArray = self._head(torch.from_numpy(first)).numpy()
         return logits
-
-    def _request(self) -> Any:
-        # A request can serve one caller at a time, so each worker thread has its own.
-        if not hasattr(self._local, "request"):
-            self._local.request = self._compiled.create_infer_request()
-        return self._local.request
 
 
 class _FirstStates(nn.Module):
@@ -91,35 +80,13 @@ def _settings(precision: str) -> dict[str, str]:
     return settings
 
 
-def _compiled(model: "CrossBert", precision: str, weights_key: str) -> Any:
-    """The compiled model, from disk if this machine and version compiled it before."""
-    import openvino
-
-    settings = _settings(precision)
-    core = openvino.Core()
-    name = f"openvino/{_key(2, weights_key, openvino.__version__, precision, settings)}.blob"
-    kept = sealed.read(name)
-    if kept is not None:
-        try:
-            return core.import_model(io.BytesIO(kept), "CPU", settings)
-        except RuntimeError as error:
-            log.warning("compiled_model_refused", error=str(error)[:200], mend="compiled anew")
-    converted = _converted(model)
-    if precision == "int8":
-        with_int8_weights(converted)
-    compiled = core.compile_model(converted, "CPU", settings)
-    sealed.write(name, compiled.export_model().getvalue())
-    return compiled
-
-
-def _converted(model: "CrossBert") -> Any:
-    import openvino
-
+def _converted(model: "CrossBert", precision: str) -> Any:
     ids = torch.zeros(2, 8, dtype=torch.long)
     example = {"ids": ids, "second": ids, "mask": torch.zeros(2, 1, 1, 8)}
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # its use of torch.jit.trace is not ours to mend
-        return openvino.convert_model(_FirstStates(model), example_input=example)
+    network = converted(_FirstStates(model), example)
+    if precision == "int8":
+        with_int8_weights(network)
+    return network
 
 
 def _key(*parts: object) -> str:

@@ -12,7 +12,7 @@ import pytest
 import structlog
 
 from funnel import Funnel, FunnelSettings
-from funnel.cache.base import CacheRequest, Compute, Served
+from funnel.cache.base import CacheRequest, Compute, QueryCache, Served
 from funnel.cache.null import NullCache
 from funnel.errors import Closed, ConfigError, InputError, StageError
 from funnel.types import Candidate
@@ -57,12 +57,15 @@ def settings(**changes: Any) -> FunnelSettings:
 
 
 def make(
-    encoder: FakeEncoder | None = None, function: Any = longest_first, **changes: Any
+    encoder: FakeEncoder | None = None,
+    function: Any = longest_first,
+    cache: QueryCache | None = None,
+    **changes: Any,
 ) -> Funnel:
     return Funnel(
         settings(**changes),
         functions={"length": function},
-        cache=NullCache(),
+        cache=cache or NullCache(),
         models=FakeModels(encoder or FakeEncoder()),  # type: ignore[arg-type]
     )
 
@@ -395,8 +398,8 @@ def test_a_broken_write_still_clears_the_cache() -> None:
                 raise RuntimeError("out of order")
             return await super().aencode(texts)
 
-    with make(BreaksOnSecond()) as funnel:
-        funnel.cache = watcher = Watcher()
+    watcher = Watcher()
+    with make(BreaksOnSecond(), cache=watcher) as funnel:
         funnel.index(CORPUS)
         with pytest.raises(Exception, match="out of order"):
             funnel.index([{"id": "new", "text": "a broken document"}])

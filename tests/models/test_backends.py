@@ -88,7 +88,7 @@ def test_int8_replaces_every_large_matrix(model: CrossBert) -> None:
     from funnel.models.int8 import rounded, with_int8_weights
     from funnel.models.openvino_cross import _converted
 
-    graph = _converted(model)
+    graph = _converted(model, "f32")
     widths = [96, 32, 64, 32]  # query-key-value, out, up, down
     assert with_int8_weights(graph) == 2 * sum(width >= 64 for width in widths)
     for columns in (32, 256):

@@ -1,0 +1,73 @@
+"""Modules compiled by OpenVINO, from disk where this machine and version compiled them before.
+
+Imports torch and openvino: import lazily.
+"""
+
+import io
+import threading
+import warnings
+from typing import TYPE_CHECKING, Any
+
+import openvino
+import torch
+from torch import nn
+
+from funnel.log import get_logger
+from funnel.models import sealed
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+log = get_logger(__name__)
+
+
+class Compiled:
+    """A network that any number of threads may call at once.
+
+    Args:
+        name: where the compiled form is kept; says everything that it depends on.
+        settings: OpenVINO's, for the CPU.
+        convert: makes the network where nothing is kept.
+    """
+
+    def __init__(
+        self, name: str, settings: "Mapping[str, str]", convert: "Callable[[], Any]"
+    ) -> None:
+        self._model = _from_disk(name, settings) or _compiled(name, settings, convert())
+        self._local = threading.local()
+
+    def __call__(self, inputs: Any) -> Any:
+        """The first output; good until this thread's next call."""
+        # A request can serve one caller at a time, so each thread has its own.
+        if not hasattr(self._local, "request"):
+            self._local.request = self._model.create_infer_request()
+        return self._local.request.infer(inputs)[0]
+
+
+def converted(module: nn.Module, example: Any) -> Any:
+    """OpenVINO's form of a module; an example's lengths are not fixed."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # its use of torch.jit.trace is not ours to mend
+        return openvino.convert_model(module.eval(), example_input=example)
+
+
+def version() -> str:
+    """Of the libraries that a compiled form depends on."""
+    return f"openvino {openvino.__version__}, torch {torch.__version__}"
+
+
+def _from_disk(name: str, settings: "Mapping[str, str]") -> Any:
+    kept = sealed.read(name)
+    if kept is None:
+        return None
+    try:
+        return openvino.Core().import_model(io.BytesIO(kept), "CPU", dict(settings))
+    except RuntimeError as error:
+        log.warning("compiled_model_refused", error=str(error)[:200], mend="compiled anew")
+        return None
+
+
+def _compiled(name: str, settings: "Mapping[str, str]", model: Any) -> Any:
+    compiled = openvino.Core().compile_model(model, "CPU", dict(settings))
+    sealed.write(name, compiled.export_model().getvalue())
+    return compiled
