@@ -24,6 +24,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
+from recipes.intents import trained_intents
 from recipes.questions import held_apart
 
 SIZE = 8_000
@@ -148,10 +149,15 @@ def grouped(pairs: Iterable[Pair]) -> list[Row]:
 
 
 def clinc(data: Path) -> list[Row]:
-    """All queries of clinc150 with their intents; out of scope has none."""
+    """Queries of clinc150 with the intents that trained nothing; out of scope has none."""
+    trained = trained_intents(data)
     parts = json.loads((data / "clinc150/data_full.json").read_text("utf-8"))
     rows = [row for name in sorted(parts) for row in parts[name]]
-    return [(text, None if intent == "oos" else intent) for text, intent in rows]
+    return [
+        (text, None if intent == "oos" else intent)
+        for text, intent in rows
+        if intent not in trained
+    ]
 
 
 def write(path: Path, rows: Sequence[Row]) -> None:

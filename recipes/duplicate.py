@@ -18,7 +18,8 @@ from funnel.training.figures import classification_figures
 from recipes.cross import CrossEncoder
 from recipes.logistic import logistic_regression
 from recipes.network import Base, Floats, Windows, Words, cross_logits, predict
-from recipes.questions import Pair, Questions
+from recipes.pairs import Pair
+from recipes.questions import Questions
 from recipes.schedule import Schedule, train
 
 _log = structlog.get_logger(__name__)

@@ -12,7 +12,8 @@ from recipes.cross import CrossEncoder
 from recipes.duplicate import WINDOWS
 from recipes.logistic import logistic_regression
 from recipes.network import Base, Floats, Words, predict
-from recipes.questions import Pair, Questions, paraphrase_tests
+from recipes.pairs import Pair
+from recipes.questions import Questions, paraphrase_tests
 
 Figures = dict[str, dict[str, float]]
 _CONTRASTS = Path(__file__).with_name("contrasts.tsv")

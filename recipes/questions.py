@@ -6,7 +6,8 @@ and edits that break or keep the meaning (:mod:`funnel.training.augment`). Quest
 pair, through any chain, fall into the same part, so that the held-out parts share no question
 with the training part. The pairs of ``qqp/dev`` are all held out, too; those whose questions occur
 in training pairs make a part of their own. Questions of another origin (SQuAD's) are edited as
-well, and two of them about one sentence are a hard negative, so that not all is Quora.
+well, and two of them about one sentence are a hard negative; requests to an assistant come with
+their intents (:mod:`recipes.intents`); so not all is Quora.
 """
 
 import hashlib
@@ -17,13 +18,15 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from funnel.training import augment
 from funnel.training.word_order import WordOrder
+from recipes.intents import intent_pairs
 from recipes.network import Base
+from recipes.pairs import Pair
 
 SEED = 7
 _TEST_SHARE, _DEV_SHARE = 45, 20  # per thousand clusters of linked questions
@@ -40,15 +43,6 @@ _TEST_EDITS = {
 }  # fmt: skip
 _KEEPING = frozenset({"restate", "conjunct", "clause", "surface"})
 _SAME_SENTENCE = 8_000
-
-
-class Pair(NamedTuple):
-    """Two texts, the probability that they ask the same, and where the pair comes from."""
-
-    first: str
-    second: str
-    label: float
-    kind: str
 
 
 @dataclass(frozen=True)
@@ -101,7 +95,8 @@ def read_questions(data: Path, base: Base) -> Questions:
     elsewhere, same_sentence = _other_questions(data / "qa/squad_nqg", rng)
     edited = _edited([*questions, *elsewhere], _EDITS, order, alike, paraphrases, rng)
     general = _sentences(data / "paraphrase")
-    everything = [*train, *apart, *edited, *same_sentence, *general]
+    intents = intent_pairs(data, base, random.Random(SEED))  # noqa: S311  # sampling
+    everything = [*train, *apart, *edited, *same_sentence, *general, *intents]
     held = {_key(pair) for name in ("dev", "test", "shared") for pair in parts[name]}
     everything = [pair for pair in everything if _key(pair) not in held]
     rng.shuffle(everything)

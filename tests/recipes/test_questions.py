@@ -2,27 +2,19 @@
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, cast
 
-import numpy as np
 import pytest
 
 from recipes.measures import read_contrasts
-from recipes.questions import Pair, Questions, fold, paraphrase_tests, read_questions
+from recipes.pairs import Pair
+from recipes.questions import Questions, fold, paraphrase_tests, read_questions
+from tests.recipes.assistant import SmallBase, write_intents
 
 if TYPE_CHECKING:
     from recipes.network import Base
 
 TOPICS = [f"{name}{number}" for name in ("Lisbon", "Oslo", "Cairo", "Lima") for number in range(40)]
-
-
-class SmallBase:
-    """Stands for the base model: a random unit vector for every text."""
-
-    def vectors(self, texts: list[str]) -> Any:
-        """Shape (n, 8)."""
-        rows = np.random.default_rng(0).normal(size=(len(texts), 8))
-        return rows / np.linalg.norm(rows, axis=1, keepdims=True)
 
 
 def _write(path: Path, rows: list[tuple[str, str, int]]) -> None:
@@ -61,6 +53,7 @@ def questions(tmp_path_factory: pytest.TempPathFactory) -> Questions:
     for split in ("dev", "test"):
         (squad / f"src-{split}.txt").write_text("the sky is blue .\n" * 2)
         (squad / f"tgt-{split}.txt").write_text("what is blue ?\nwhich colour has the sky ?\n")
+    write_intents(data)
     return read_questions(data, cast("Base", SmallBase()))
 
 
