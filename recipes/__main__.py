@@ -13,7 +13,7 @@ import structlog
 import torch
 from safetensors.torch import load_file
 
-from funnel.models.adapters import Adapter, BaseModel, save_adapter
+from funnel.models.adapters import MAXSIM_WEIGHTS, Adapter, BaseModel, save_adapter
 from funnel.models.bert import bert_shape, read_config
 from funnel.models.low_rank import merged_state_dict, quantised_difference
 from funnel.models.source import EMBEDDED, EMBEDDED_ENCODER, locate, sha256
@@ -79,14 +79,17 @@ def make_duplicate(options: argparse.Namespace) -> None:
 
 
 def make_relevance(options: argparse.Namespace) -> None:
-    """Choose and calibrate the weights, measure and write ``embedded:relevance``."""
-    path, _, base = _opened()
-    similarities = relevance.Similarities(base)
-    combine = relevance.fitted(relevance.development_sets(options.data), similarities)
+    """Weigh tokens, calibrate, measure and write ``embedded:relevance``."""
+    path, words, base = _opened()
+    development = relevance.development_sets(options.data)
+    weights = relevance.rarity_weights(development.values(), base, len(words.tokenizer))
+    stored = torch.from_numpy(weights).half()
+    similarities = relevance.Similarities(base, stored.float().numpy())
+    combine = relevance.fitted(development, similarities)
     sets = relevance.test_sets(options.data)
     figures = relevance.relevance_figures(sets, similarities, combine)
     adapter = Adapter(
-        "relevance", _base_model(path), 1, 1.0, _MAX_TOKENS, {}, combine,
+        "relevance", _base_model(path), 1, 1.0, _MAX_TOKENS, {MAXSIM_WEIGHTS: stored}, combine,
         training={"figures": figures},
     )  # fmt: skip
     save_adapter(options.out / "relevance", adapter, card=relevance_card(adapter))

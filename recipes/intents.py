@@ -77,10 +77,11 @@ def _positives(requests: Requests, rng: random.Random) -> list[Pair]:
     }
     each = _POSITIVES // max(1, len(plain))
     return [
-        Pair(*rng.sample(texts, 2), _PROBABLY, "intent")
+        Pair(first, second, _PROBABLY, "intent")
         for texts in plain.values()
         if len(texts) > 1
         for _ in range(min(each, len(texts) * (len(texts) - 1) // 4))
+        for first, second in [rng.sample(texts, 2)]
     ]
 
 

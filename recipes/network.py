@@ -99,6 +99,10 @@ class Base:
         self._network = open_network(source, "bf16")
         self._vectors: dict[str, NDArray[np.float16]] = {}
 
+    def token_ids(self, texts: Sequence[str]) -> list[Tokens]:
+        """The word pieces of each text as the base reads it, special ones included."""
+        return [tokens.ids for tokens in self._network.tokenize(texts)]
+
     def represent(self, texts: Sequence[str]) -> list[tuple[torch.Tensor, torch.Tensor]]:
         """For each text its vector (dim,) and token vectors (tokens, dim), of unit length."""
         tokens = self._network.tokenize(texts)
@@ -133,6 +137,6 @@ class Base:
             self._vectors |= {new[i]: vector for i, vector in zip(batch, vectors, strict=True)}
 
 
-def max_sim(query: torch.Tensor, document: torch.Tensor) -> torch.Tensor:
-    """Mean over the query's tokens of the highest cosine with a document token."""
-    return (query @ document.T).max(dim=1).values.mean()
+def max_sim(query: torch.Tensor, document: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+    """Weighted mean over the query's tokens of the highest cosine with a document token."""
+    return (query @ document.T).max(dim=1).values @ weights / weights.sum()

@@ -1,16 +1,18 @@
 """``embedded:relevance``: does a passage answer a query?
 
-Cosine and MaxSim of the base with fixed weights, so that one pair can be scored by itself. A
-cross-encoder trained as a residual beside them gained nothing within the time of these recipes
-(see the README), so the shipped model has none.
+Cosine and MaxSim of the base with fixed weights, so that one pair can be scored by itself. A token
+of the query counts in MaxSim by how rare it is, on top of an equal share. A cross-encoder trained
+as a residual beside them gained nothing within the time of these recipes (see the README), so the
+shipped model has none.
 """
 
-from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import structlog
+import torch
 
 from funnel.evaluation.metrics import ndcg
 from funnel.models.adapters import Combination
@@ -19,17 +21,25 @@ from recipes.network import Base, Floats, max_sim
 from recipes.passages import Ranking, first_stage, read_reranking, read_sentences
 
 _log = structlog.get_logger(__name__)
-RATIOS = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 10.0)
+MAXSIM_SHARE = 2 / 3
+"""Of the score's spread within a list: cosine, MaxSim and MaxSim by rarity get a third each.
+
+Weights fitted to the development sets give cosine less, are better there and worse elsewhere.
+"""
 _AT_ONCE = 512
 _RELEVANT = {"TREC DL21": 2}
 
 
 class Similarities:
-    """Cosine and MaxSim of every query with its passages; each distinct text is read once."""
+    """Cosine and MaxSim of every query with its passages; each distinct text is read once.
 
-    def __init__(self, base: Base) -> None:
+    ``token_weights``: what each token of a query counts in MaxSim, float32 (vocabulary,).
+    """
+
+    def __init__(self, base: Base, token_weights: Floats) -> None:
         self._base = base
-        self._found: dict[tuple[str, str], tuple[float, float]] = {}
+        self._token_weights = torch.from_numpy(token_weights)
+        self._found: dict[tuple[str, str], tuple[float, float, float]] = {}
 
     def read(self, rankings: Sequence[Ranking]) -> None:
         """Compute what :meth:`of` will be asked for."""
@@ -39,20 +49,39 @@ class Similarities:
                 asked[passage].add(ranking.query)
         texts = sorted({ranking.query for ranking in rankings})
         queries = dict(zip(texts, self._base.represent(texts), strict=True))
+        ids = dict(zip(texts, self._base.token_ids(texts), strict=True))
         passages = sorted(asked, key=len)
         for start in range(0, len(passages), _AT_ONCE):
             part = passages[start : start + _AT_ONCE]
             for passage, (vector, tokens) in zip(part, self._base.represent(part), strict=True):
                 for query in asked[passage]:
                     own, parts = queries[query]
-                    similar = float(own @ vector), float(max_sim(parts, tokens))
+                    plain = max_sim(parts, tokens, torch.ones(len(parts)))
+                    weighted = max_sim(parts, tokens, self._token_weights[ids[query]])
+                    similar = float(own @ vector), float(plain), float(weighted)
                     self._found[query, passage] = similar
 
-    def of(self, ranking: Ranking) -> tuple[Floats, Floats]:
-        """Both of shape (passages,)."""
+    def of(self, ranking: Ranking) -> tuple[Floats, Floats, Floats]:
+        """Cosine, MaxSim and weighted MaxSim, all of shape (passages,)."""
         found = [self._found[ranking.query, passage] for passage in ranking.passages]
         table = np.array(found, dtype=np.float32)
-        return table[:, 0], table[:, 1]
+        return table[:, 0], table[:, 1], table[:, 2]
+
+
+def rarity_weights(sets: Iterable[Sequence[Ranking]], base: Base, vocabulary: int) -> Floats:
+    """Each token's inverse document frequency among passages, plus what a query's has on average.
+
+    So the weighted MaxSim is about half the plain one, half one by rarity alone. Special tokens,
+    which every passage has, keep the constant part. Shape (vocabulary,).
+    """
+    rankings = [ranking for each in sets for ranking in each]
+    passages = sorted({text for ranking in rankings for text in ranking.passages})
+    known = Counter(token for ids in base.token_ids(passages) for token in set(ids))
+    counts = np.array([known[token] for token in range(vocabulary)], dtype=np.float32)
+    rarity = np.log(1 + (len(passages) - counts + 0.5) / (counts + 0.5))
+    asked = base.token_ids(sorted({ranking.query for ranking in rankings}))
+    usual = float(np.mean([rarity[token] for ids in asked for token in ids]))
+    return np.asarray(rarity + usual, dtype=np.float32)
 
 
 def development_sets(data: Path) -> dict[str, list[Ranking]]:
@@ -74,32 +103,29 @@ def test_sets(data: Path) -> dict[str, list[Ranking]]:
 
 
 def fitted(sets: Mapping[str, Sequence[Ranking]], similarities: Similarities) -> Combination:
-    """The ratio with the best mean nDCG@10 over the sets, scaled to log-odds of relevance."""
+    """Both similarities with their shares of the spread, scaled to log-odds of relevance."""
     for rankings in sets.values():
         similarities.read(rankings)
-    figures = {ratio: _mean_ndcg(sets, similarities, ratio) for ratio in RATIOS}
-    ratio = max(RATIOS, key=lambda each: figures[each])
-    _log.info("ratio of MaxSim to cosine", chosen=ratio, ndcg=round(figures[ratio], 4))
+    found = [
+        (name, ranking, *similarities.of(ranking))
+        for name, rankings in sets.items()
+        for ranking in rankings
+    ]
+    cosine_spread = _spread(cosines for *_, cosines, _, _ in found)
+    match_spread = _spread(matches for *_, matches in found)
+    ratio = MAXSIM_SHARE / (1 - MAXSIM_SHARE) * cosine_spread / match_spread
     mixed, labels = [], []
-    for name, rankings in sets.items():
-        for ranking in rankings:
-            cosines, matches = similarities.of(ranking)
-            mixed.append(cosines + ratio * matches)
-            level = _RELEVANT.get(name, 1)
-            labels += [ranking.judged.get(each, 0) >= level for each in ranking.ids]
+    for name, ranking, cosines, _, matches in found:
+        mixed.append(cosines + ratio * matches)
+        level = _RELEVANT.get(name, 1)
+        labels += [ranking.judged.get(each, 0) >= level for each in ranking.ids]
     (scale,), bias = logistic_regression(np.concatenate(mixed)[:, None], labels)
     return Combination(cross=0.0, cosine=scale, maxsim=scale * ratio, bias=bias)
 
 
-def _mean_ndcg(
-    sets: Mapping[str, Sequence[Ranking]], similarities: Similarities, ratio: float
-) -> float:
-    figures = []
-    for rankings in sets.values():
-        mixed = [similarities.of(ranking) for ranking in rankings]
-        scored = [cosines + ratio * matches for cosines, matches in mixed]
-        figures.append(mean_ndcg(rankings, scored))
-    return float(np.mean(figures))
+def _spread(lists: Iterable[Floats]) -> float:
+    """The usual standard deviation within a list."""
+    return float(np.sqrt(np.mean([values.var() for values in lists])))
 
 
 def mean_ndcg(rankings: Sequence[Ranking], scores: Sequence[Floats]) -> float:
@@ -127,12 +153,14 @@ def relevance_figures(
     return found
 
 
-def _rerankers(cosines: Floats, matches: Floats, combine: Combination) -> dict[str, Floats]:
+def _rerankers(
+    cosines: Floats, plain: Floats, matches: Floats, combine: Combination
+) -> dict[str, Floats]:
     return {
         "BM25": -np.arange(len(cosines), dtype=np.float32),
         "cosine": cosines,
-        "MaxSim": matches,
-        "z-score sum of both": _standard(cosines) + _standard(matches),
+        "MaxSim": plain,
+        "z-score sum of both": _standard(cosines) + _standard(plain),
         "embedded:relevance": combine.logits(cosine=cosines, maxsim=matches),
     }
 

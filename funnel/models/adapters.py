@@ -5,7 +5,8 @@
     adapter.json          what it is, which base it belongs to, how its score is put together
     adapter.safetensors   ``NAME.lora_A`` (rank, in) and ``NAME.lora_B`` (out, rank) for every
                           changed matrix, or ``NAME.codes`` and ``NAME.scales`` (four bits), and
-                          whole tensors for the head, biases and norms
+                          whole tensors for the head, biases and norms; perhaps
+                          ``maxsim.token_weights`` (vocabulary,), which is not merged
     README.md             the model card
 
 Loading merges it: ``W + alpha / rank * B @ A`` or ``W + D``, so that scoring costs no more than
@@ -36,6 +37,8 @@ _READABLE = (1, 2)
 SETTINGS_FILE = "adapter.json"
 WEIGHTS_FILE = "adapter.safetensors"
 CARD_FILE = "README.md"
+MAXSIM_WEIGHTS = "maxsim.token_weights"
+"""What each token of the first text counts in MaxSim, special ones too; 1 where it is missing."""
 
 PairOrder: TypeAlias = Literal["given", "both_mean", "both_min"]
 """``given`` scores (a, b) once; the others score both orders and take the mean or the lower."""
@@ -47,7 +50,8 @@ class Combination:
 
     ``cross * logit + cosine * cos(a, b) + maxsim * MaxSim(a, b) + bias``, where MaxSim is the mean
     over the first text's tokens of the highest cosine with a token of the second. A weight of
-    zero means that the part need not be computed at all.
+    zero means that the part need not be computed at all. The mean is weighted where the adapter
+    has token weights.
     """
 
     cross: float = 1.0
@@ -140,6 +144,11 @@ class Adapter:
     score_kind: Literal["logit"] = "logit"
     training: Mapping[str, Any] = field(default_factory=dict)
     sha256: str = ""
+
+    @property
+    def fixed(self) -> "Weights":
+        """The tensors that belong to the score and change no weight of the base."""
+        return {name: each for name, each in self.tensors.items() if name == MAXSIM_WEIGHTS}
 
 
 def save_adapter(path: Path, adapter: Adapter, *, card: str) -> str:

@@ -34,6 +34,8 @@ def merged_state_dict(adapter: "Adapter", base_weights: "Weights") -> "dict[str,
     """
     weights = _under_classifier_names(base_weights)
     for name, tensor in adapter.tensors.items():
+        if name in adapter.fixed:
+            continue
         if name.endswith((RIGHT, CODES)):
             changed = name.removesuffix(RIGHT).removesuffix(CODES)
             delta = _delta(adapter, changed)

@@ -12,12 +12,15 @@ if TYPE_CHECKING:
     FloatArray = NDArray[np.float32]
 
 
-def maxsim(query: "FloatArray", documents: "Sequence[FloatArray]") -> "FloatArray":
+def maxsim(
+    query: "FloatArray", documents: "Sequence[FloatArray]", weights: "FloatArray | None" = None
+) -> "FloatArray":
     """The mean over the query's tokens of the highest cosine with any token of the document.
 
     Args:
         query: unit token vectors (tokens, dim).
         documents: for each document its unit token vectors (tokens, dim); none may be empty.
+        weights: of the query's tokens in the mean, (tokens,), not all zero; equal if not given.
 
     Returns:
         One value in [-1, 1] for each document, float32 (n,).
@@ -29,5 +32,4 @@ def maxsim(query: "FloatArray", documents: "Sequence[FloatArray]") -> "FloatArra
     lengths = [len(each) for each in documents]
     starts = np.concatenate(([0], np.cumsum(lengths)[:-1]))
     best = np.maximum.reduceat(np.asarray(query, np.float32) @ columns.T, starts, axis=1)
-    mean: FloatArray = best.mean(axis=0, dtype=np.float32)
-    return mean
+    return np.average(best, axis=0, weights=weights).astype(np.float32)

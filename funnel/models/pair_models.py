@@ -11,7 +11,14 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 
 from funnel.errors import ModelError
-from funnel.models.adapters import Adapter, Combination, check_base, is_adapter, read_adapter
+from funnel.models.adapters import (
+    MAXSIM_WEIGHTS,
+    Adapter,
+    Combination,
+    check_base,
+    is_adapter,
+    read_adapter,
+)
 from funnel.models.backends import Choice, open_cross_network
 from funnel.models.batching import token_batches
 from funnel.models.bert import bert_shape, read_config, read_weights
@@ -191,6 +198,7 @@ class CombinedPairs:
         weighs_in = adapter.combine.cosine and not adapter.combine.maxsim
         self.cosine_of = base.revision if weighs_in else ""
         self._combine: Combination = adapter.combine
+        self._token_weights = _token_weights(adapter)
         self._tokenizer = tokenizer
         self._network = network
         self._base: EncoderNetwork | None = None
@@ -253,7 +261,27 @@ class CombinedPairs:
         cosine = np.array([_cosine(item, of) for item in items], np.float32)
         if not self._combine.maxsim:
             return cosine, None
-        return cosine, _maxsims([item.pair for item in items], of)
+        return cosine, self._maxsims([item.pair for item in items], of)
+
+    def _maxsims(
+        self, pairs: "Sequence[TextPair]", of: "dict[str, Representation]"
+    ) -> "FloatArray":
+        values = np.empty(len(pairs), np.float32)
+        by_first: dict[str, list[int]] = {}
+        for position, (first, _) in enumerate(pairs):
+            by_first.setdefault(first, []).append(position)
+        for first, positions in by_first.items():
+            documents = [of[pairs[i][1]].tokens for i in positions]
+            values[positions] = maxsim(of[first].tokens, documents, self._weights_of(first))
+        return values
+
+    def _weights_of(self, text: str) -> "FloatArray | None":
+        """Of the tokens that the base reads of a text; None if all count the same."""
+        if self._token_weights is None or self._base is None:
+            return None
+        (tokens,) = self._base.tokenize([text])
+        weights: FloatArray = self._token_weights[tokens.ids]
+        return weights if weights.any() else None
 
     def _represent(self, texts: list[str]) -> list[Representation]:
         if self._base is None:
@@ -273,15 +301,9 @@ def _cosine(item: PairItem, of: "dict[str, Representation]") -> float:
     return float(of[first].pooled @ of[second].pooled)
 
 
-def _maxsims(pairs: "Sequence[TextPair]", of: "dict[str, Representation]") -> "FloatArray":
-    values = np.empty(len(pairs), np.float32)
-    by_first: dict[str, list[int]] = {}
-    for position, (first, _) in enumerate(pairs):
-        by_first.setdefault(first, []).append(position)
-    for first, positions in by_first.items():
-        documents = [of[pairs[i][1]].tokens for i in positions]
-        values[positions] = maxsim(of[first].tokens, documents)
-    return values
+def _token_weights(adapter: Adapter) -> "FloatArray | None":
+    tensor = adapter.fixed.get(MAXSIM_WEIGHTS)
+    return None if tensor is None else tensor.float().numpy()
 
 
 def _distinct_ids(tokenizer: "TextTokenizer", pairs: "Sequence[TextPair]") -> dict[str, list[int]]:

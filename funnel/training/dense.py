@@ -6,7 +6,7 @@ is trained and the rest stands from the first step.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from funnel.models.adapters import Adapter, BaseModel, Combination
 
 if TYPE_CHECKING:
+    from funnel.models.adapters import Weights
     from funnel.models.source import ModelSource
 
 Texts = tuple[str, str]
@@ -25,12 +26,16 @@ _LONGEST_STEP = 5.0
 
 @dataclass(frozen=True, slots=True)
 class DensePart:
-    """The base encoder and how its similarities enter the score."""
+    """The base encoder and how its similarities enter the score.
+
+    ``fixed`` are an adapter's tensors that belong to them, see :attr:`Adapter.fixed`.
+    """
 
     combine: Combination
     base: BaseModel
     source: "ModelSource"
     max_tokens: int
+    fixed: "Weights" = field(default_factory=dict)
 
     @property
     def weight(self) -> float:
@@ -66,7 +71,7 @@ class DensePart:
         from funnel.models.cross_networks import pair_tokenizer
         from funnel.models.pair_models import CombinedPairs
 
-        adapter = Adapter("dense", self.base, 1, 1.0, self.max_tokens, {}, combine)
+        adapter = Adapter("dense", self.base, 1, 1.0, self.max_tokens, self.fixed, combine)
         tokenizer = pair_tokenizer(self.source.folder, self.max_tokens)
         pairs = CombinedPairs(adapter, self.source, tokenizer, None, Choice("none"))
         return np.asarray(pairs.run(pairs.prepare(list(texts))), np.float64)

@@ -1,7 +1,7 @@
 """Save what was trained: a plain model directory, or a small adapter over a named base."""
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from funnel.errors import ConfigError
 from funnel.models.adapters import Adapter, BaseModel, Combination, save_adapter
@@ -10,6 +10,9 @@ from funnel.training.card import model_card
 from funnel.training.output import atomic_directory
 from funnel.training.report import TrainReport
 from funnel.training.students import CrossStudent, quiet_loading
+
+if TYPE_CHECKING:
+    from funnel.models.adapters import Weights
 
 Form = Literal["auto", "model", "adapter"]
 Settled = Literal["model", "adapter"]
@@ -49,11 +52,15 @@ def make_adapter(student: CrossStudent, name: str, *, rank: int) -> Adapter:
         rank=rank,
         alpha=float(rank),
         max_tokens=int(student.model.max_seq_length),
-        tensors=low_rank_difference(before, tuned, rank),
+        tensors={**low_rank_difference(before, tuned, rank), **_fixed(student)},
         combine=student.dense.combine if student.dense else Combination(),
     )
     load_merged(student.network, merged_state_dict(adapter, before))
     return adapter
+
+
+def _fixed(student: CrossStudent) -> "Weights":
+    return student.dense.fixed if student.dense else {}
 
 
 def export_adapter(adapter: Adapter, report: TrainReport) -> None:

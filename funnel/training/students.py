@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from logging import ERROR, getLogger
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +16,9 @@ from funnel.models.source import EMBEDDED_ENCODER, ModelSource, locate, sha256
 from funnel.training.dense import DensePart
 from funnel.training.devices import Hardware
 from funnel.training.loop import seed_everything
+
+if TYPE_CHECKING:
+    from funnel.models.adapters import Weights
 
 Texts = tuple[str, str]
 Floats = NDArray[np.float64]
@@ -93,11 +96,12 @@ def load_cross_student(
     adapter = read_adapter(folder)
     encoder = adapter_base(adapter).name
     if not adapter.combine.orders:  # only similarities so far: the cross-encoder starts here
-        return _plain_student(encoder, replace(adapter.combine, cross=1.0), hardware, max_tokens)
+        combine = replace(adapter.combine, cross=1.0)
+        return _plain_student(encoder, combine, hardware, max_tokens, adapter.fixed)
     model = _cross_encoder(locate(encoder).folder, encoder, hardware, max_tokens)
     _load_adapter(model[0].model, adapter, locate(encoder).folder)
     plain = adapter.combine == Combination()
-    part = None if plain else _dense_part(encoder, adapter.combine, model)
+    part = None if plain else _dense_part(encoder, adapter.combine, model, adapter.fixed)
     return CrossStudent(model, encoder, part, adapter.rank, fresh_head=False)
 
 
@@ -148,12 +152,16 @@ def quiet_loading() -> Iterator[None]:
 
 
 def _plain_student(
-    base: str, combine: Combination | None, hardware: Hardware, max_tokens: int
+    base: str,
+    combine: Combination | None,
+    hardware: Hardware,
+    max_tokens: int,
+    fixed: "Weights | None" = None,
 ) -> CrossStudent:
     source = locate(base)
     model = _cross_encoder(source.folder, base, hardware, max_tokens)
     headed = _has_pair_head(source)
-    part = _dense_part(base, combine, model) if combine else None
+    part = _dense_part(base, combine, model, fixed or {}) if combine else None
     return CrossStudent(model, base, part, rank=0, fresh_head=not headed)
 
 
@@ -183,10 +191,11 @@ def _load_adapter(network: Any, adapter: Adapter, folder: Path) -> None:
     load_merged(network, merged_state_dict(adapter, read_weights(folder)))
 
 
-def _dense_part(encoder: str, combine: Combination, model: Any) -> DensePart:
+def _dense_part(encoder: str, combine: Combination, model: Any, fixed: "Weights") -> DensePart:
     source = locate(encoder)
     digest = sha256(source.folder / "model.safetensors")
-    return DensePart(combine, BaseModel(encoder, digest), source, int(model.max_seq_length))
+    window = int(model.max_seq_length)
+    return DensePart(combine, BaseModel(encoder, digest), source, window, fixed)
 
 
 def _cut_window(model: Any, max_tokens: int) -> None:

@@ -4,10 +4,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from funnel.deadline import Deadline
 from funnel.models import CrossEncoderScorer, Embedder
-from funnel.models.adapters import Combination
+from funnel.models.adapters import MAXSIM_WEIGHTS, Combination
 from funnel.models.maxsim import maxsim
 from funnel.models.pair_models import CombinedPairs, open_pair_model
 from funnel.models.representations import Representation, RepresentationCache
@@ -79,7 +80,9 @@ def test_shipped_scorers_do_not_depend_on_company(name: str) -> None:
     assert together[0] > together[1]
 
 
-def _save(folder: Path, combine: Combination) -> None:
+def _save(
+    folder: Path, combine: Combination, tensors: dict[str, torch.Tensor] | None = None
+) -> None:
     """An adapter that changes nothing of the shipped encoder and combines its similarities."""
     from funnel.models.adapters import Adapter, BaseModel, save_adapter
     from funnel.models.source import locate, sha256
@@ -91,7 +94,7 @@ def _save(folder: Path, combine: Combination) -> None:
         rank=1,
         alpha=1.0,
         max_tokens=128,
-        tensors={},
+        tensors=tensors or {},
         combine=combine,
     )
     save_adapter(folder, adapter, card=folder.name)
@@ -107,6 +110,33 @@ def test_an_adapters_parts_are_the_bases_similarities(tmp_path: Path) -> None:
     one, other = Embedder(EMBEDDED_ENCODER).represent(pair)
     expected = 2 * one.pooled @ other.pooled + 3 * maxsim(one.tokens, [other.tokens])[0] - 1
     assert score == pytest.approx(float(expected), abs=0.02)
+
+
+@pytest.mark.slow
+def test_tokens_count_by_their_weights_in_maxsim(tmp_path: Path) -> None:
+    """A token of weight zero is as if it were not in the query; without any weight all count."""
+    vocabulary = torch.zeros(30_522)
+    pair = ("new password", "You can reset your password on the login page.")
+    encoder = Embedder(EMBEDDED_ENCODER)
+    one, other = encoder.represent(pair)
+    combine = Combination(cross=0.0, maxsim=1.0)
+    _save(tmp_path / "none", combine, {MAXSIM_WEIGHTS: vocabulary.half()})
+    plain = float(maxsim(one.tokens, [other.tokens])[0])
+    assert CrossEncoderScorer(str(tmp_path / "none")).score([pair]) == pytest.approx(
+        [plain], abs=0.02
+    )
+    vocabulary[_id_of("password")] = 3.0
+    _save(tmp_path / "some", combine, {MAXSIM_WEIGHTS: vocabulary.half()})
+    (score,) = CrossEncoderScorer(str(tmp_path / "some")).score([pair])
+    assert score == pytest.approx(float((one.tokens[2] @ other.tokens.T).max()), abs=0.02)
+
+
+def _id_of(word: str) -> int:
+    from funnel.models.source import locate
+    from funnel.models.tokens import TextTokenizer
+
+    ((found,),) = TextTokenizer(locate(EMBEDDED_ENCODER).folder, 256).ids([word])
+    return found
 
 
 @pytest.mark.slow

@@ -63,6 +63,16 @@ def test_maxsim_is_the_mean_of_the_best_counterparts() -> None:
     assert maxsim(query, []).shape == (0,)
 
 
+def test_maxsim_weighs_tokens() -> None:
+    """Twice the weight is as good as the token twice."""
+    rng = np.random.default_rng(3)
+    query, documents = rng.normal(size=(3, 4)), [rng.normal(size=(n, 4)) for n in (1, 5)]
+    rows = query.astype(np.float32), [each.astype(np.float32) for each in documents]
+    weighted = maxsim(*rows, np.array([2, 1, 0], np.float32))
+    repeated = maxsim(rows[0][[0, 0, 1]], rows[1])
+    np.testing.assert_allclose(weighted, repeated, atol=1e-6)
+
+
 async def test_ranks_by_maxsim(embedder: Embedder) -> None:
     """The scores are those of the definition over the encoder's token vectors."""
     stage = _stage(embedder)
