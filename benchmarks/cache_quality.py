@@ -31,7 +31,7 @@ from rich.table import Table
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from benchmarks.cache_streams import Clusters, Row, all_logs, fold, sample
+from benchmarks.cache_streams import Row, all_logs, sample
 from funnel.cache.matcher import calibrator_for, threshold_for
 from funnel.cache.replay_log import Asked
 from funnel.cache.replay_run import (
@@ -46,6 +46,7 @@ from funnel.cache.settings import CacheSettings
 from funnel.models.pool import ModelPool
 from funnel.query import normalise_query
 from funnel.settings import FunnelSettings
+from recipes.pairs import Clusters, fold
 
 STREAMS = ("quora", "extra", "dev", "clinc")
 CONFIG = Path(__file__).parent.parent / "configs" / "embedded.yaml"

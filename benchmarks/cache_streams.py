@@ -17,7 +17,6 @@ import argparse
 import hashlib
 import json
 import random
-import re
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -25,36 +24,13 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from recipes.intents import trained_intents
+from recipes.pairs import Clusters, fold
 from recipes.questions import held_apart
 
 SIZE = 8_000
 LARGEST = 20
 Pair = tuple[str, str, bool]
 Row = tuple[str, str | None]
-
-
-class Clusters:
-    """Disjoint sets of folded questions."""
-
-    def __init__(self) -> None:
-        self._parent: dict[str, str] = {}
-
-    def find(self, item: str) -> str:
-        """The item that stands for the set of ``item``."""
-        parent = self._parent
-        while parent.setdefault(item, item) != item:
-            parent[item] = parent[parent[item]]
-            item = parent[item]
-        return item
-
-    def join(self, left: str, right: str) -> None:
-        """Make two sets one."""
-        self._parent[self.find(left)] = self.find(right)
-
-
-def fold(text: str) -> str:
-    """Case, punctuation and spacing aside, as in recipes/questions.py."""
-    return " ".join(re.sub(r"[^\w\s]", " ", text.lower()).split())
 
 
 def read_pairs(path: Path) -> list[Pair]:

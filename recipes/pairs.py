@@ -1,5 +1,6 @@
-"""What every recipe for pairs shares."""
+"""Pairs of texts, and the clusters that pairs link texts into."""
 
+import re
 from typing import NamedTuple
 
 
@@ -10,3 +11,27 @@ class Pair(NamedTuple):
     second: str
     label: float
     kind: str
+
+
+class Clusters:
+    """Disjoint sets of folded questions."""
+
+    def __init__(self) -> None:
+        self._parent: dict[str, str] = {}
+
+    def find(self, item: str) -> str:
+        """The item that stands for the set of ``item``."""
+        parent = self._parent
+        while parent.setdefault(item, item) != item:
+            parent[item] = parent[parent[item]]
+            item = parent[item]
+        return item
+
+    def join(self, left: str, right: str) -> None:
+        """Make two sets one."""
+        self._parent[self.find(left)] = self.find(right)
+
+
+def fold(text: str) -> str:
+    """Case, punctuation and spacing aside."""
+    return " ".join(re.sub(r"[^\w\s]", " ", text.lower()).split())

@@ -26,7 +26,7 @@ from funnel.training import augment
 from funnel.training.word_order import WordOrder
 from recipes.intents import intent_pairs
 from recipes.network import Base
-from recipes.pairs import Pair
+from recipes.pairs import Clusters, Pair, fold
 
 SEED = 7
 _TEST_SHARE, _DEV_SHARE = 45, 20  # per thousand clusters of linked questions
@@ -58,28 +58,6 @@ class Questions:
     test: list[Pair]
     adversaries: list[Pair]
     shared: list[Pair]
-
-
-class _Sets:
-    """Disjoint sets of folded questions."""
-
-    def __init__(self) -> None:
-        self._parent: dict[str, str] = {}
-
-    def find(self, item: str) -> str:
-        parent = self._parent
-        while parent.setdefault(item, item) != item:
-            parent[item] = parent[parent[item]]
-            item = parent[item]
-        return item
-
-    def join(self, left: str, right: str) -> None:
-        self._parent[self.find(left)] = self.find(right)
-
-
-def fold(text: str) -> str:
-    """Case, punctuation and spacing aside."""
-    return " ".join(re.sub(r"[^\w\s]", " ", text.lower()).split())
 
 
 def read_questions(data: Path, base: Base) -> Questions:
@@ -130,7 +108,7 @@ def _read(path: Path, kind: str) -> list[Pair]:
 
 def _parted(labelled: Sequence[Pair], extra: Sequence[Pair]) -> dict[str, list[Pair]]:
     """Distinct pairs by part; pairs of the kind ``held out`` are never used for training."""
-    linked = _Sets()
+    linked = Clusters()
     for pair in [*labelled, *extra]:
         linked.join(fold(pair.first), fold(pair.second))
     names = ("train", "dev", "test", "shared", "extra")
@@ -180,15 +158,15 @@ def _derived(pairs: Sequence[Pair], rng: random.Random) -> tuple[list[Pair], dic
     return [pair for part in parts for pair in part], _paraphrases(kept)
 
 
-def _duplicates(pairs: Iterable[Pair]) -> _Sets:
-    clusters = _Sets()
+def _duplicates(pairs: Iterable[Pair]) -> Clusters:
+    clusters = Clusters()
     for pair in pairs:
         if pair.label:
             clusters.join(fold(pair.first), fold(pair.second))
     return clusters
 
 
-def _same(clusters: _Sets, pair: Pair) -> bool:
+def _same(clusters: Clusters, pair: Pair) -> bool:
     return clusters.find(fold(pair.first)) == clusters.find(fold(pair.second))
 
 
@@ -209,7 +187,7 @@ def _transitive(clusters: Iterable[list[str]], rng: random.Random) -> list[Pair]
 
 def _across(
     pairs: Iterable[Pair],
-    clusters: _Sets,
+    clusters: Clusters,
     members: Mapping[str, Sequence[str]],
     rng: random.Random,
 ) -> list[Pair]:

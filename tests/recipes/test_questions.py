@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, cast
 import pytest
 
 from recipes.measures import read_contrasts
-from recipes.pairs import Pair
-from recipes.questions import Questions, fold, paraphrase_tests, read_questions
+from recipes.pairs import Pair, fold
+from recipes.questions import Questions, paraphrase_tests, read_questions
 from tests.recipes.assistant import SmallBase, write_intents
 
 if TYPE_CHECKING:
