@@ -12,6 +12,7 @@ _DUPLICATE_DATA = """\
 | Quora question pairs (from the GPTCache and CS224N repositories) | training, held-out parts | \
 Quora terms, non-commercial |
 | Quora duplicates from paraphrase-generation repositories | training | Quora terms |
+| clinc150, training requests of every other intent | training | CC BY 3.0 |
 | edits of those questions made by `funnel.training.augment` | training, held-out parts | as the \
 questions |
 | SQuAD's questions: edits, and pairs about one sentence | training, a little | CC BY-SA |
