@@ -5,7 +5,7 @@ Each is trained, cut down to a low-rank adapter, measured and written over the s
 """
 
 import argparse
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -49,8 +49,8 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--only", nargs="+", default=list(_MAKERS), choices=list(_MAKERS))
     parser.add_argument("--minutes", type=float, default=78, help="training time of each model")
     parser.add_argument("--steps", type=int, default=None, help="instead of --minutes")
-    parser.add_argument("--trained", type=Path, default=None,
-                        help="weights an earlier run left in --scratch")  # fmt: skip
+    parser.add_argument("--trained", type=Path, nargs="+", default=[],
+                        help="weights that earlier runs left in --scratch; averaged")  # fmt: skip
     parser.add_argument("--longer", action="store_true",
                         help="train --trained further, from a later round on")  # fmt: skip
     parser.add_argument("--threads", type=int, default=available_cores())
@@ -63,9 +63,9 @@ def make_duplicate(options: argparse.Namespace) -> None:
     questions = read_questions(options.data, base)
     _log.info("read", pairs=len(questions.train), held_out=len(questions.test))
     torch.manual_seed(duplicate.SEED)
-    start = options.trained or path / "model.safetensors"
-    network, steps = _network(load_file(start), path, duplicate.DROPOUT), options.steps
-    if options.trained is None or options.longer:
+    start = averaged(options.trained or [path / "model.safetensors"])
+    network, steps = _network(start, path, duplicate.DROPOUT), options.steps
+    if options.longer or not options.trained:
         schedule = Schedule(options.minutes, duplicate.RATE, duplicate.WARMUP, steps=options.steps)
         trainer = duplicate.Trainer(network, questions, words, base)
         checkpoint = options.scratch / "duplicate.safetensors"
@@ -76,6 +76,17 @@ def make_duplicate(options: argparse.Namespace) -> None:
     training = {"steps": steps, "pairs": len(questions.train), "figures": figures}
     adapter = replace(adapter, combine=combine, training=training)
     save_adapter(options.out / "duplicate", adapter, card=duplicate_card(adapter))
+
+
+def averaged(files: Sequence[Path]) -> dict[str, torch.Tensor]:
+    """The mean of the weights of runs that went on from one another.
+
+    "Model soups: averaging weights of multiple fine-tuned models improves accuracy" (Wortsman et
+    al., 2022).
+    """
+    found = [load_file(file) for file in files]
+    names = found[0].keys()
+    return {name: torch.stack([each[name].float() for each in found]).mean(0) for name in names}
 
 
 def make_relevance(options: argparse.Namespace) -> None:
