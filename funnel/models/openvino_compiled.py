@@ -16,8 +16,11 @@ from funnel.log import get_logger
 from funnel.models import sealed
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
+    from numpy.typing import NDArray
+
+_ONE_AT_A_TIME = threading.Lock()
 log = get_logger(__name__)
 
 
@@ -28,20 +31,30 @@ class Compiled:
         name: where the compiled form is kept; says everything that it depends on.
         settings: OpenVINO's, for the CPU.
         convert: makes the network where nothing is kept.
+        example: arrays that it takes, for a first call.
     """
 
     def __init__(
-        self, name: str, settings: "Mapping[str, str]", convert: "Callable[[], Any]"
+        self,
+        name: str,
+        settings: "Mapping[str, str]",
+        convert: "Callable[[], Any]",
+        example: "Sequence[NDArray[Any]]",
     ) -> None:
-        self._model = _from_disk(name, settings) or _compiled(name, settings, convert())
         self._local = threading.local()
+        # OpenVINO's binding sets itself up when it first handles arrays, and two threads that do so
+        # at once can wait for each other for ever: one holds its guard, the other Python's lock.
+        with _ONE_AT_A_TIME:
+            self._model = _from_disk(name, settings) or _compiled(name, settings, convert())
+            self(example)
 
-    def __call__(self, inputs: Any) -> Any:
+    def __call__(self, inputs: "Sequence[NDArray[Any]]") -> "NDArray[Any]":
         """The first output; good until this thread's next call."""
         # A request can serve one caller at a time, so each thread has its own.
         if not hasattr(self._local, "request"):
             self._local.request = self._model.create_infer_request()
-        return self._local.request.infer(inputs)[0]
+        output: NDArray[Any] = self._local.request.infer(list(inputs))[0]
+        return output
 
 
 def converted(module: nn.Module, example: Any) -> Any:

@@ -43,7 +43,8 @@ class OpenVinoCross:
     def __init__(self, model: "CrossBert", precision: str, weights_key: str) -> None:
         settings = _settings(precision)
         name = f"openvino/{_key(3, weights_key, version(), precision, settings)}.blob"
-        self._first_states = Compiled(name, settings, lambda: _converted(model, precision))
+        arrays = [each.numpy() for each in _example().values()]
+        self._first_states = Compiled(name, settings, lambda: _converted(model, precision), arrays)
         self._head = model.head
 
     @torch.inference_mode()
@@ -80,10 +81,13 @@ def _settings(precision: str) -> dict[str, str]:
     return settings
 
 
-def _converted(model: "CrossBert", precision: str) -> Any:
+def _example() -> "dict[str, Tensor]":
     ids = torch.zeros(2, 8, dtype=torch.long)
-    example = {"ids": ids, "second": ids, "mask": torch.zeros(2, 1, 1, 8)}
-    network = converted(_FirstStates(model), example)
+    return {"ids": ids, "second": ids, "mask": torch.zeros(2, 1, 1, 8)}
+
+
+def _converted(model: "CrossBert", precision: str) -> Any:
+    network = converted(_FirstStates(model), _example())
     if precision == "int8":
         with_int8_weights(network)
     return network

@@ -139,8 +139,9 @@ class OpenVinoEncoder:
             "INFERENCE_NUM_THREADS": str(available_cores()),
         }
         name = f"openvino/encoder-{key}-{streams}.blob"
+        arrays = [each.numpy() for each in example.values()]
         self._network = running
-        self._vectors = Compiled(name, settings, lambda: converted(layers, example))
+        self._vectors = Compiled(name, settings, lambda: converted(layers, example), arrays)
 
     @torch.inference_mode()
     def __call__(self, batch: Batch) -> "FloatArray":
