@@ -117,7 +117,8 @@ def _embedder(pool: ModelPool, name: str) -> str:
     began = time.perf_counter()
     encoder.encode(["is anybody there?"])
     took = (time.perf_counter() - began) * 1000
-    return f"{name}: fp32, {encoder.dim} dimensions, one query {took:.1f} ms"
+    size = f"fp32, {encoder.dim} dimensions, one query {took:.1f} ms"
+    return f"{name}: {size}; {encoder.choice}"
 
 
 def _scorer(scorer: "CrossEncoderScorer") -> str:

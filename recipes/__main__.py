@@ -5,7 +5,7 @@ Each is trained, cut down to a low-rank adapter, measured and written over the s
 """
 
 import argparse
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,7 +21,7 @@ from funnel.models.worker import available_cores
 from recipes import duplicate, measures, relevance
 from recipes.calibrator import duplicate_calibrator
 from recipes.cards import duplicate_card, relevance_card
-from recipes.cross import CrossEncoder, fresh_weights
+from recipes.cross import CrossEncoder, fresh_weights, mean_weights
 from recipes.network import Base, Words
 from recipes.questions import read_questions
 from recipes.schedule import Schedule
@@ -63,7 +63,8 @@ def make_duplicate(options: argparse.Namespace) -> None:
     questions = read_questions(options.data, base)
     _log.info("read", pairs=len(questions.train), held_out=len(questions.test))
     torch.manual_seed(duplicate.SEED)
-    start = averaged(options.trained or [path / "model.safetensors"])
+    files = options.trained or [path / "model.safetensors"]
+    start = mean_weights([load_file(file) for file in files])
     network, steps = _network(start, path, duplicate.DROPOUT), options.steps
     if options.longer or not options.trained:
         schedule = Schedule(options.minutes, duplicate.RATE, duplicate.WARMUP, steps=options.steps)
@@ -76,17 +77,6 @@ def make_duplicate(options: argparse.Namespace) -> None:
     training = {"steps": steps, "pairs": len(questions.train), "figures": figures}
     adapter = replace(adapter, combine=combine, training=training)
     save_adapter(options.out / "duplicate", adapter, card=duplicate_card(adapter))
-
-
-def averaged(files: Sequence[Path]) -> dict[str, torch.Tensor]:
-    """The mean of the weights of runs that went on from one another.
-
-    "Model soups: averaging weights of multiple fine-tuned models improves accuracy" (Wortsman et
-    al., 2022).
-    """
-    found = [load_file(file) for file in files]
-    names = found[0].keys()
-    return {name: torch.stack([each[name].float() for each in found]).mean(0) for name in names}
 
 
 def make_relevance(options: argparse.Namespace) -> None:

@@ -7,7 +7,7 @@ channels of a pair, which costs no time. Weights go in and out under the names o
 ``BertForSequenceClassification``.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -134,6 +134,20 @@ class CrossEncoder(nn.Module):
             found[f"{name}.weight"] = affine.weight.detach().clone()
             found[f"{name}.bias"] = affine.bias.detach().clone()
         return found
+
+
+def mean_weights(runs: Sequence[Weights]) -> dict[str, Tensor]:
+    """The mean of the weights of runs that went on from one another.
+
+    Weights that are equal in all stay equal bit for bit, so that no adapter has to keep a rounding
+    error of what never learnt. "Model soups: averaging weights of multiple fine-tuned models
+    improves accuracy" (Wortsman et al., 2022).
+    """
+    first, *others = runs
+    return {
+        name: weight + sum(each[name] - weight for each in others) / len(runs)
+        for name, weight in first.items()
+    }
 
 
 def fresh_weights(base: Weights) -> dict[str, Tensor]:

@@ -40,6 +40,10 @@ class EncoderNetwork(Protocol):
     dim: int
     max_tokens: int
 
+    @property
+    def choice(self) -> str:
+        """What computes the vectors, and why."""
+
     def warm_up(self) -> None:
         """Do what the first query would otherwise wait for."""
 
@@ -103,6 +107,11 @@ class Embedder:
     def dim(self) -> int:
         """Length of a vector."""
         return self._model()[1].dim
+
+    @property
+    def choice(self) -> str:
+        """What computes the vectors, and why: for people to read."""
+        return self._model()[1].choice
 
     @property
     def max_tokens(self) -> int:

@@ -95,6 +95,11 @@ class PlainEncoder:
         self._revision = source.revision
         self._ways = Ways(self._by_torch, self._by_torch)
 
+    @property
+    def choice(self) -> str:
+        """What computes the vectors, and why."""
+        return self._ways.reason
+
     def warm_up(self) -> None:
         """Choose how texts are embedded; takes seconds the first time on a machine."""
         plain, self._plain = self._plain, None
@@ -154,6 +159,11 @@ class LibraryEncoder:
         self.dim = int(self._model.get_embedding_dimension() or 0)
         self.max_tokens = int(self._model.max_seq_length or 512)
         self._tokenizer = TextTokenizer(source.folder, self.max_tokens)
+
+    @property
+    def choice(self) -> str:
+        """What computes the vectors, and why."""
+        return "sentence-transformers, as it is no plain BERT with a mean"
 
     def warm_up(self) -> None:
         """Nothing to choose: the library embeds single texts as it embeds many."""

@@ -60,16 +60,22 @@ class Comparison:
         """Whether it is faster and gives the same vectors."""
         return self.difference <= MAX_DIFFERENCE and self.openvino_ms < WORTHWHILE * self.torch_ms
 
+    def __str__(self) -> str:
+        name = "openvino" if self.openvino_wins else "torch"
+        times = f"openvino {self.openvino_ms:.1f} ms, torch {self.torch_ms:.1f} ms"
+        return f"{name} ({times}, vectors differ by {self.difference:.0e})"
+
 
 @dataclass(frozen=True, slots=True)
 class Ways:
     """What turns one text (all cores) and a batch of several (a core each) into unit vectors.
 
-    Each takes padded ids and returns (rows, dim).
+    Each takes padded ids and returns (rows, dim). ``reason`` says what they are, and why.
     """
 
     single: "Way"
     several: "Way"
+    reason: str = "torch"
 
 
 def choose_ways(running: "Bert", plain: "Bert", by_torch: "Way", revision: str) -> Ways:
@@ -97,7 +103,8 @@ def choose_ways(running: "Bert", plain: "Bert", by_torch: "Way", revision: str) 
     except Exception as error:  # OpenVINO has errors of its own; any means "not this"
         log.warning("openvino_encoder_failed", error=str(error)[:200], mend="torch embeds")
         return Ways(by_torch, by_torch)
-    return Ways(chosen.get("single", by_torch), chosen.get("several", by_torch))
+    reason = "; ".join(f"{kind}: {comparison}" for kind, comparison in found.items())
+    return Ways(chosen.get("single", by_torch), chosen.get("several", by_torch), reason)
 
 
 def compare(by_torch: "Way", other: "Way", probes: "Sequence[Batch]") -> Comparison:

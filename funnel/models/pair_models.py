@@ -198,7 +198,7 @@ class CombinedPairs:
         weighs_in = adapter.combine.cosine and not adapter.combine.maxsim
         self.cosine_of = base.revision if weighs_in else ""
         self._combine: Combination = adapter.combine
-        self._token_weights = _token_weights(adapter)
+        self._token_weights = _token_weights(adapter, base)
         self._tokenizer = tokenizer
         self._network = network
         self._base: EncoderNetwork | None = None
@@ -301,9 +301,17 @@ def _cosine(item: PairItem, of: "dict[str, Representation]") -> float:
     return float(of[first].pooled @ of[second].pooled)
 
 
-def _token_weights(adapter: Adapter) -> "FloatArray | None":
-    tensor = adapter.fixed.get(MAXSIM_WEIGHTS)
-    return None if tensor is None else tensor.float().numpy()
+def _token_weights(adapter: Adapter, base: ModelSource) -> "FloatArray | None":
+    if MAXSIM_WEIGHTS not in adapter.fixed:
+        return None
+    weights: FloatArray = adapter.fixed[MAXSIM_WEIGHTS].float().numpy()
+    expected = (read_config(base.folder).get("vocab_size"),)
+    if weights.shape != expected or not (np.isfinite(weights) & (weights >= 0)).all():
+        raise ModelError(
+            f"adapter {adapter.name!r}: {MAXSIM_WEIGHTS}: got shape {weights.shape}, expected "
+            f"{expected}, all finite and none negative; install or train the adapter again"
+        )
+    return weights
 
 
 def _distinct_ids(tokenizer: "TextTokenizer", pairs: "Sequence[TextPair]") -> dict[str, list[int]]:

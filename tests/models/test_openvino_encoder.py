@@ -87,6 +87,7 @@ def test_without_openvino_torch_does_it(
     by_torch = _by_torch(networks[0])
     ways = choose_ways(*networks, by_torch, "absent")
     assert ways.single is ways.several is by_torch
+    assert ways.reason == "torch"
 
 
 def test_another_vector_is_refused(
@@ -104,7 +105,9 @@ def test_another_vector_is_refused(
     def turned(batch: Batch) -> Any:
         return -agreeing(batch)
 
-    assert choose_ways(*networks, turned, "turned").single is turned
+    refused = choose_ways(*networks, turned, "turned")
+    assert refused.single is turned
+    assert refused.reason.startswith("single: torch (openvino")
     assert choose_ways(*networks, agreeing, "turned").several is agreeing
 
 
@@ -132,7 +135,8 @@ def test_both_ways_are_timed(networks: tuple[Bert, Bert]) -> None:
         return agreeing(batch)
 
     found = compare(agreeing, late, [_batch(4)])
-    assert found.openvino_ms > 10 > found.torch_ms
+    assert found.openvino_ms >= 10
+    assert found.openvino_ms > found.torch_ms
     assert found.difference == 0
 
 

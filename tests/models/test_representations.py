@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from funnel.deadline import Deadline
+from funnel.errors import ModelError
 from funnel.models import CrossEncoderScorer, Embedder
 from funnel.models.adapters import MAXSIM_WEIGHTS, Combination
 from funnel.models.maxsim import maxsim
@@ -129,6 +130,17 @@ def test_tokens_count_by_their_weights_in_maxsim(tmp_path: Path) -> None:
     _save(tmp_path / "some", combine, {MAXSIM_WEIGHTS: vocabulary.half()})
     (score,) = CrossEncoderScorer(str(tmp_path / "some")).score([pair])
     assert score == pytest.approx(float((one.tokens[2] @ other.tokens.T).max()), abs=0.02)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "weights", [torch.ones(7), torch.full((30_522,), -1.0), torch.full((30_522,), torch.nan)]
+)
+def test_token_weights_that_cannot_be_used_are_told(tmp_path: Path, weights: torch.Tensor) -> None:
+    """Of another vocabulary, negative or no numbers."""
+    _save(tmp_path / "wrong", Combination(cross=0.0, maxsim=1.0), {MAXSIM_WEIGHTS: weights})
+    with pytest.raises(ModelError, match=r"maxsim.token_weights: got shape"):
+        CrossEncoderScorer(str(tmp_path / "wrong")).score([("a", "b")])
 
 
 def _id_of(word: str) -> int:

@@ -8,7 +8,7 @@ import pytest
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
-from recipes.cross import CrossEncoder, fresh_weights  # noqa: E402
+from recipes.cross import CrossEncoder, fresh_weights, mean_weights  # noqa: E402
 
 SIZES = {
     "vocab_size": 50,
@@ -78,3 +78,23 @@ def test_a_fresh_head_learns() -> None:
     assert losses[-1] < 0.5 * losses[0]
     words = "bert.embeddings.word_embeddings.weight"
     torch.testing.assert_close(network.weights()[words], weights[words])
+
+
+def test_the_mean_of_runs_keeps_what_never_learnt() -> None:
+    """Bit for bit where all are equal, the mean elsewhere: an adapter stores every difference."""
+    frozen = torch.randn(50, 8, generator=torch.Generator().manual_seed(2))
+    learnt = [torch.full((4,), value) for value in (0.0, 3.0, 6.0)]
+    mean = mean_weights([{"frozen": frozen, "learnt": each} for each in learnt])
+    assert torch.equal(mean["frozen"], frozen)
+    torch.testing.assert_close(mean["learnt"], torch.full((4,), 3.0))
+
+
+def test_dropout_is_for_training_alone() -> None:
+    """The same scores twice when it serves, others every time when it trains."""
+    weights, inputs = _library().state_dict(), _inputs()
+    weights["classifier.weight"] = 60 * weights["classifier.weight"]
+    network = CrossEncoder(weights, layers=2, heads=4, dropout=0.5)
+    plain = CrossEncoder(weights, layers=2, heads=4)
+    with torch.no_grad():
+        assert not torch.equal(network.train()(*inputs), network(*inputs))
+        assert torch.equal(network.eval()(*inputs), plain.train()(*inputs))
