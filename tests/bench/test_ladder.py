@@ -27,12 +27,11 @@ def _toy(data: Path) -> Path:
 
 
 def test_a_ladder_is_climbed_and_simulated(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Every setting is run, requests are answered, and the simulation reads the result."""
     from rich.console import Console
 
-    monkeypatch.setenv("FUNNEL_CACHE_DIR", str(tmp_path / "cache"))
     (tmp_path / "model").mkdir()
     model = save_cross_encoder(tmp_path / "model")
     dataset = load_beir(_toy(tmp_path / "toy"), "test")
