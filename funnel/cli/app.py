@@ -3,6 +3,7 @@
 Exit codes: 0 fine, 1 failed, 2 usage or configuration.
 """
 
+import atexit
 import logging
 import os
 import sys
@@ -79,8 +80,32 @@ app.add_typer(cache_app, name="cache")
 
 
 def main() -> None:
-    """Run the command line; a FunnelError becomes one message and an exit code."""
+    """Run the command line; a FunnelError becomes one message and an exit code.
+
+    The process ends without the libraries' own tear-down: their threads, stopping while static
+    objects are destroyed around them, have been seen to abort a process whose work was done.
+    """
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    ending = _Ending()
+    atexit.register(ending)  # the first to be registered is the last to run
+    ending.code = _exit_code()
+
+
+class _Ending:
+    """Ends the process with ``code`` when Python has tidied up."""
+
+    code = FAILED
+
+    def __call__(self) -> None:
+        try:
+            sys.stdout.flush()
+            sys.stderr.flush()
+        except OSError:  # nobody reads any more
+            self.code = self.code or FAILED
+        os._exit(self.code)
+
+
+def _exit_code() -> int:
     try:
         app()
     except FunnelError as error:
@@ -88,6 +113,9 @@ def main() -> None:
         Console(stderr=True, highlight=False, soft_wrap=True).print(
             Text("error:", style="bold red"), Text(str(error))
         )
-        sys.exit(USAGE if isinstance(error, ConfigError | InputError) else FAILED)
+        return USAGE if isinstance(error, ConfigError | InputError) else FAILED
     except KeyboardInterrupt:
-        sys.exit(130)
+        return 130
+    except SystemExit as ended:
+        return ended.code if isinstance(ended.code, int) else FAILED if ended.code else 0
+    return 0
