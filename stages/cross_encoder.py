@@ -8,6 +8,7 @@ from pydantic import Field
 
 from funnel.deadline import Deadline
 from funnel.errors import StageTimeout
+from funnel.models.base import Shortening
 from funnel.models.names import Backend, ScorerName
 from funnel.stages.base import Ranked, Role, Stage, StageOutput, StageRequest, StageSettings
 from funnel.stages.document_text import TITLE_AND_TEXT, Template, document_text
@@ -26,9 +27,9 @@ _RESERVE_SHARE = 0.05
 class CrossEncoderSettings(StageSettings):
     """``model``: ``embedded:relevance``, a hub id or a path; ``template``: what it reads.
 
-    When more is asked than this process can do, only as many candidates are scored (best first) as
-    are expected to be done in time, waiting included, and at least ``min_depth``. In time means
-    within ``target_ms``, the funnel's ``p99_target_ms`` and the deadline.
+    When more is asked than this process can do, the queries that wait are cut, evenly, to as many
+    candidates (best first, at least ``min_depth``) as are expected to be done in time, waiting
+    included. In time means within ``target_ms``, the funnel's ``p99_target_ms`` and the deadline.
     ``max_tokens`` and ``token_budget``: the window, and the padded tokens of a batch. ``backend``:
     see ``funnel.models.backends``. ``score_cache_mb``: memory for scores of pairs that come again.
     ``early_stop``: a confidence such as 0.95; candidates are then scored in blocks of ``block``,
@@ -108,14 +109,13 @@ class CrossEncoderStage(Stage):
             (request.query.text, document_text(candidate.document, settings.template))
             for candidate in candidates
         ]
-        depth = self._depth(request, pairs)
-        scored, stopped = await self._scored(request, pairs[:depth])
+        scored, stopped = await self._scored(request, pairs)
         if pairs and not scored.scored:
             raise StageTimeout(
                 f"stage {settings.name!r}: none of {len(pairs)} candidates was scored in time",
                 stage=settings.name,
             )
-        return _output(candidates, scored, depth, stopped)
+        return _output(candidates, scored, stopped)
 
     async def _scored(
         self, request: StageRequest, pairs: "Sequence[TextPair]"
@@ -123,12 +123,14 @@ class CrossEncoderStage(Stage):
         """Scores of a beginning of the pairs, and why it is not all of them if it was enough."""
         settings = cast("CrossEncoderSettings", request.settings)
         deadline = _earlier(request.deadline)
+        shortening = _shortening(request, deadline)
         if settings.early_stop is None or len(pairs) <= settings.block:
-            return await self._scorer.ascore(pairs, deadline=deadline), None
+            scored = await self._scorer.ascore(pairs, deadline=deadline, shortening=shortening)
+            return scored, None
         done = NOTHING_SCORED
         while done.scored < len(pairs):
             block = pairs[done.scored : done.scored + settings.block]
-            more = await self._scorer.ascore(block, deadline=deadline)
+            more = await self._scorer.ascore(block, deadline=deadline, shortening=shortening)
             done = joined(done, more)
             if more.scored < len(block):
                 return done, None
@@ -137,15 +139,13 @@ class CrossEncoderStage(Stage):
                 return done, Stopped(entrants, len(pairs) - done.scored)
         return done, None
 
-    def _depth(self, request: StageRequest, pairs: "Sequence[TextPair]") -> int:
-        settings = cast("CrossEncoderSettings", request.settings)
-        own = None if settings.target_ms is None else settings.target_ms / 1000
-        limits = (own, request.target.remaining_s(), _earlier(request.deadline).remaining_s())
-        given = [seconds for seconds in limits if seconds is not None]
-        if not given:
-            return len(pairs)
-        fitting = self._scorer.depth_within(pairs, min(given))
-        return min(len(pairs), max(settings.min_depth, fitting))
+
+def _shortening(request: StageRequest, deadline: Deadline) -> Shortening | None:
+    """By when it should be done under overload: the earliest of all that was asked for."""
+    settings = cast("CrossEncoderSettings", request.settings)
+    own = Deadline.after_ms(settings.target_ms)
+    ends = [each.end for each in (own, request.target, deadline) if each.end is not None]
+    return Shortening(Deadline(min(ends)), settings.min_depth) if ends else None
 
 
 def _earlier(deadline: Deadline) -> Deadline:
@@ -154,7 +154,7 @@ def _earlier(deadline: Deadline) -> Deadline:
 
 
 def _output(
-    candidates: Sequence[Candidate], scored: "ScoredPairs", depth: int, stopped: Stopped | None
+    candidates: Sequence[Candidate], scored: "ScoredPairs", stopped: Stopped | None
 ) -> StageOutput:
     rows = [
         Ranked(candidate.document, float(value))
@@ -162,8 +162,9 @@ def _output(
             candidates[: scored.scored], scored.values[: scored.scored], strict=True
         )
     ]
-    late = stopped is None and scored.scored < depth
-    reason = "deadline" if late else "load" if depth < len(candidates) else None
+    reason = None
+    if stopped is None and scored.scored < len(candidates):
+        reason = "load" if scored.left_out else "deadline"
     details: dict[str, Any] = {"scored": scored.scored}
     if scored.remembered:
         details["remembered"] = scored.remembered

@@ -42,6 +42,7 @@ def joined(done: ScoredPairs, more: ScoredPairs) -> ScoredPairs:
         done.truncated + more.truncated,
         done.scored + more.scored,
         done.remembered + more.remembered,
+        done.left_out + more.left_out,
     )
 
 

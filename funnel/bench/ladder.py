@@ -31,8 +31,8 @@ from funnel.progress import bar
 from funnel.settings import FunnelSettings
 
 CALLERS = 8
-TARGET_FACTOR = 2.5
-"""The target of adaptation, in idle medians: well under 4 times the idle 99th percentile."""
+TARGET_FACTOR = 3.5
+"""The target of adaptation, in idle 99th percentiles."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +134,7 @@ async def _climb(
     half = await idle(_asker(funnel, dataset, cache=False, depth=plan.depth // 2), numbers)
     top = await capacity(ask, numbers * max(1, 80 // len(numbers)), callers=CALLERS)
     hits = await idle(_asker(funnel, dataset, cache=True), [0] * 21)
-    target = TARGET_FACTOR * _median_ms(full)
+    target = TARGET_FACTOR * 1000 * float(np.percentile([a.latency_s for a in full], 99))
     quality = _quality(dataset)
     by_number = {answer.query: answer for answer in full}
     points = []

@@ -15,22 +15,24 @@ import numpy as np
 
 from funnel.bench.load import poisson, zipf_queries
 from funnel.errors import ConfigError
-from funnel.models.pressure import Pressure
+from funnel.models.pressure import Pressure, fitting_share
 
 _NEEDED = ("capacity_per_s", "profile_ms", "half_depth_p50_ms", "hit_p50_ms", "target_ms")
-MIN_DEPTH_SHARE = 0.1
+_MIN_DEPTH = 10  # the stage's default, which the ladder runs with
 
 
 @dataclass(frozen=True, slots=True)
 class Profile:
     """Measured by ``funnel bench load``, times in seconds.
 
-    ``fixed`` is the share of a query's time that does not shrink with depth.
+    ``fixed`` is the share of a query's time that does not shrink with depth, ``least`` that of the
+    candidates that are always scored.
     """
 
     service: Sequence[float]
     capacity: float
     fixed: float
+    least: float
     hit: float
     target: float
     warm_up: float
@@ -82,6 +84,7 @@ def read_profile(path: Path) -> tuple[Profile, list[Mapping[str, Any]]]:
         service=[each / 1000 for each in data["profile_ms"]],
         capacity=data["capacity_per_s"],
         fixed=fixed,
+        least=min(1.0, _MIN_DEPTH / data.get("depth", 100)),
         hit=data["hit_p50_ms"] / 1000,
         target=data["target_ms"] / 1000,
         warm_up=data.get("warm_up_s", 0.0),
@@ -114,32 +117,32 @@ def _queue(
 ) -> tuple[list[float], list[bool]]:
     pressure = Pressure()
     started = pressure.now()
-    free, ready = 0.0, dict[int, float]()
+    needs = [profile.service[query] * profile.occupancy for query in asked]
+    free, come, ready = 0.0, 0, dict[int, float]()
     latencies, degraded = [], []
-    for at, query in zip(due, asked, strict=True):
+    for number, (at, query) in enumerate(zip(due, asked, strict=True)):
         if cache and query in ready:
             latencies.append(max(ready[query] - at, 0.0) + profile.hit)
             degraded.append(False)
             continue
-        need = profile.service[query] * profile.occupancy
-        wait = max(0.0, free - at)
+        start = max(free, at)
+        while come < len(due) and due[come] <= start:
+            if asked[come] not in ready:
+                pressure.offer(needs[come], started + due[come])
+            come += 1
+        waiting = sum(needs[each] for each in range(number, come) if asked[each] not in ready)
         depth = 1.0
-        if adapt:
-            if pressure.overloaded(wait, started + at):
-                depth = _depth(profile, wait, need)
-            pressure.offer(need, started + at)
+        if adapt and pressure.overloaded(waiting, started + start):
+            left = profile.target - (start - at)
+            share = fitting_share(profile.target, left, waiting, needs[number])
+            depth = max(profile.least, share)
         shrink = profile.fixed + (1 - profile.fixed) * depth
-        free = max(free, at) + need * shrink
-        latencies.append(wait + profile.service[query] * shrink)
+        free = start + needs[number] * shrink
+        latencies.append(start - at + profile.service[query] * shrink)
         degraded.append(depth < 1.0)
-        if depth == 1.0:
+        if cache and depth == 1.0:
             ready[query] = at + latencies[-1]
     return latencies, degraded
-
-
-def _depth(profile: Profile, wait: float, need: float) -> float:
-    fitting = (profile.target - wait) / need
-    return float(np.clip(fitting, MIN_DEPTH_SHARE, 1.0))
 
 
 def simulate(path: Path, shares: Sequence[float]) -> list[SimulatedPoint]:

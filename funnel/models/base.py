@@ -21,14 +21,27 @@ class ScoredPairs:
     """Scores of shape (n,), in the pairs' order.
 
     ``truncated`` counts pairs longer than the model's window. ``scored`` is how many of the first
-    pairs were scored: less than n only if a deadline passed first, and the rest of ``values`` is
-    NaN. ``remembered`` of them were known from before.
+    pairs were scored: less than n only if a deadline passed first, or if ``left_out`` of the last
+    were not tried for the load there was; the rest of ``values`` is NaN. ``remembered`` of them
+    were known from before.
     """
 
     values: "FloatArray"
     truncated: int
     scored: int
     remembered: int = 0
+    left_out: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Shortening:
+    """What may be left out of a job under overload: its last items, so that it ends by ``target``.
+
+    The first ``least`` are done in any case, and at least one.
+    """
+
+    target: Deadline
+    least: int
 
 
 class Encoder(Protocol):

@@ -3,23 +3,45 @@
 import threading
 import time
 
-BURST = 12.0
-"""Jobs' worth of waiting work that counts as a burst: more, and callers should ask for less.
+BURST = 10.0
+"""Jobs' worth of waiting work that counts as a burst: more, and less is done of each.
 
-Random arrivals at 80% of capacity queue up longer for under 1% of the requests; at 136% this much
-waits after about 33 jobs. A smaller number cuts depth where nothing is wrong, a larger one later.
+Random arrivals at 80% of capacity queue up longer for about 1% of the requests; at 136% this much
+waits after about 28 jobs. A smaller number cuts depth where nothing is wrong, a larger one later.
+"""
+AIM = 0.55
+"""The wait aimed at, as a share of the target: what is left is for chance and for the job itself.
+
+A higher one evens out the depth better, at less of a margin.
 """
 MEMORY = 1.5
 """The excess that is remembered, in bursts: how long depth stays cut after a long overload."""
 _RECENT = 0.98
 
 
+def fitting_share(target_s: float, left_s: float, waiting_s: float, needed_s: float) -> float:
+    """The share of a job to do under overload, when its turn comes.
+
+    All that waits, cut evenly, takes ``AIM`` of the target: even cuts lose least, for each further
+    candidate is worth less than the one before. A job whose own time is nearly up is cut further.
+
+    Args:
+        target_s: seconds from its arrival within which it should be done.
+        left_s: what remains of them.
+        waiting_s: all work that waits, at full depth, this job's included.
+        needed_s: this job's.
+    """
+    even = AIM * target_s / waiting_s if waiting_s > 0 else 1.0
+    fitting = left_s / needed_s if needed_s > 0 else 1.0
+    return min(1.0, even, max(0.0, fitting))
+
+
 class Pressure:
     """Tells a burst, which drains by itself, from an overload, which never does.
 
     An overload begins when more than a burst waits. From then on the queue is kept short because
-    callers ask for less, so it says nothing any more: a second queue is kept by arithmetic, of the
-    work as it would be at full depth. The overload ends when that one has run dry. Sizes are
+    less is done of each job, so it says nothing any more: a second queue is kept by arithmetic, of
+    the work as it would be at full depth. The overload ends when that one has run dry. Sizes are
     relative to a typical job, so a fast model and a slow one behave alike. Safe to share between
     threads; times are seconds on the monotonic clock.
     """
@@ -46,7 +68,7 @@ class Pressure:
             self._excess = min(self._excess + work_s, MEMORY * BURST * self._typical())
 
     def overloaded(self, waiting_s: float, now: float | None = None) -> bool:
-        """Whether callers should ask for less, when so much work waits."""
+        """Whether less should be done of each job, when so much work waits."""
         with self._lock:
             self._pass(now)
             self._excess = max(self._excess, waiting_s) if self._on else waiting_s

@@ -43,7 +43,9 @@ class Recall:
         values[done:] = np.nan
         known_truncated = sum(known[1] for known in self.found[:done] if known is not None)
         hits = sum(known is not None for known in self.found[:done])
-        return ScoredPairs(values, known_truncated + fresh.truncated, done, hits)
+        tried = len(self.missing) - fresh.left_out
+        left_out = len(self.keys) - self.missing[tried] if fresh.left_out else 0
+        return ScoredPairs(values, known_truncated + fresh.truncated, done, hits, left_out)
 
 
 class PairScoreCache:

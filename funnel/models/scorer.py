@@ -9,7 +9,7 @@ import numpy as np
 
 from funnel.deadline import Deadline
 from funnel.errors import InputError, ModelError
-from funnel.models.base import ScoredPairs, TextPair
+from funnel.models.base import ScoredPairs, Shortening, TextPair
 from funnel.models.score_cache import PairScoreCache, Recall
 from funnel.models.worker import Lane, ModelWorker, awaited, model_worker
 from funnel.types import ScoreKind
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 TOKEN_BUDGET = 512
 """Padded tokens of a batch: measured best on one AVX512 core (see benchmarks/README.md)."""
 _WINDOW = 4096
-_TOKENS_PER_CHAR = 0.25
 
 
 class CrossEncoderScorer:
@@ -155,28 +154,35 @@ class CrossEncoderScorer:
         *,
         deadline: Deadline,
         cosines: Sequence[float] | None = None,
+        shortening: Shortening | None = None,
     ) -> ScoredPairs:
         """Score from a coroutine.
 
         ``cosines`` of the pairs, by the encoder of revision ``cosine_of``, spare its reading them
         again. When the deadline passes between batches, what was scored until then comes back:
-        always a beginning of the list. A cancelled caller's waiting pairs are dropped.
+        always a beginning of the list. ``shortening`` allows that the last pairs are left out when
+        more is asked of this process, lastingly, than it can do: a burst, which drains by itself,
+        is waited for. A cancelled caller's waiting pairs are dropped.
         """
         checked = _checked(pairs)
         if not checked:
             return ScoredPairs(np.empty(0, np.float32), 0, 0)
         if self._cache is None:
-            return (await self._scored(checked, deadline, cosines))[1]
+            return (await self._scored(checked, deadline, cosines, shortening))[1]
         recall = await asyncio.to_thread(self._recall, self._cache, checked, cosines)
         rest = [checked[place] for place in recall.missing]
         given = None if cosines is None else [cosines[place] for place in recall.missing]
-        items, fresh = await self._scored(rest, deadline, given)
+        items, fresh = await self._scored(rest, deadline, given, shortening)
         return self._remember(self._cache, recall, items, fresh)
 
     async def _scored(
-        self, pairs: list[TextPair], deadline: Deadline, cosines: Sequence[float] | None
+        self,
+        pairs: list[TextPair],
+        deadline: Deadline,
+        cosines: Sequence[float] | None,
+        shortening: Shortening | None,
     ) -> "tuple[list[PairItem], ScoredPairs]":
-        items, future = await asyncio.to_thread(self._submit, pairs, deadline, cosines)
+        items, future = await asyncio.to_thread(self._submit, pairs, deadline, cosines, shortening)
         await awaited(future, self._worker, deadline)
         return items, self._collect(items, future)
 
@@ -195,29 +201,6 @@ class CrossEncoderScorer:
         cut = [item.truncated for item in items[: fresh.scored]]
         cache.learn(keys, fresh.values[: fresh.scored], cut)
         return recall.merged(fresh)
-
-    def expected_s(self, pairs: Sequence[TextPair]) -> float:
-        """A guess, from what was measured so far, of the seconds that these take by themselves.
-
-        Cheap: by characters, without tokenising.
-        """
-        window = 4 * (self._max_tokens or 512)
-        chars = sum(min(window, len(first) + len(second)) for first, second in pairs)
-        tokens = int(chars * _TOKENS_PER_CHAR) + 3 * len(pairs)
-        return self._worker.expected_s(self._lane, tokens)
-
-    def depth_within(self, pairs: Sequence[TextPair], seconds: float) -> int:
-        """How many of the first pairs to score so that they are done in time, waiting included.
-
-        All of them unless more is asked of this process, lastingly, than it can do: a burst, which
-        drains by itself, is waited for. What is left out still counts as asked for.
-        """
-        waiting, needed = self._worker.queue_s(), self.expected_s(pairs)
-        if not self._worker.overloaded() or waiting + needed <= seconds:
-            return len(pairs)
-        depth = int(len(pairs) * max(0.0, seconds - waiting) / needed)
-        self._worker.pressure.offer(needed * (1 - depth / len(pairs)))
-        return depth
 
     def _loaded(self) -> "PairModel":
         if self._model is None:
@@ -240,10 +223,13 @@ class CrossEncoderScorer:
         pairs: Sequence[TextPair],
         deadline: Deadline,
         cosines: Sequence[float] | None = None,
+        shortening: Shortening | None = None,
     ) -> "Job":
         items = self._loaded().prepare(pairs, cosines)
         costs = [item.cost for item in items]
-        return items, self._worker.submit(self._lane, items, costs, deadline=deadline)
+        return items, self._worker.submit(
+            self._lane, items, costs, deadline=deadline, shortening=shortening
+        )
 
     def _collect(self, items: "list[PairItem]", future: "Future[Any]") -> ScoredPairs:
         result = future.result()
@@ -255,7 +241,7 @@ class CrossEncoderScorer:
                 "its weights are damaged, or its precision is too low (try backend: torch-fp32)"
             )
         truncated = sum(item.truncated for item in items[: result.done])
-        return ScoredPairs(values, truncated, result.done)
+        return ScoredPairs(values, truncated, result.done, left_out=result.left_out)
 
 
 def _checked(pairs: Sequence[TextPair]) -> list[TextPair]:

@@ -7,10 +7,12 @@ never start N×cores threads, short jobs pass long ones, and a deadline is honou
 
 import asyncio
 import atexit
+import itertools
 import math
 import os
 import threading
 import time
+from bisect import bisect_right
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, InvalidStateError
@@ -22,7 +24,8 @@ from typing import Any, Generic, TypeVar
 from funnel.deadline import Deadline
 from funnel.errors import FunnelError, ModelError, Overloaded
 from funnel.log import get_logger
-from funnel.models.pressure import Pressure
+from funnel.models.base import Shortening
+from funnel.models.pressure import Pressure, fitting_share
 
 Item = TypeVar("Item")
 Row = TypeVar("Row")
@@ -63,10 +66,14 @@ class Lane(Generic[Item, Row]):
 
 @dataclass(frozen=True, slots=True)
 class JobResult(Generic[Row]):
-    """Rows in the items' order. Only the first ``done`` are there if a deadline passed."""
+    """Rows in the items' order. Only the first ``done`` are there if a deadline passed.
+
+    ``left_out`` counts the last items that were not even tried, for the load there was.
+    """
 
     rows: list[Row | None]
     done: int
+    left_out: int = 0
 
 
 @dataclass(eq=False)
@@ -78,10 +85,13 @@ class _Job:
     key: float
     windows: deque[list[int]]
     rows: list[Any]
+    shortening: Shortening | None = None
+    target_s: float = math.inf
     future: "Future[JobResult[Any]]" = field(default_factory=Future)
     running: int = 0
     left: int = 0
     tokens_left: int = 0
+    left_out: int = 0
 
     @property
     def over(self) -> bool:
@@ -101,10 +111,22 @@ class _Job:
             return self.lane.budget
         return min(self.lane.budget, int(_BATCH_SHARE * left / self.lane.seconds_per_token))
 
+    def keep(self, share: float, least: int) -> None:
+        """Leave out the last items, to this share of the tokens, before any of them is run."""
+        room = share * sum(self.costs)
+        total = list(itertools.accumulate(self.costs))
+        kept = min(len(self.items), max(1, least, bisect_right(total, room)))
+        self.left_out = len(self.items) - kept
+        self.windows = deque(
+            left for window in self.windows if (left := [i for i in window if i < kept])
+        )
+        self.left = kept
+        self.tokens_left = sum(self.costs[:kept])
+
     def finish(self) -> None:
         done = next((i for i, row in enumerate(self.rows) if row is None), len(self.rows))
         with suppress(InvalidStateError):  # the caller gave up meanwhile
-            self.future.set_result(JobResult(self.rows, done))
+            self.future.set_result(JobResult(self.rows, done, self.left_out))
 
     def fail(self, error: BaseException) -> None:
         with suppress(InvalidStateError):
@@ -145,17 +167,23 @@ class ModelWorker:
         costs: Sequence[int],
         *,
         deadline: Deadline | None = None,
+        shortening: Shortening | None = None,
         background: bool = False,
     ) -> "Future[JobResult[Row]]":
         """Queue a job; its items are independent and may run in any order and batch.
 
         With a deadline that the job may miss, items are run in their order (best first), so that
-        what is done when it passes is a beginning of the list.
+        what is done when it passes is a beginning of the list. With a ``shortening``, the last
+        items are left out if more is asked of this process, lastingly, than it can do; how many
+        is decided when the job's turn comes, so that an overload that was noticed meanwhile counts.
 
         Raises:
             Overloaded: too much is waiting already.
         """
         job = self._job(lane, items, costs, deadline or Deadline(), background)
+        if shortening is not None:
+            left = shortening.target.remaining_s()
+            job.shortening, job.target_s = shortening, math.inf if left is None else left
         if not items:
             job.finish()
             return job.future
@@ -277,9 +305,23 @@ class ModelWorker:
         taken: list[tuple[_Job, int]] = []
         longest = 0
         for job in ready:
+            if taken and (len(taken) + 1) * longest > budget:
+                break
             if job.lane is lane:
+                self._shorten(job)
                 longest = _fill(taken, job, longest, budget)
         return lane, taken
+
+    def _shorten(self, job: _Job) -> None:
+        """Once, when its turn comes: leave out of a job what does not fit under overload."""
+        rule, job.shortening = job.shortening, None
+        waiting = self.queue_s()
+        if rule is None or not self.pressure.overloaded(waiting):
+            return
+        left = rule.target.remaining_s()
+        needed = self.expected_s(job.lane, job.tokens_left)
+        if left is not None:
+            job.keep(fitting_share(job.target_s, left, waiting, needed), rule.least)
 
     def _execute(self, lane: Lane[Any, Any], taken: list[tuple[_Job, int]]) -> None:
         began = time.perf_counter()

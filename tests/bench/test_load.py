@@ -92,7 +92,7 @@ async def test_capacity_is_that_of_callers_without_pause() -> None:
 
 
 def _profile(**changes: float) -> Profile:
-    plain = {"capacity": 10.0, "fixed": 0.1, "hit": 0.001, "target": 0.25}
+    plain = {"capacity": 10.0, "fixed": 0.1, "least": 0.1, "hit": 0.001, "target": 0.25}
     return Profile(
         service=[0.1] * 50, seed=0, **{**plain, "warm_up": 150.0, "seconds": 450.0, **changes}
     )

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from funnel.bench.load import poisson
-from funnel.models.pressure import BURST, MEMORY, Pressure
+from funnel.models.pressure import AIM, BURST, MEMORY, Pressure, fitting_share
 
 
 def _share_overloaded(load: float, *, job_s: float, jobs: int, seed: int) -> float:
@@ -89,3 +89,12 @@ def test_small_jobs_beside_large_ones_change_nothing() -> None:
         mixed.offer(0.001, start)
     assert not mixed.overloaded(0.9 * BURST, start)
     assert mixed.overloaded(1.1 * BURST, start)
+
+
+def test_all_that_waits_fits_into_the_aim() -> None:
+    """Cut evenly; nothing is cut that fits; a job whose time is nearly up is cut further."""
+    assert fitting_share(10, 10, 2 * AIM * 10, 1) == pytest.approx(0.5)
+    assert fitting_share(10, 10, 0.9 * AIM * 10, 1) == 1
+    assert fitting_share(10, 0.25, 2 * AIM * 10, 1) == pytest.approx(0.25)
+    assert fitting_share(10, 0, 1, 1) == 0
+    assert fitting_share(10, 5, 0, 0) == 1

@@ -11,6 +11,7 @@ import pytest
 from funnel.deadline import Deadline
 from funnel.errors import ConfigError, InputError, ModelError
 from funnel.models import CrossEncoderScorer
+from funnel.models.base import Shortening
 from funnel.models.pair_models import PairItem
 from funnel.models.worker import ModelWorker
 from tests.models.tiny import WORDS, save_cross_encoder, save_headless
@@ -202,18 +203,23 @@ def test_revision_follows_the_weights(bert: Path, tmp_path: Path) -> None:
     assert CrossEncoderScorer(str(other)).revision != CrossEncoderScorer(str(bert)).revision
 
 
-def test_depth_is_cut_under_lasting_pressure_only(bert: Path) -> None:
+async def test_depth_is_cut_under_lasting_pressure_only(bert: Path) -> None:
     """A burst is waited for; more than that is not, until the excess has run dry."""
     worker = ModelWorker(streams=1, threads_per_stream=1)
     scorer = CrossEncoderScorer(str(bert), backend="torch-fp32", worker=worker)
     pairs = [(QUERY, "reset the password " * 4)] * 100
-    scorer.score(pairs)
-    needed = scorer.expected_s(pairs)
-    assert scorer.depth_within(pairs, needed / 2) == 100
+
+    async def left_out(target_s: float, least: int = 10) -> int:
+        rule = Shortening(Deadline().within(target_s), least)
+        scored = await scorer.ascore(pairs, deadline=Deadline(), shortening=rule)
+        assert scored.scored == np.isfinite(scored.values).sum() == 100 - scored.left_out
+        return scored.left_out
+
+    assert await left_out(1e-6) == 0
     for _ in range(30):
-        worker.pressure.offer(needed)
-    assert worker.pressure.overloaded(20 * needed)
-    assert 40 <= scorer.depth_within(pairs, needed / 2) <= 60
-    assert scorer.depth_within(pairs, needed * 2) == 100
-    assert scorer.depth_within(pairs, 0.0) == 0
+        worker.pressure.offer(100.0)
+    assert worker.pressure.overloaded(2_000.0)
+    assert await left_out(1e-6) == 90
+    assert await left_out(1e-6, least=0) == 99
+    assert await left_out(1_000.0) == 0
     worker.close()

@@ -1,5 +1,6 @@
 """The worker: every item once, budgets kept, fair, bounded, and alive after failures."""
 
+import itertools
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 
 from funnel.deadline import Deadline
 from funnel.errors import ModelError, Overloaded
+from funnel.models.base import Shortening
 from funnel.models.batching import pair_lengths, token_batches
 from funnel.models.worker import Lane, ModelWorker
 
@@ -280,3 +282,58 @@ def test_torch_threads_of_the_program_stay_as_they_are(worker: ModelWorker) -> N
     thread.start()
     thread.join()
     assert torch.get_num_threads() == before == seen[0]
+
+
+def test_depth_is_decided_when_the_turn_comes(single: ModelWorker) -> None:
+    """An overload noticed while jobs wait shortens those that have not begun, all alike."""
+    gate = threading.Event()
+
+    def run(items: Sequence[int]) -> list[int]:
+        gate.wait(timeout=10)
+        return _negate(items)
+
+    class Steady(Lane[int, int]):
+        def learn(self, tokens: int, seconds: float) -> None:
+            """Stay at what is set below."""
+
+    lane = Steady("gated", run, budget=100)
+    lane.seconds_per_token = 0.1
+    rule = Shortening(Deadline.after_ms(200_000), least=1)
+    first = single.submit(lane, list(range(100)), [1] * 100, shortening=rule)
+    time.sleep(0.1)
+    waiting = [single.submit(lane, list(range(100)), [1] * 100, shortening=rule) for _ in range(30)]
+    gate.set()
+    rows = [future.result(timeout=10) for future in (first, *waiting)]
+    left_out = [result.left_out for result in rows]
+    assert left_out[0] == 0  # it had begun before anything waited
+    assert 50 < left_out[1] < 75
+    assert all(late <= early for early, late in itertools.pairwise(left_out[1:]))
+    for result in rows:
+        assert result.done == 100 - result.left_out
+        assert result.rows[: result.done] == _negate(range(result.done))
+        assert result.rows[result.done :] == [None] * result.left_out
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    costs=st.lists(st.integers(1, 50), min_size=1, max_size=30),
+    least=st.integers(0, 40),
+    target_s=st.floats(0, 50),
+)
+def test_what_is_left_out_is_an_end_of_the_list(
+    costs: list[int], least: int, target_s: float
+) -> None:
+    """At least one item and ``least`` of them are done, whatever the target."""
+    worker = ModelWorker(streams=1, threads_per_stream=1)
+    for _ in range(30):
+        worker.pressure.offer(100.0)
+    assert worker.pressure.overloaded(3_000.0)
+    lane: Lane[int, int] = Lane("negate", _negate, budget=60)
+    lane.seconds_per_token = 0.1
+    rule = Shortening(Deadline().within(target_s), least)
+    items = list(range(len(costs)))
+    result = worker.submit(lane, items, costs, shortening=rule).result(timeout=10)
+    worker.close()
+    assert result.done == len(costs) - result.left_out >= min(len(costs), max(1, least))
+    assert result.rows[: result.done] == _negate(items[: result.done])
+    assert result.rows[result.done :] == [None] * result.left_out

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from funnel.deadline import Deadline
 from funnel.errors import ModelError, StageTimeout
 from funnel.models import CrossEncoderScorer
-from funnel.models.base import ScoredPairs, TextPair
+from funnel.models.base import ScoredPairs, Shortening, TextPair
 from funnel.models.pair_models import PairItem
 from funnel.models.pool import ModelPool
 from funnel.query import Query, Vector
@@ -117,8 +117,11 @@ async def test_no_candidates_give_no_ranking(stage: CrossEncoderStage) -> None:
 class _BusyScorer(CrossEncoderScorer):
     """Believes that a pair takes 10 ms and that half a second's work is waiting."""
 
-    def depth_within(self, pairs: Sequence[TextPair], seconds: float) -> int:
-        return min(len(pairs), int(max(0.0, seconds - 0.5) / 0.01))
+    async def ascore(self, pairs: Sequence[TextPair], **given: Any) -> ScoredPairs:
+        rule = given["shortening"]
+        fitting = int(max(0.0, (rule.target.remaining_s() or 0) - 0.5) / 0.01)
+        kept = min(len(pairs), max(rule.least, fitting))
+        return ScoredPairs(np.zeros(len(pairs), np.float32), 0, kept, left_out=len(pairs) - kept)
 
 
 @pytest.mark.parametrize(("target_ms", "scored"), [(2_000, 100), (1_000, 50), (100, 10)])
@@ -130,7 +133,9 @@ async def test_depth_follows_the_load(folder: Path, target_ms: float, scored: in
     stage = CrossEncoderStage(settings, _BusyScorer(settings.model, backend=settings.backend))
     candidates = _candidates(100)
     output = await stage.run(_request(stage), candidates)
-    assert {r.document.id for r in output.ranking} == {c.id for c in candidates[:scored]}
+    ids = [row.document.id for row in output.ranking]
+    assert set(ids) == {candidate.id for candidate in candidates[: len(ids)]}
+    assert scored - 1 <= len(ids) <= scored
     assert output.degraded == (None if scored == 100 else "load")
 
 
@@ -204,6 +209,7 @@ class _KnownScorer(CrossEncoderScorer):
         *,
         deadline: Deadline,
         cosines: Sequence[float] | None = None,
+        shortening: Shortening | None = None,
     ) -> ScoredPairs:
         self.asked += len(pairs)
         values = np.array([float(text.split()[-1]) for _, text in pairs], np.float32)
@@ -248,6 +254,7 @@ class _LateScorer(_KnownScorer):
         *,
         deadline: Deadline,
         cosines: Sequence[float] | None = None,
+        shortening: Shortening | None = None,
     ) -> ScoredPairs:
         done = max(0, 30 - self.asked)
         scored = await super().ascore(pairs, deadline=deadline)
