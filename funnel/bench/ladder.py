@@ -1,4 +1,4 @@
-"""The ladder of rates: a funnel of BM25 and cross-encoder under rising load."""
+"""The ladder of rates: a funnel of hybrid search and cross-encoder under rising load."""
 
 import asyncio
 from collections.abc import Mapping, Sequence
@@ -115,7 +115,7 @@ def _settings(dataset: Dataset, model: str, embedder: str, depth: int) -> Funnel
             "models": {"embedder": embedder},
             "qdrant": ":memory:",
             "stages": [
-                {"kind": "bm25", "k": depth},
+                {"kind": "hybrid", "k": depth},
                 {"kind": "cross_encoder", "model": model, "k": 10},
             ],
             "cache": {"store": "memory"},
@@ -129,7 +129,7 @@ async def _climb(
     ids = list(dataset.queries)
     numbers = list(range(len(ids)))
     ask = _asker(funnel, dataset, cache=False)
-    await idle(ask, numbers[:3])
+    await idle(ask, numbers)  # as later: kernels made, texts' own vectors known
     full = await idle(ask, numbers)
     half = await idle(_asker(funnel, dataset, cache=False, depth=plan.depth // 2), numbers)
     top = await capacity(ask, numbers * max(1, 80 // len(numbers)), callers=CALLERS)

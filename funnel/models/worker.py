@@ -33,6 +33,13 @@ log = get_logger(__name__)
 
 BACKGROUND_DELAY_S = 30.0
 """Background jobs queue as if they had arrived this much later: behind, but never for ever."""
+SHORT_S = 0.05
+"""A job of less than this, such as the embedding of a query, makes nobody wait to speak of."""
+HEAD_START_S = 5.0
+"""Short jobs queue as if they had arrived this much sooner.
+
+Otherwise a query waits twice under load: to be embedded, and again to be reranked.
+"""
 MAX_PENDING_TOKENS = 4_000_000
 """More than this waiting (minutes of work on two cores) and new jobs are refused."""
 _CLOSE_S = 60.0
@@ -245,6 +252,8 @@ class ModelWorker:
         window = max(8, self.streams * lane.budget // max(1, max(costs, default=1)))
         windows = _windows(costs, window if tight else len(items))
         key = time.monotonic() + need + (BACKGROUND_DELAY_S if background else 0.0)
+        if need < SHORT_S and not background:
+            key -= HEAD_START_S
         job = _Job(lane, items, costs, deadline, key, windows, [None] * len(items))
         job.left, job.tokens_left = len(items), sum(costs)
         return job
@@ -305,9 +314,7 @@ class ModelWorker:
         taken: list[tuple[_Job, int]] = []
         longest = 0
         for job in ready:
-            if taken and (len(taken) + 1) * longest > budget:
-                break
-            if job.lane is lane:
+            if job.lane is lane and _fits(taken, job, longest, budget):
                 self._shorten(job)
                 longest = _fill(taken, job, longest, budget)
         return lane, taken
@@ -360,19 +367,23 @@ class ModelWorker:
 def _fill(taken: list[tuple[_Job, int]], job: _Job, longest: int, budget: int) -> int:
     """Move items of a job's first window into the batch while the padded size allows."""
     window = job.windows[0]
-    while window:
-        cost = job.costs[window[0]]
-        width = max(longest, cost)
-        full = taken and (len(taken) + 1) * width > budget
-        uneven = taken and job is not taken[0][0] and longest > _LENGTH_RATIO * cost
-        if full or uneven:
-            break
+    while window and _fits(taken, job, longest, budget):
+        longest = max(longest, job.costs[window[0]])
         taken.append((job, window.pop(0)))
         job.running += 1
-        longest = width
     if not window:
         job.windows.popleft()
     return longest
+
+
+def _fits(taken: list[tuple[_Job, int]], job: _Job, longest: int, budget: int) -> bool:
+    """Whether the job's next item may join a batch: by its padded size, and by its own length."""
+    if not taken:
+        return True
+    cost = job.costs[job.windows[0][0]]
+    full = (len(taken) + 1) * max(longest, cost) > budget
+    uneven = job is not taken[0][0] and longest > _LENGTH_RATIO * cost
+    return not (full or uneven)
 
 
 def _windows(costs: Sequence[int], size: int) -> deque[list[int]]:

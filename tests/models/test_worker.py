@@ -337,3 +337,14 @@ def test_what_is_left_out_is_an_end_of_the_list(
     assert result.done == len(costs) - result.left_out >= min(len(costs), max(1, least))
     assert result.rows[: result.done] == _negate(items[: result.done])
     assert result.rows[result.done :] == [None] * result.left_out
+
+
+def test_a_query_is_embedded_before_others_are_reranked(single: ModelWorker) -> None:
+    """It would wait twice otherwise: behind all that came before, then behind that again."""
+    reranking: Lane[int, int] = Lane("rerank", _slow, budget=10)
+    embedding: Lane[int, int] = Lane("embed", _slow, budget=10)
+    reranking.seconds_per_token = 1e-3
+    long = [single.submit(reranking, list(range(10)), [10] * 10) for _ in range(5)]
+    time.sleep(0.15)  # the first of them is done, nearly
+    single.submit(embedding, [1], [10]).result(timeout=5)
+    assert not any(future.done() for future in long[2:])
