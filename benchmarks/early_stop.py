@@ -68,8 +68,8 @@ async def measure(stage: CrossEncoderStage, lists: CandidateLists) -> list[Row]:
     """All settings, query by query."""
     rows = [Row(None, BLOCKS[0]), *(Row(c, b) for b in BLOCKS for c in CONFIDENCES)]
     await stage.start()
-    await _run(stage, Row(None, BLOCKS[0]), lists, next(iter(lists.lists)))
     for query_id in lists.lists:
+        await _run(stage, Row(None, BLOCKS[0]), lists, query_id)  # texts' own vectors known
         for row in rows:
             await _run(stage, row, lists, query_id)
     return rows

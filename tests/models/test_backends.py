@@ -267,17 +267,21 @@ def test_a_backend_that_ranks_otherwise_is_not_chosen(
     assert choose("key", "exact", {}, tokenizer) == (chosen, rows)
 
 
-def test_the_fastest_that_agrees_is_chosen() -> None:
-    """A simpler one wins unless another is clearly faster."""
+@pytest.mark.parametrize(
+    ("half_s", "compiled_s", "chosen"),
+    [(0.5, 0.49, "compiled"), (0.49, 0.5, "compiled"), (0.4, 0.5, "half"), (0.95, 0.99, "exact")],
+)
+def test_the_fastest_that_agrees_is_chosen(half_s: float, compiled_s: float, chosen: str) -> None:
+    """Of those about as fast, the one whose scores are nearest to the reference's."""
     rows = [
         Measured("exact", 1.0, 1.0, 1.0),
-        Measured("half", 0.5, 0.999, 0.98),
-        Measured("compiled", 0.49, 1.0, 1.0),
+        Measured("half", half_s, 0.999, 0.98, error=0.011),
+        Measured("compiled", compiled_s, 1.0, 1.0, error=0.008),
         Measured("wrong", 0.1, 0.9, 0.7),
         Measured("rough", 0.1, 1.0, 1.0, error=0.1),
         Measured("broken", 0.0, 0.0, 0.0, failed="RuntimeError"),
     ]
-    assert calibration._best(rows, "exact") == "half"
+    assert calibration._best(rows, "exact") == chosen
 
 
 def test_agreement_of_equal_and_shifted_orders() -> None:
