@@ -20,7 +20,7 @@ from funnel.types import Candidate, Document
 from tests.models.tiny import WORDS, save_cross_encoder
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
-PAIR_S = 0.002
+PAIR_S = 0.001
 CANDIDATES = [Candidate(Document(f"d{i}", " ".join(WORDS[i % 11 : i % 11 + 4]))) for i in range(20)]
 
 
