@@ -123,7 +123,8 @@ def _measured(
     source: "ModelSource", names: list[str], openers: Openers, tokenizer: "TextTokenizer"
 ) -> Choice:
     key = _machine_key(source.revision, tokenizer.max_tokens, names)
-    chosen, rows = choose(key, REFERENCE, {name: openers[name] for name in names}, tokenizer)
+    exact = {name for name in names if not name.endswith(_LOSSY)}
+    chosen, rows = choose(key, REFERENCE, {n: openers[n] for n in names}, tokenizer, exact)
     return Choice(chosen, tuple(rows))
 
 

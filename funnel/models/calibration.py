@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
@@ -108,6 +108,7 @@ def choose(
     reference: str,
     openers: "Mapping[str, Callable[[], CrossNetwork]]",
     tokenizer: "TextTokenizer",
+    exact: Collection[str] = (),
 ) -> tuple[str, list[Measured]]:
     """The fastest backend whose ranking agrees with the reference's; of equally fast ones the best.
 
@@ -116,11 +117,13 @@ def choose(
         reference: the backend that is always right; one of ``openers``.
         openers: how to open each backend; the simplest first, which wins if all else is equal.
         tokenizer: makes the calibration pairs.
+        exact: those that do not round, and so cannot win where one that does may serve: measured
+            only if none may.
     """
     name = f"calibration/{key}.json"
     measured = _kept(name, reference)
     if measured is None:
-        measured = _in_own_thread(lambda: _measure(reference, openers, tokenizer))
+        measured = _in_own_thread(lambda: _measure(reference, openers, tokenizer, exact))
         sealed.write(name, json.dumps([asdict(row) for row in measured]).encode())
     return _best(measured, reference), measured
 
@@ -151,16 +154,19 @@ def _measure(
     reference: str,
     openers: "Mapping[str, Callable[[], CrossNetwork]]",
     tokenizer: "TextTokenizer",
+    exact: Collection[str],
 ) -> list[Measured]:
     set_torch_threads(1)
     pairs = calibration_pairs(tokenizer)
     network = openers[reference]()
     expected, seconds = _timed(network, pairs)
     rows = [Measured(reference, seconds, 1.0, 1.0)]
-    for backend, opener in openers.items():
-        if backend != reference:
-            rows.append(_candidate(backend, opener, pairs, expected))
-            log.info("backend_measured", **asdict(rows[-1]), reason=rows[-1].reason)
+    for backend in sorted(openers, key=lambda name: name in exact):
+        served = any(row.agrees and row.seconds < WORTHWHILE * seconds for row in rows)
+        if backend == reference or (backend in exact and served):
+            continue
+        rows.append(_candidate(backend, openers[backend], pairs, expected))
+        log.info("backend_measured", **asdict(rows[-1]), reason=rows[-1].reason)
     return rows
 
 

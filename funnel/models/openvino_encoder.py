@@ -11,8 +11,8 @@ import json
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
-from functools import partial
-from typing import TYPE_CHECKING, TypeAlias
+from functools import lru_cache, partial
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import torch
@@ -41,7 +41,7 @@ WORTHWHILE = 0.98
 """Share of torch's time at which a change is worth it."""
 _SINGLE_PROBES = ((5,), (10,), (20,), (40,))
 _BATCH_PROBES = ((30, 32) * 8, (63, 64) * 4)
-_ROUNDS = 5
+_ROUNDS = 3
 _HIDDEN = -1e9
 Kinds: TypeAlias = "dict[str, Comparison]"
 log = get_logger(__name__)
@@ -103,6 +103,8 @@ def choose_ways(running: "Bert", plain: "Bert", by_torch: "Way", revision: str) 
     except Exception as error:  # OpenVINO has errors of its own; any means "not this"
         log.warning("openvino_encoder_failed", error=str(error)[:200], mend="torch embeds")
         return Ways(by_torch, by_torch)
+    finally:
+        _converted.cache_clear()
     reason = "; ".join(f"{kind}: {comparison}" for kind, comparison in found.items())
     return Ways(chosen.get("single", by_torch), chosen.get("several", by_torch), reason)
 
@@ -132,23 +134,17 @@ class OpenVinoEncoder:
     """
 
     def __init__(self, running: "Bert", plain: "Bert", key: str, streams: int) -> None:
-        from funnel.models.openvino_compiled import Compiled, converted
+        from funnel.models.openvino_compiled import Compiled
 
-        layers, hidden = _Layers(plain), running.words.embedding_dim
-        example = {
-            "x": torch.zeros(2, 8, hidden),
-            "mask": torch.zeros(2, 1, 1, 8),
-            "share": torch.zeros(2, 8, 1),
-        }
         settings = {
             "INFERENCE_PRECISION_HINT": "f32",
             "NUM_STREAMS": str(streams),
             "INFERENCE_NUM_THREADS": str(available_cores()),
         }
         name = f"openvino/encoder-{key}-{streams}.blob"
-        arrays = [each.numpy() for each in example.values()]
+        arrays = [each.numpy() for each in _example(plain).values()]
         self._network = running
-        self._vectors = Compiled(name, settings, lambda: converted(layers, example), arrays)
+        self._vectors = Compiled(name, settings, lambda: _converted(plain), arrays)
 
     @torch.inference_mode()
     def __call__(self, batch: Batch) -> "FloatArray":
@@ -173,6 +169,22 @@ class _Layers(nn.Module):
         for layer in self.layers:
             x = layer(x, mask, False)
         return F.normalize((x * share).sum(1), dim=-1)
+
+
+def _example(plain: "Bert") -> dict[str, Tensor]:
+    return {
+        "x": torch.zeros(2, 8, plain.words.embedding_dim),
+        "mask": torch.zeros(2, 1, 1, 8),
+        "share": torch.zeros(2, 8, 1),
+    }
+
+
+@lru_cache(maxsize=1)
+def _converted(plain: "Bert") -> Any:
+    """OpenVINO's form, which is compiled twice: for one text at a time, and for several."""
+    from funnel.models.openvino_compiled import converted
+
+    return converted(_Layers(plain), _example(plain))
 
 
 def _measured(

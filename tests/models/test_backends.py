@@ -1,6 +1,7 @@
 """Backends: the same ranking, the fastest by measurement, and a way on when one is missing."""
 
 import importlib.util
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -265,6 +266,27 @@ def test_a_backend_that_ranks_otherwise_is_not_chosen(
     assert not by_name["reversed"].agrees
     assert "no such instruction" in by_name["broken"].failed
     assert choose("key", "exact", {}, tokenizer) == (chosen, rows)
+
+
+@pytest.mark.parametrize("rough", [False, True])
+def test_what_cannot_win_is_not_measured(
+    tokenizer: TextTokenizer, cache_dir: Path, rough: bool
+) -> None:
+    """A slow exact backend, unless none that rounds may serve."""
+
+    class Slow(_Network):
+        def logits(self, batch: Sequence[Tokens]) -> NDArray[np.float32]:
+            time.sleep(0.002)
+            return super().logits(batch)
+
+    openers = {
+        "exact": lambda: Slow(),
+        "compiled": lambda: Slow(),
+        "half": lambda: _Network(-1.0 if rough else 1.0),
+    }
+    chosen, rows = choose(f"k{rough}", "exact", openers, tokenizer, exact={"exact", "compiled"})
+    assert [row.backend for row in rows] == ["exact", "half", *(["compiled"] if rough else [])]
+    assert (chosen == "half") is not rough
 
 
 @pytest.mark.parametrize(
