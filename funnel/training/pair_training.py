@@ -91,7 +91,7 @@ def train_pairs(
     outcome = session.train(job)
     if tuner is not None:
         merge_lora(tuner)
-    done = _export(student, form, session, outcome, job, notes=_notes(pairs, student, outcome, job))
+    done = _export(student, form, session, outcome, job, notes=_notes(pairs, student))
     session.close()
     return done
 
@@ -124,13 +124,14 @@ def _export(
     notes: Sequence[str],
 ) -> TrainReport:
     if form == "model":
-        done = report(session, outcome, form=form, notes=notes)
+        done = report(session, outcome, form=form, notes=[*fall(outcome, job.primary), *notes])
         export_cross_encoder(student, done)
         return done
     output, settings = session.options.output, session.settings
     rank = student.rank + (settings.lora_rank or DEFAULT_RANK)
     adapter = make_adapter(student, output.name, rank=rank)
     rounded = replace(outcome, after=dict(job.figures())) if job.figures else outcome
+    notes = [*fall(rounded, job.primary), *notes]
     done = report(session, rounded, form=f"adapter of rank {rank}", notes=notes)
     training = {"rows": dict(done.rows), "settings": dict(done.settings), "dev": dict(done.after)}
     export_adapter(replace(adapter, training=training), done)
@@ -227,10 +228,8 @@ def _measured(
     return regression_figures(scores, wanted)
 
 
-def _notes(
-    pairs: Sequence[LabelledPair], student: CrossStudent, outcome: Outcome, job: Job
-) -> list[str]:
-    notes = fall(outcome, job.primary)
+def _notes(pairs: Sequence[LabelledPair], student: CrossStudent) -> list[str]:
+    notes = []
     if found := contradictions(pairs):
         notes.append(f"{found} pairs occur with labels of both classes")
     if student.fresh_head:

@@ -11,6 +11,7 @@ from funnel.errors import ConfigError, ModelError, TrainingStopped
 from funnel.models import CrossEncoderScorer
 from funnel.training import LabelledPair, RunOptions, TrainSettings, train_cross_encoder
 from funnel.training.devices import Hardware
+from funnel.training.exports import Form
 from funnel.training.figures import roc_auc
 from funnel.training.students import load_cross_student
 
@@ -235,8 +236,9 @@ def test_the_card_tells_data_settings_and_figures(
     assert f"| auc | {report.before['auc']:.4f} | {report.after['auc']:.4f} |" in card
 
 
+@pytest.mark.parametrize("form", ["model", "adapter"])
 def test_a_model_made_worse_is_called_so(
-    tmp_path: Path, tiny_base: str, pairs: Pairs, quick: TrainSettings
+    tmp_path: Path, tiny_base: str, pairs: Pairs, quick: TrainSettings, form: Form
 ) -> None:
     """Trained on wrong labels, it loses on held-out ones, and the report and the card say it."""
     wrong = [replace(pair, score=1 - pair.score) for pair in pairs]
@@ -250,8 +252,10 @@ def test_a_model_made_worse_is_called_so(
         base=str(first),
         settings=replace(quick, epochs=LONG),
         dev=pairs,
+        form=form,
     )
-    assert any("do not serve this model" in note for note in report.notes)
+    (note,) = (note for note in report.notes if "do not serve this model" in note)
+    assert f"from {report.before['auc']:.4f} to {report.after['auc']:.4f}" in note
     assert "do not serve this model" in (tmp_path / "m" / "README.md").read_text(encoding="utf-8")
 
 
