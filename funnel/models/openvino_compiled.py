@@ -3,9 +3,11 @@
 Imports torch and openvino: import lazily.
 """
 
+import atexit
 import io
 import threading
 import warnings
+import weakref
 from typing import TYPE_CHECKING, Any
 
 import openvino
@@ -14,6 +16,7 @@ from torch import nn
 
 from funnel.log import get_logger
 from funnel.models import sealed
+from funnel.models.worker import model_worker
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -21,6 +24,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _ONE_AT_A_TIME = threading.Lock()
+_ALIVE: "weakref.WeakSet[Compiled]" = weakref.WeakSet()
 log = get_logger(__name__)
 
 
@@ -47,6 +51,7 @@ class Compiled:
         with _ONE_AT_A_TIME:
             self._model = _from_disk(name, settings) or _compiled(name, settings, convert())
             self(example)
+        _ALIVE.add(self)
 
     def __call__(self, inputs: "Sequence[NDArray[Any]]") -> "NDArray[Any]":
         """The first output; good until this thread's next call."""
@@ -55,6 +60,19 @@ class Compiled:
             self._local.request = self._model.create_infer_request()
         output: NDArray[Any] = self._local.request.infer(list(inputs))[0]
         return output
+
+    def release(self) -> None:
+        """Give the network's threads back; it cannot be called any more."""
+        self._local = threading.local()
+        self._model = None
+
+
+@atexit.register
+def _release_all() -> None:
+    """Networks go before OpenVINO's own static objects, and after whoever may be calling them."""
+    model_worker().close()
+    for network in list(_ALIVE):
+        network.release()
 
 
 def converted(module: nn.Module, example: Any) -> Any:
