@@ -2,10 +2,10 @@
 
     python benchmarks/run.py [--data FOLDER] [--only NAME …] [--quick]
 
-The commands are those of the tables in ``benchmarks/README.md``. ``--data`` is the folder of the data
-sets, ``../shared/data`` beside the repository by default; what needs it is skipped, and said so, when
-it is absent. Run it on a machine that does nothing else: a measurement takes up to eight minutes on
-two cores, with ``--quick`` (less of everything) up to three.
+The commands are those of the tables in ``benchmarks/README.md``. ``--data`` is the folder of the
+data sets, ``../shared/data`` beside the repository by default; what needs it is skipped, and said
+so, when it is absent. Run it on a machine that does nothing else: a measurement takes up to eight
+minutes on two cores, with ``--quick`` (less of everything) up to four.
 """
 
 import argparse
