@@ -40,7 +40,7 @@ class LoadPlan:
     """What is run: shares of capacity, seconds at each, with and without cache and adaptation.
 
     ``warm_up`` seconds come before and do not count: an overload is noticed when about a dozen
-    queries wait, which takes some thirty queries at 136%.
+    queries wait, which takes some thirty queries at 136%, with bad luck twice that.
     """
 
     shares: Sequence[float] = (0.5, 0.8, 1.0, 1.36)

@@ -9,7 +9,7 @@ BURST = 10.0
 Random arrivals at 80% of capacity queue up longer for about 1% of the requests; at 136% this much
 waits after about 28 jobs. A smaller number cuts depth where nothing is wrong, a larger one later.
 """
-AIM = 0.55
+AIM = 0.7
 """The wait aimed at, as a share of the target: what is left is for chance and for the job itself.
 
 A higher one evens out the depth better, at less of a margin.
