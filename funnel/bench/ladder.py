@@ -39,7 +39,7 @@ TARGET_FACTOR = 3.5
 class LoadPlan:
     """What is run: shares of capacity, seconds at each, with and without cache and adaptation.
 
-    ``warm_up`` seconds come before and do not count: an overload is noticed when about a dozen
+    ``warm_up`` seconds come before and do not count: an overload is noticed when about ten
     queries wait, which takes some thirty queries at 136%, with bad luck twice that.
     """
 

@@ -16,9 +16,10 @@ import numpy as np
 from funnel.bench.load import poisson, zipf_queries
 from funnel.errors import ConfigError
 from funnel.models.pressure import Pressure, fitting_share
+from funnel.stages.cross_encoder import CrossEncoderSettings
 
 _NEEDED = ("capacity_per_s", "profile_ms", "half_depth_p50_ms", "hit_p50_ms", "target_ms")
-_MIN_DEPTH = 10  # the stage's default, which the ladder runs with
+_MIN_DEPTH = CrossEncoderSettings.model_fields["min_depth"].default  # what the ladder runs with
 
 
 @dataclass(frozen=True, slots=True)

@@ -322,12 +322,12 @@ class ModelWorker:
     def _shorten(self, job: _Job) -> None:
         """Once, when its turn comes: leave out of a job what does not fit under overload."""
         rule, job.shortening = job.shortening, None
-        waiting = self.queue_s()
-        if rule is None or not self.pressure.overloaded(waiting):
+        left = None if rule is None else rule.target.remaining_s()
+        if rule is None or left is None:
             return
-        left = rule.target.remaining_s()
-        needed = self.expected_s(job.lane, job.tokens_left)
-        if left is not None:
+        waiting = self.queue_s()
+        if self.pressure.overloaded(waiting):
+            needed = self.expected_s(job.lane, job.tokens_left)
             job.keep(fitting_share(job.target_s, left, waiting, needed), rule.least)
 
     def _execute(self, lane: Lane[Any, Any], taken: list[tuple[_Job, int]]) -> None:
