@@ -17,8 +17,10 @@ from funnel.cache.lexicon import (
     NEGATIONS,
     NOT_NEGATED,
     OPPOSITES,
+    PERIODS,
     QUESTION_WORDS,
     REVERSING,
+    SINGLE,
     STOPWORDS,
     UNDOING,
     UNIVERSAL,
@@ -118,7 +120,13 @@ def _numbers(a: Question, b: Question, margins: Margins) -> Iterator[Finding]:
     elif only_a or only_b:
         yield Finding("number", f"{_list(only_a | only_b)} on one side", margins.one_sided_number)
     if _of_all(a) != _of_all(b):
-        yield Finding("number", "all, every … on one side", margins.one_sided_number)
+        alike = _marked(a, UNIVERSAL) & _marked(b, SINGLE) | _marked(b, UNIVERSAL) & _marked(
+            a, SINGLE
+        )
+        if alike:
+            yield Finding("number", f"one {_list(alike)} against all")
+        else:
+            yield Finding("number", "all, every … on one side", margins.one_sided_number)
     for value in ours & theirs:
         units = [{q.unit for q in x.quantities if q.value == value and q.unit} for x in (a, b)]
         if units[0] and units[1] and not units[0] & units[1]:
@@ -127,6 +135,17 @@ def _numbers(a: Question, b: Question, margins: Margins) -> Iterator[Finding]:
 
 def _of_all(question: Question) -> bool:
     return any(word.folded in UNIVERSAL for word in question.words)
+
+
+def _marked(question: Question, markers: frozenset[str]) -> set[str]:
+    """Stems of the content words that such a word stands before."""
+    words = question.words
+    following = (
+        next((other for other in words[place + 1 :] if other.folded not in STOPWORDS), None)
+        for place, word in enumerate(words)
+        if word.folded in markers
+    )
+    return {found.stem for found in following if found and found.folded not in PERIODS}
 
 
 def _unexcused(values: set[str], other: Question) -> set[str]:

@@ -72,7 +72,10 @@ class NearestIndex:
         Raises:
             CacheError: a vector is not finite, is zero, or is not as long as the partition's.
         """
-        matrix = _unit_rows(vectors, len(ids))
+        self.add_units(partition, ids, _unit_rows(vectors, len(ids)))
+
+    def add_units(self, partition: str, ids: Sequence[str], matrix: Matrix) -> None:
+        """As ``add_many``, of vectors that :func:`unit_vector` has made."""
         with self._lock:
             segment = self._segment(partition, matrix.shape[1])
             for id_ in ids:
@@ -291,7 +294,7 @@ def _unit_rows(vectors: ArrayLike, count: int) -> Matrix:
     matrix = np.asarray(vectors, dtype=np.float32)
     if matrix.ndim != 2 or len(matrix) != count or matrix.shape[1] == 0:
         raise CacheError(f"got query vectors of shape {matrix.shape}, expected ({count}, n)")
-    lengths = np.linalg.norm(matrix, axis=1, keepdims=True)
+    lengths = np.sqrt((matrix * matrix).sum(axis=1, keepdims=True))
     if not np.isfinite(lengths).all() or not lengths.all():
         raise CacheError("got a query vector that is zero or not finite, expected a direction")
     unit: Matrix = (matrix / lengths).astype(np.float32, copy=False)

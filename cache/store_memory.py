@@ -113,11 +113,11 @@ class MemoryStore(Store):
             return False
         if former is not None and former.record.token > record.token:
             return False
-        if record.vector is not None:
-            unit_vector(record.vector)  # refuses what could never be found, before anything changes
+        # Refuses what could never be found before anything changes.
+        unit = None if record.vector is None else unit_vector(record.vector)
         self._drop(id_)
-        if record.vector is not None:
-            self._nearest.add(record.partition, id_, record.vector)
+        if unit is not None:
+            self._nearest.add_units(record.partition, [id_], unit[None, :])
         self._keep(id_, kept)
         self._evict()
         return True

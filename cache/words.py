@@ -17,6 +17,7 @@ _PHRASES = (
     (re.compile(r"\b(?:log|sign)(?:ged|ging|ing|ed|s)?[\s-]+(?:in|on)\b"), "login"),
     (re.compile(r"\b(?:log|sign)(?:ged|ging|ing|ed|s)?[\s-]+(?:out|off)\b"), "logout"),
     (re.compile(r"\bget(?:ting|s)?\s+rid\s+of\b"), "remove"),
+    (re.compile(r"\b(?:take|taking|takes|took)\s+back\b"), "revert"),
     (re.compile(r"\bopt(?:ing|ed|s)?[\s-]+in\b"), "enable"),
     (re.compile(r"\bopt(?:ing|ed|s)?[\s-]+out\b"), "disable"),
     (re.compile(r"\bhow\s+(many|much|long|far|often|old|big|tall|high)\b"), r"how_\1"),

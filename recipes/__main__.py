@@ -13,17 +13,24 @@ import structlog
 import torch
 from safetensors.torch import load_file
 
-from funnel.models.adapters import MAXSIM_WEIGHTS, Adapter, BaseModel, save_adapter
+from funnel.models.adapters import ENCODER, MAXSIM_WEIGHTS, Adapter, BaseModel, save_adapter
 from funnel.models.bert import bert_shape, read_config
-from funnel.models.low_rank import merged_state_dict, quantised_difference
+from funnel.models.hardware import available_cores
+from funnel.models.low_rank import merged_encoder, merged_state_dict, quantised_difference
 from funnel.models.source import EMBEDDED, EMBEDDED_ENCODER, locate, sha256
-from funnel.models.worker import available_cores
-from recipes import duplicate, measures, relevance
+from recipes import duplicate, measures, relevance, twin
+from recipes.bert import (
+    CrossEncoder,
+    TwinEncoder,
+    fresh_weights,
+    long_names,
+    mean_weights,
+    trunk_weights,
+)
 from recipes.calibrator import duplicate_calibrator
 from recipes.cards import duplicate_card, relevance_card
-from recipes.cross import CrossEncoder, fresh_weights, mean_weights
 from recipes.network import Base, Words
-from recipes.questions import read_questions
+from recipes.questions import Questions, extra_duplicates, read_questions
 from recipes.schedule import Schedule
 
 _log = structlog.get_logger(__name__)
@@ -50,7 +57,9 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--minutes", type=float, default=78, help="training time of each model")
     parser.add_argument("--steps", type=int, default=None, help="instead of --minutes")
     parser.add_argument("--trained", type=Path, nargs="+", default=[],
-                        help="weights that earlier runs left in --scratch; averaged")  # fmt: skip
+                        help="cross-encoder weights of earlier runs; averaged")  # fmt: skip
+    parser.add_argument("--encoder", type=Path, nargs="+", default=[],
+                        help="encoder weights of earlier runs; averaged")  # fmt: skip
     parser.add_argument("--longer", action="store_true",
                         help="train --trained further, from a later round on")  # fmt: skip
     parser.add_argument("--threads", type=int, default=available_cores())
@@ -58,25 +67,51 @@ def _options() -> argparse.Namespace:
 
 
 def make_duplicate(options: argparse.Namespace) -> None:
-    """Train, calibrate, measure and write ``embedded:duplicate``."""
+    """Train both networks, calibrate, measure and write ``embedded:duplicate``."""
     path, words, base = _opened()
     questions = read_questions(options.data, base)
     _log.info("read", pairs=len(questions.train), held_out=len(questions.test))
+    encoder, encoder_steps = _trained_encoder(options, path, questions, words, base)
+    cross, steps = _trained_cross(options, path, questions, words, base)
+    adapter, model = _cut(path, cross, encoder, words, base)
+    combine = measures.calibrated(model, questions.dev)
+    figures = measures.duplicate_figures(model, combine, questions, options.data)
+    counts = {"steps of the cross-encoder": steps, "steps of the encoder": encoder_steps}
+    training = {name: count for name, count in counts.items() if count is not None}
+    training |= {"pairs": len(questions.train), "figures": figures}
+    adapter = replace(adapter, combine=combine, training=training)
+    save_adapter(options.out / "duplicate", adapter, card=duplicate_card(adapter))
+
+
+def _trained_encoder(
+    options: argparse.Namespace, path: Path, questions: Questions, words: Words, base: Base
+) -> tuple[TwinEncoder, int | None]:
+    """From ``--encoder``, or trained now; and the steps."""
+    torch.manual_seed(twin.SEED)
+    files = options.encoder or [path / "model.safetensors"]
+    weights = mean_weights([trunk_weights(load_file(file)) for file in files])
+    network = TwinEncoder(weights, **_sizes(path), dropout=twin.DROPOUT)
+    if options.encoder:
+        return network.eval(), None
+    schedule = Schedule(options.minutes, twin.RATE, twin.WARMUP, steps=options.steps)
+    trainer = twin.TwinTrainer(network, questions, extra_duplicates(options.data), words, base)
+    return network, trainer.run(schedule, options.scratch / "encoder.safetensors")
+
+
+def _trained_cross(
+    options: argparse.Namespace, path: Path, questions: Questions, words: Words, base: Base
+) -> tuple[CrossEncoder, int | None]:
+    """From ``--trained``, or trained now (further, with ``--longer``); and the steps."""
     torch.manual_seed(duplicate.SEED)
     files = options.trained or [path / "model.safetensors"]
     start = mean_weights([load_file(file) for file in files])
-    network, steps = _network(start, path, duplicate.DROPOUT), options.steps
-    if options.longer or not options.trained:
-        schedule = Schedule(options.minutes, duplicate.RATE, duplicate.WARMUP, steps=options.steps)
-        trainer = duplicate.Trainer(network, questions, words, base)
-        checkpoint = options.scratch / "duplicate.safetensors"
-        steps = trainer.run(schedule, checkpoint, later=options.longer)
-    adapter, network = _cut("duplicate", path, network)
-    combine = measures.calibrated(network, words, base, questions.dev)
-    figures = measures.duplicate_figures(network, words, base, combine, questions, options.data)
-    training = {"steps": steps, "pairs": len(questions.train), "figures": figures}
-    adapter = replace(adapter, combine=combine, training=training)
-    save_adapter(options.out / "duplicate", adapter, card=duplicate_card(adapter))
+    network = _cross(start, path, duplicate.DROPOUT)
+    if options.trained and not options.longer:
+        return network.eval(), None
+    schedule = Schedule(options.minutes, duplicate.RATE, duplicate.WARMUP, steps=options.steps)
+    trainer = duplicate.Trainer(network, questions, words, base)
+    checkpoint = options.scratch / "duplicate.safetensors"
+    return network, trainer.run(schedule, checkpoint, later=options.longer)
 
 
 def make_relevance(options: argparse.Namespace) -> None:
@@ -104,21 +139,32 @@ def _opened() -> tuple[Path, Words, Base]:
     return source.folder, words, Base(source)
 
 
-def _network(weights: Mapping[str, torch.Tensor], path: Path, dropout: float = 0.0) -> CrossEncoder:
-    """A cross-encoder with these weights, and a new head if they have none."""
+def _sizes(path: Path) -> dict[str, int]:
     shape = bert_shape(read_config(path))
     if shape is None:
         raise SystemExit(f"{path} is no plain BERT")
+    return {"layers": shape.layers, "heads": shape.heads}
+
+
+def _cross(weights: Mapping[str, torch.Tensor], path: Path, dropout: float = 0.0) -> CrossEncoder:
+    """A cross-encoder with these weights, and a new head if they have none."""
     whole = weights if "classifier.weight" in weights else fresh_weights(weights)
-    return CrossEncoder(whole, layers=shape.layers, heads=shape.heads, dropout=dropout)
+    return CrossEncoder(whole, **_sizes(path), dropout=dropout)
 
 
-def _cut(name: str, path: Path, network: CrossEncoder) -> tuple[Adapter, CrossEncoder]:
-    """The adapter, and the network as the adapter gives it back: that is what is measured."""
+def _cut(
+    path: Path, cross: CrossEncoder, encoder: TwinEncoder, words: Words, base: Base
+) -> tuple[Adapter, measures.Model]:
+    """The adapter, and the networks as it gives them back: those are what is measured."""
     weights = load_file(path / "model.safetensors")
-    tensors = quantised_difference(weights, network.weights())
-    adapter = Adapter(name, _base_model(path), 1, 1.0, _MAX_TOKENS, tensors)
-    return adapter, _network(merged_state_dict(adapter, weights), path)
+    tensors = dict(quantised_difference(weights, cross.weights()))
+    second = quantised_difference(weights, encoder.weights())
+    tensors |= {ENCODER + name: tensor for name, tensor in second.items()}
+    adapter = Adapter("duplicate", _base_model(path), 1, 1.0, _MAX_TOKENS, tensors)
+    merged = long_names(merged_encoder(adapter, weights))
+    twins = TwinEncoder(merged, **_sizes(path)).eval()
+    whole = _cross(merged_state_dict(adapter, weights), path).eval()
+    return adapter, measures.Model(whole, twins, words, base)
 
 
 def _base_model(path: Path) -> BaseModel:

@@ -32,6 +32,9 @@ classic collection |
 None of the data is part of this package."""
 
 _DUPLICATE_NOTES = """\
+The tuned encoder is the base after a training of its own, half of it: the mean of those weights
+and the base's. Its cosine carries what the base's does not know of duplicates.
+
 "Quora, question-disjoint" shares no question with training, through any chain of pairs. Of
 `qqp/dev` no pair was trained on, but most of its questions occur in training pairs. Quora's labels
 are noisy:
@@ -95,7 +98,12 @@ def _opening(adapter: Adapter, question: str) -> str:
 
 def _score(adapter: Adapter) -> str:
     combine = adapter.combine
-    parts = {"cross-encoder": combine.cross, "cosine": combine.cosine, "MaxSim": combine.maxsim}
+    parts = {
+        "cross-encoder": combine.cross,
+        "cosine": combine.cosine,
+        "cosine of the tuned encoder": combine.tuned,
+        "MaxSim": combine.maxsim,
+    }
     terms = [f"{weight:.2f} · {name}" for name, weight in parts.items() if weight]
     return (
         f"The score is a logit: {' + '.join(terms)} {combine.bias:+.2f}; its sigmoid is calibrated "

@@ -15,7 +15,7 @@ import structlog
 import torch
 
 from funnel.training.figures import classification_figures
-from recipes.cross import CrossEncoder
+from recipes.bert import CrossEncoder
 from recipes.logistic import logistic_regression
 from recipes.network import Base, Floats, Windows, Words, cross_logits, predict
 from recipes.pairs import Pair

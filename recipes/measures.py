@@ -2,47 +2,69 @@
 
 import csv
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from funnel.models.adapters import Combination
 from funnel.training.figures import classification_figures, roc_auc
-from recipes.cross import CrossEncoder
+from recipes.bert import CrossEncoder, TwinEncoder
 from recipes.duplicate import WINDOWS
 from recipes.logistic import logistic_regression
 from recipes.network import Base, Floats, Words, predict
 from recipes.pairs import Pair
 from recipes.questions import Questions, paraphrase_tests
+from recipes.twin import twin_cosines
 
 Figures = dict[str, dict[str, float]]
 _CONTRASTS = Path(__file__).with_name("contrasts.tsv")
 
 
-def both_orders(network: CrossEncoder, words: Words, pairs: Sequence[Pair]) -> Floats:
-    """Cross-encoder logits of shape (2, n): the pairs as given, and turned."""
-    given = [(pair.first, pair.second) for pair in pairs]
-    turned = [(second, first) for first, second in given]
-    return np.stack([predict(network, words, each, WINDOWS) for each in (given, turned)])
+@dataclass(frozen=True)
+class Model:
+    """What a score is made of: the cross-encoder, the tuned encoder and the base."""
+
+    cross: CrossEncoder
+    encoder: TwinEncoder
+    words: Words
+    base: Base
+
+    def both_orders(self, pairs: Sequence[Pair]) -> Floats:
+        """Cross-encoder logits of shape (2, n): the pairs as given, and turned."""
+        given = [(pair.first, pair.second) for pair in pairs]
+        turned = [(second, first) for first, second in given]
+        return np.stack(
+            [predict(self.cross, self.words, each, WINDOWS) for each in (given, turned)]
+        )
+
+    def cosines(self, pairs: Sequence[Pair]) -> Floats:
+        """Of the base's vectors, shape (n,)."""
+        return self.base.cosines([pair[:2] for pair in pairs])
+
+    def tuned(self, pairs: Sequence[Pair]) -> Floats:
+        """Cosines of the tuned encoder's vectors, shape (n,)."""
+        return twin_cosines(self.encoder, self.words, [pair[:2] for pair in pairs])
+
+    def scores(self, combine: Combination, pairs: Sequence[Pair]) -> Floats:
+        """Logits as they are served, shape (n,)."""
+        return combine.logits(
+            self.both_orders(pairs), cosine=self.cosines(pairs), tuned=self.tuned(pairs)
+        )
 
 
-def calibrated(network: CrossEncoder, words: Words, base: Base, dev: Sequence[Pair]) -> Combination:
-    """Weights of logit and cosine whose sum is the log-odds on the development part."""
-    cross = both_orders(network, words, dev).mean(axis=0)
-    inputs = np.stack([cross, base.cosines([pair[:2] for pair in dev])], axis=1)
-    (weight, cosine), bias = logistic_regression(inputs, np.array([pair.label for pair in dev]))
-    return Combination(cross=weight, cosine=cosine, bias=bias, order="both_mean")
+def calibrated(model: Model, dev: Sequence[Pair]) -> Combination:
+    """Weights of the parts whose sum is the log-odds on the development part."""
+    parts = (model.both_orders(dev).mean(axis=0), model.cosines(dev), model.tuned(dev))
+    labels = np.array([pair.label for pair in dev])
+    (cross, cosine, tuned), bias = logistic_regression(np.stack(parts, axis=1), labels)
+    return Combination(cross=cross, cosine=cosine, tuned=tuned, bias=bias, order="both_mean")
 
 
 def duplicate_figures(
-    network: CrossEncoder,
-    words: Words,
-    base: Base,
-    combine: Combination,
-    questions: Questions,
-    data: Path,
+    model: Model, combine: Combination, questions: Questions, data: Path
 ) -> Figures:
-    """AUC, AP and recalls of the model and of the cosine alone, for each test set."""
+    """AUC, AP and recalls of the model and of the cosines alone, for each test set."""
     sets: dict[str, Sequence[Pair]] = {
         "Quora, question-disjoint": questions.test,
         "Quora at 26% duplicates": thinned(questions.test, 0.26),
@@ -53,12 +75,15 @@ def duplicate_figures(
     }
     figures: Figures = {}
     for name, pairs in sets.items():
-        cosines = base.cosines([pair[:2] for pair in pairs])
-        scores = combine.logits(both_orders(network, words, pairs), cosine=cosines)
         labels = [pair.label for pair in pairs]
-        figures[f"{name}: cosine"] = _rounded(classification_figures(cosines, labels))
-        figures[name] = _rounded(classification_figures(scores, labels))
-    return figures | {"auc by kind of edit": _by_kind(network, words, base, combine, questions)}
+        ways = {
+            f"{name}: cosine": model.cosines(pairs),
+            f"{name}: cosine of the tuned encoder": model.tuned(pairs),
+            name: model.scores(combine, pairs),
+        }
+        for way, scores in ways.items():
+            figures[way] = _rounded(classification_figures(scores, labels))
+    return figures | {"auc by kind of edit": _by_kind(model, combine, questions)}
 
 
 def thinned(pairs: Sequence[Pair], share: float) -> list[Pair]:
@@ -69,13 +94,10 @@ def thinned(pairs: Sequence[Pair], share: float) -> list[Pair]:
     return other + same[:: max(1, len(same) // max(1, wanted))][:wanted]
 
 
-def _by_kind(
-    network: CrossEncoder, words: Words, base: Base, combine: Combination, questions: Questions
-) -> dict[str, float]:
+def _by_kind(model: Model, combine: Combination, questions: Questions) -> dict[str, float]:
     """AUC of each breaking edit against all keeping edits."""
     pairs = questions.adversaries
-    cosines = base.cosines([pair[:2] for pair in pairs])
-    scores = combine.logits(both_orders(network, words, pairs), cosine=cosines)
+    scores = model.scores(combine, pairs)
     labels = np.array([pair.label for pair in pairs])
     kinds = np.array([pair.kind for pair in pairs])
     breaking = sorted({pair.kind for pair in pairs if not pair.label})

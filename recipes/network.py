@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from funnel.models.batching import token_batches
 from funnel.models.encoder_networks import open_network
 from funnel.models.source import ModelSource
-from recipes.cross import CrossEncoder
+from recipes.bert import CrossEncoder
 
 Floats = NDArray[np.float32]
 Tokens = list[int]
@@ -49,6 +49,10 @@ class Words:
         """``[CLS] first [SEP] second [SEP]`` and where the second segment starts."""
         head = self._closed(self.pieces(first, windows.first))
         return [*head, *self._closed(self.pieces(second, windows.second))[1:]], len(head)
+
+    def single(self, text: str, limit: int) -> Tokens:
+        """``[CLS] text [SEP]`` with at most ``limit`` word pieces of the text."""
+        return self._closed(self.pieces(text, limit))
 
     def _closed(self, pieces: Tokens) -> Tokens:
         return [self.tokenizer.cls_token_id, *pieces, self.tokenizer.sep_token_id]

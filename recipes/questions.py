@@ -97,6 +97,11 @@ def held_apart(data: Path) -> dict[str, list[Pair]]:
     return _parted([*held_out, *labelled], extra)
 
 
+def extra_duplicates(data: Path) -> list[Pair]:
+    """All of the extra positives that may be trained on."""
+    return [pair for pair in held_apart(data)["train"] if pair.kind == "extra"]
+
+
 def _read(path: Path, kind: str) -> list[Pair]:
     with path.open(encoding="utf-8") as lines:
         rows = [json.loads(line) for line in lines]

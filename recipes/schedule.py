@@ -10,7 +10,7 @@ import structlog
 import torch
 from safetensors.torch import save_file
 
-from recipes.cross import CrossEncoder
+from recipes.bert import Trunk
 
 _log = structlog.get_logger(__name__)
 _LAST_RATE = 0.02  # share of the learning rate that the end still has
@@ -45,7 +45,7 @@ class Schedule:
 
 
 def train(
-    network: CrossEncoder,
+    network: Trunk,
     batches: Iterator[Any],
     loss_of: Callable[[Any], torch.Tensor],
     schedule: Schedule,

@@ -31,7 +31,7 @@ from funnel.progress import bar
 from funnel.settings import FunnelSettings
 
 CALLERS = 8
-TARGET_FACTOR = 3.5
+TARGET_FACTOR = 3.0
 """The target of adaptation, in idle 99th percentiles."""
 
 
@@ -174,7 +174,7 @@ async def _run(
     funnel: Funnel, ask: Ask, plan: LoadPlan, rate: float, queries: int
 ) -> list[Answered]:
     await asyncio.to_thread(funnel.purge_cache)
-    due = poisson(rate, plan.warm_up + plan.seconds, plan.seed)
+    due = poisson(rate, plan.seconds, plan.seed, warm_up=plan.warm_up)
     if plan.trace is not None:
         due = read_trace(plan.trace, rate)
     return await open_loop(ask, due, zipf_queries(len(due), queries, plan.seed))

@@ -71,12 +71,20 @@ class LoadPoint:
         return {**plain, "ndcg@10": ndcg, "ndcg_loss": self.ndcg_loss}
 
 
-def poisson(rate: float, seconds: float, seed: int) -> list[float]:
-    """Due times of a Poisson process, in seconds from the start."""
+def poisson(rate: float, seconds: float, seed: int, *, warm_up: float = 0.0) -> list[float]:
+    """Due times of a Poisson process, in seconds from the start of ``warm_up``.
+
+    Of the processes with that rate it is one with exactly ``rate * seconds`` arrivals (and
+    ``rate * warm_up`` before), so that a short run is at the rate it is said to be at, and only
+    when they come is left to chance.
+    """
     random = np.random.default_rng(seed)
-    gaps = random.exponential(1 / rate, size=max(16, int(2 * rate * seconds) + 64))
-    times = np.cumsum(gaps)
-    return [float(due) for due in times[times < seconds]]
+    parts = ((0.0, warm_up), (warm_up, seconds))
+    return [
+        float(due)
+        for start, length in parts
+        for due in np.sort(start + length * random.random(round(rate * length)))
+    ]
 
 
 def read_trace(path: Path, rate: float) -> list[float]:

@@ -22,8 +22,7 @@ from funnel.bench.ways import (
 )
 from funnel.evaluation.metrics import mean, per_query
 from funnel.models.backends import likely_backends
-from funnel.models.hardware import cpu_flags
-from funnel.models.worker import available_cores
+from funnel.models.hardware import available_cores, cpu_flags
 from funnel.progress import bar
 
 EMBEDDER = "embedded:all-MiniLM-L6-v2"

@@ -100,7 +100,7 @@ def simulate_point(
 ) -> SimulatedPoint:
     """One rate of the ladder."""
     rate = share * profile.capacity
-    due = poisson(rate, profile.warm_up + profile.seconds, profile.seed)
+    due = poisson(rate, profile.seconds, profile.seed, warm_up=profile.warm_up)
     asked = zipf_queries(len(due), len(profile.service), profile.seed)
     latencies, degraded = _queue(profile, due, asked, cache=cache, adapt=adapt)
     skip = sum(at < profile.warm_up for at in due)

@@ -5,19 +5,21 @@
     adapter.json          what it is, which base it belongs to, how its score is put together
     adapter.safetensors   ``NAME.lora_A`` (rank, in) and ``NAME.lora_B`` (out, rank) for every
                           changed matrix, or ``NAME.codes`` and ``NAME.scales`` (four bits), and
-                          whole tensors for the head, biases and norms; perhaps
+                          whole tensors for the head, biases and norms; perhaps a second
+                          difference of the same kind under ``encoder.``, and
                           ``maxsim.token_weights`` (vocabulary,), which is not merged
     README.md             the model card
 
 Loading merges it: ``W + alpha / rank * B @ A`` or ``W + D``, so that scoring costs no more than
 the base.
-The score may also weigh in what the base's own vectors say of a pair: see :class:`Combination`.
+The score may also weigh in what the base's own vectors say of a pair, and those of an encoder tuned
+from it: see :class:`Combination`.
 """
 
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 
@@ -32,13 +34,16 @@ if TYPE_CHECKING:
     FloatArray = NDArray[np.float32]
     Weights = Mapping[str, torch.Tensor]
 
-FORMAT = 2
-_READABLE = (1, 2)
+FORMAT = 3
+_READABLE = (1, 2, 3)
 SETTINGS_FILE = "adapter.json"
 WEIGHTS_FILE = "adapter.safetensors"
 CARD_FILE = "README.md"
 MAXSIM_WEIGHTS = "maxsim.token_weights"
 """What each token of the first text counts in MaxSim, special ones too; 1 where it is missing."""
+
+ENCODER = "encoder."
+"""What the names of the tuned encoder's tensors begin with."""
 
 PairOrder: TypeAlias = Literal["given", "both_mean", "both_min"]
 """``given`` scores (a, b) once; the others score both orders and take the mean or the lower."""
@@ -46,17 +51,19 @@ PairOrder: TypeAlias = Literal["given", "both_mean", "both_min"]
 
 @dataclass(frozen=True, slots=True)
 class Combination:
-    """How one logit is made of the cross-encoder's logit and the base's own similarities.
+    """How one logit is made of the cross-encoder's logit and encoders' similarities.
 
-    ``cross * logit + cosine * cos(a, b) + maxsim * MaxSim(a, b) + bias``, where MaxSim is the mean
-    over the first text's tokens of the highest cosine with a token of the second. A weight of
-    zero means that the part need not be computed at all. The mean is weighted where the adapter
-    has token weights.
+    ``cross * logit + cosine * cos(a, b) + maxsim * MaxSim(a, b) + tuned * tuned_cos(a, b) + bias``,
+    where MaxSim is the mean over the first text's tokens of the highest cosine with a token of the
+    second; the first two similarities are the base's own, the third is that of the adapter's tuned
+    encoder. A weight of zero means that the part need not be computed at all. MaxSim's mean is
+    weighted where the adapter has token weights.
     """
 
     cross: float = 1.0
     cosine: float = 0.0
     maxsim: float = 0.0
+    tuned: float = 0.0
     bias: float = 0.0
     order: PairOrder = "given"
 
@@ -73,6 +80,7 @@ class Combination:
         *,
         cosine: "FloatArray | None" = None,
         maxsim: "FloatArray | None" = None,
+        tuned: "FloatArray | None" = None,
     ) -> "FloatArray":
         """Combine the parts of n pairs.
 
@@ -80,6 +88,7 @@ class Combination:
             cross: cross-encoder logits, shape (n,), or (2, n) when both orders are scored.
             cosine: cosines of the base's text vectors, shape (n,).
             maxsim: MaxSim of the base's token vectors, shape (n,).
+            tuned: cosines of the tuned encoder's text vectors, shape (n,).
 
         Returns:
             Logits of shape (n,), float32.
@@ -90,7 +99,7 @@ class Combination:
         import numpy as np
 
         ordered = None if cross is None else self._one_order(np.asarray(cross, dtype=np.float32))
-        parts = {"cross": ordered, "cosine": cosine, "maxsim": maxsim}
+        parts = {"cross": ordered, "cosine": cosine, "maxsim": maxsim, "tuned": tuned}
         total: FloatArray | None = None
         for name, part in parts.items():
             weight = np.float32(getattr(self, name))
@@ -147,8 +156,37 @@ class Adapter:
 
     @property
     def fixed(self) -> "Weights":
-        """The tensors that belong to the score and change no weight of the base."""
-        return {name: each for name, each in self.tensors.items() if name == MAXSIM_WEIGHTS}
+        """The tensors that belong to the score and are no part of the cross-encoder."""
+        return {
+            name: each
+            for name, each in self.tensors.items()
+            if name == MAXSIM_WEIGHTS or name.startswith(ENCODER)
+        }
+
+    @property
+    def encoder(self) -> "Adapter":
+        """The difference between the base and the tuned encoder, as an adapter of its own.
+
+        Raises:
+            ModelError: the score weighs in such an encoder, but there is none.
+        """
+        tensors = {
+            name.removeprefix(ENCODER): each
+            for name, each in self.tensors.items()
+            if name.startswith(ENCODER)
+        }
+        if not tensors:
+            raise ModelError(
+                f"adapter {self.name!r} weighs in a tuned encoder, but has no tensors under "
+                f"{ENCODER!r}; install or train the adapter again"
+            )
+        return replace(self, tensors=tensors, combine=Combination())
+
+    @property
+    def revision(self) -> str:
+        """What identifies its scores: a hash of the weights and of how they are combined."""
+        parts = f"{self.sha256}{sorted(asdict(self.combine).items())}"
+        return hashlib.sha256(parts.encode()).hexdigest()[:16]
 
 
 def save_adapter(path: Path, adapter: Adapter, *, card: str) -> str:

@@ -13,7 +13,7 @@ from funnel.errors import ModelError
 from funnel.log import get_logger
 from funnel.models import sealed
 from funnel.models.batching import token_batches
-from funnel.models.worker import set_torch_threads
+from funnel.models.hardware import set_torch_threads
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -10,10 +10,11 @@ import numpy as np
 from funnel.deadline import Deadline
 from funnel.errors import InputError, ModelError
 from funnel.models.hardware import cpu_has_fast_bf16
+from funnel.models.jobs import JobResult, Lane
 from funnel.models.representations import Representation, shared_representations
 from funnel.models.source import ModelSource, locate
 from funnel.models.tokens import Tokens
-from funnel.models.worker import JobResult, Lane, ModelWorker, awaited, model_worker
+from funnel.models.worker import ModelWorker, awaited, model_worker
 from funnel.progress import bar
 
 if TYPE_CHECKING:

@@ -4,7 +4,7 @@ Imports torch: import lazily.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -74,9 +74,17 @@ def _json(file: Path) -> Any:
 
 
 class PlainEncoder:
-    """BERT, mean pooling, unit length."""
+    """BERT, mean pooling, unit length.
 
-    def __init__(self, source: ModelSource, precision: "Precision") -> None:
+    ``weights`` take the place of the source's own; its revision must then be theirs.
+    """
+
+    def __init__(
+        self,
+        source: ModelSource,
+        precision: "Precision",
+        weights: Mapping[str, torch.Tensor] | None = None,
+    ) -> None:
         shape = bert_shape(read_config(source.folder))
         if shape is None:
             raise ModelError(f"model {source.name!r}: config.json names no plain BERT")
@@ -87,7 +95,7 @@ class PlainEncoder:
         self._tokenizer = TextTokenizer(source.folder, self.max_tokens)
         self._dtype = torch.bfloat16 if precision == "bf16" else torch.float32
         try:
-            network = Bert(read_weights(source.folder), shape)
+            network = Bert(weights or read_weights(source.folder), shape)
         except (KeyError, RuntimeError) as error:
             raise ModelError(f"model {source.name!r}: a tensor is missing: {error}") from error
         self._network = packed(network, self._dtype)

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 LEFT, RIGHT = ".lora_B", ".lora_A"
 _NOT_WEIGHTS = ("position_ids",)
+_CLASSIFIER = "bert."
 
 
 def merged_state_dict(adapter: "Adapter", base_weights: "Weights") -> "dict[str, torch.Tensor]":
@@ -45,6 +46,16 @@ def merged_state_dict(adapter: "Adapter", base_weights: "Weights") -> "dict[str,
     return weights
 
 
+def merged_encoder(adapter: "Adapter", base_weights: "Weights") -> "dict[str, torch.Tensor]":
+    """All weights of the adapter's tuned encoder, float32, under an encoder's own names.
+
+    Raises:
+        ModelError: it has none, or one that does not fit the base.
+    """
+    merged = merged_state_dict(adapter.encoder, base_weights)
+    return {name.removeprefix(_CLASSIFIER): weight for name, weight in merged.items()}
+
+
 def _delta(adapter: "Adapter", name: str) -> "torch.Tensor":
     tensors = adapter.tensors
     if name + CODES in tensors:
@@ -55,7 +66,7 @@ def _delta(adapter: "Adapter", name: str) -> "torch.Tensor":
 
 def _under_classifier_names(base_weights: "Weights") -> "dict[str, torch.Tensor]":
     named = {
-        name if name.startswith(("bert.", "classifier.")) else f"bert.{name}": tensor
+        name if name.startswith((_CLASSIFIER, "classifier.")) else f"{_CLASSIFIER}{name}": tensor
         for name, tensor in base_weights.items()
         if not name.endswith(_NOT_WEIGHTS)
     }

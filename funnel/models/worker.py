@@ -7,28 +7,25 @@ never start N×cores threads, short jobs pass long ones, and a deadline is honou
 
 import asyncio
 import atexit
-import itertools
 import math
 import os
 import threading
 import time
-from bisect import bisect_right
-from collections import deque
-from collections.abc import Callable, Sequence
-from concurrent.futures import Future, InvalidStateError
-from contextlib import suppress
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from functools import cache
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from funnel.deadline import Deadline
 from funnel.errors import FunnelError, ModelError, Overloaded
 from funnel.log import get_logger
 from funnel.models.base import Shortening
+from funnel.models.hardware import available_cores, set_torch_threads
+from funnel.models.jobs import Item, Job, JobResult, Lane, Row, fill, fits, windows_of
 from funnel.models.pressure import Pressure, fitting_share
 
-Item = TypeVar("Item")
-Row = TypeVar("Row")
+if TYPE_CHECKING:
+    from concurrent.futures import Future
+
 log = get_logger(__name__)
 
 BACKGROUND_DELAY_S = 30.0
@@ -44,100 +41,6 @@ MAX_PENDING_TOKENS = 4_000_000
 """More than this waiting (minutes of work on two cores) and new jobs are refused."""
 _CLOSE_S = 60.0
 """How long to wait for a running batch: a thread inside torch at exit aborts the process."""
-_LENGTH_RATIO = 1.5
-_BATCH_SHARE = 0.25
-"""A batch may take this share of the time left before its most urgent job's deadline."""
-
-
-class Lane(Generic[Item, Row]):
-    """One model's way of running a batch, and how long its tokens take.
-
-    Args:
-        name: for messages.
-        run: items of one batch to their rows, in their order.
-        budget: most padded tokens of a batch.
-    """
-
-    def __init__(
-        self, name: str, run: Callable[[Sequence[Item]], Sequence[Row]], *, budget: int
-    ) -> None:
-        self.name = name
-        self.run = run
-        self.budget = budget
-        self.seconds_per_token = 1e-4
-
-    def learn(self, tokens: int, seconds: float) -> None:
-        """Take one batch's time into the running estimate."""
-        self.seconds_per_token += 0.2 * (seconds / max(1, tokens) - self.seconds_per_token)
-
-
-@dataclass(frozen=True, slots=True)
-class JobResult(Generic[Row]):
-    """Rows in the items' order. Only the first ``done`` are there if a deadline passed.
-
-    ``left_out`` counts the last items that were not even tried, for the load there was.
-    """
-
-    rows: list[Row | None]
-    done: int
-    left_out: int = 0
-
-
-@dataclass(eq=False)
-class _Job:
-    lane: Lane[Any, Any]
-    items: Sequence[Any]
-    costs: Sequence[int]
-    deadline: Deadline
-    key: float
-    windows: deque[list[int]]
-    rows: list[Any]
-    shortening: Shortening | None = None
-    target_s: float = math.inf
-    future: "Future[JobResult[Any]]" = field(default_factory=Future)
-    running: int = 0
-    left: int = 0
-    tokens_left: int = 0
-    left_out: int = 0
-
-    @property
-    def over(self) -> bool:
-        return self.future.done()
-
-    def urgency(self, streams: int) -> float:
-        """Arrival plus cost, or the latest moment it could still start: smaller goes first."""
-        if self.deadline.end is None:
-            return self.key
-        need = self.tokens_left * self.lane.seconds_per_token / streams
-        return min(self.key, self.deadline.end - need)
-
-    def batch_budget(self) -> int:
-        """Tokens of a batch: the lane's, or what fits well into the time that is left."""
-        left = self.deadline.remaining_s()
-        if left is None:
-            return self.lane.budget
-        return min(self.lane.budget, int(_BATCH_SHARE * left / self.lane.seconds_per_token))
-
-    def keep(self, share: float, least: int) -> None:
-        """Leave out the last items, to this share of the tokens, before any of them is run."""
-        room = share * sum(self.costs)
-        total = list(itertools.accumulate(self.costs))
-        kept = min(len(self.items), max(1, least, bisect_right(total, room)))
-        self.left_out = len(self.items) - kept
-        self.windows = deque(
-            left for window in self.windows if (left := [i for i in window if i < kept])
-        )
-        self.left = kept
-        self.tokens_left = sum(self.costs[:kept])
-
-    def finish(self) -> None:
-        done = next((i for i, row in enumerate(self.rows) if row is None), len(self.rows))
-        with suppress(InvalidStateError):  # the caller gave up meanwhile
-            self.future.set_result(JobResult(self.rows, done, self.left_out))
-
-    def fail(self, error: BaseException) -> None:
-        with suppress(InvalidStateError):
-            self.future.set_exception(error)
 
 
 class ModelWorker:
@@ -161,7 +64,7 @@ class ModelWorker:
         self.threads_per_stream = threads_per_stream or max(1, cores // self.streams)
         self.pressure = Pressure()
         self._max_pending = max_pending_tokens
-        self._jobs: list[_Job] = []
+        self._jobs: list[Job] = []
         self._changed = threading.Condition()
         self._threads: list[threading.Thread] = []
         self._closed = False
@@ -245,20 +148,20 @@ class ModelWorker:
         costs: Sequence[int],
         deadline: Deadline,
         background: bool,
-    ) -> _Job:
+    ) -> Job:
         need = sum(costs) * lane.seconds_per_token / self.streams
         left = deadline.remaining_s()
         tight = left is not None and need > left / 3
         window = max(8, self.streams * lane.budget // max(1, max(costs, default=1)))
-        windows = _windows(costs, window if tight else len(items))
+        windows = windows_of(costs, window if tight else len(items))
         key = time.monotonic() + need + (BACKGROUND_DELAY_S if background else 0.0)
         if need < SHORT_S and not background:
             key -= HEAD_START_S
-        job = _Job(lane, items, costs, deadline, key, windows, [None] * len(items))
+        job = Job(lane, items, costs, deadline, key, windows, [None] * len(items))
         job.left, job.tokens_left = len(items), sum(costs)
         return job
 
-    def _admit(self, job: _Job) -> None:
+    def _admit(self, job: Job) -> None:
         if self._closed:
             raise ModelError("the model worker is closed; make a new funnel")
         self._jobs = [waiting for waiting in self._jobs if not waiting.over]
@@ -289,7 +192,7 @@ class ModelWorker:
                 return
             self._execute(*batch)
 
-    def _next(self) -> tuple[Lane[Any, Any], list[tuple[_Job, int]]] | None:
+    def _next(self) -> tuple[Lane[Any, Any], list[tuple[Job, int]]] | None:
         with self._changed:
             while True:
                 if self._closed:
@@ -308,18 +211,18 @@ class ModelWorker:
                     job.finish()
         self._jobs = [job for job in self._jobs if not job.over]
 
-    def _take(self, ready: list[_Job]) -> tuple[Lane[Any, Any], list[tuple[_Job, int]]]:
+    def _take(self, ready: list[Job]) -> tuple[Lane[Any, Any], list[tuple[Job, int]]]:
         ready.sort(key=lambda job: job.urgency(self.streams))
         lane, budget = ready[0].lane, ready[0].batch_budget()
-        taken: list[tuple[_Job, int]] = []
+        taken: list[tuple[Job, int]] = []
         longest = 0
         for job in ready:
-            if job.lane is lane and _fits(taken, job, longest, budget):
+            if job.lane is lane and fits(taken, job, longest, budget):
                 self._shorten(job)
-                longest = _fill(taken, job, longest, budget)
+                longest = fill(taken, job, longest, budget)
         return lane, taken
 
-    def _shorten(self, job: _Job) -> None:
+    def _shorten(self, job: Job) -> None:
         """Once, when its turn comes: leave out of a job what does not fit under overload."""
         rule, job.shortening = job.shortening, None
         left = None if rule is None else rule.target.remaining_s()
@@ -330,7 +233,7 @@ class ModelWorker:
             needed = self.expected_s(job.lane, job.tokens_left)
             job.keep(fitting_share(job.target_s, left, waiting, needed), rule.least)
 
-    def _execute(self, lane: Lane[Any, Any], taken: list[tuple[_Job, int]]) -> None:
+    def _execute(self, lane: Lane[Any, Any], taken: list[tuple[Job, int]]) -> None:
         began = time.perf_counter()
         try:
             rows = _run_halving(lane, [job.items[position] for job, position in taken])
@@ -346,7 +249,7 @@ class ModelWorker:
                 job.rows[position] = row
                 self._settle(job, position)
 
-    def _settle(self, job: _Job, position: int) -> None:
+    def _settle(self, job: Job, position: int) -> None:
         job.running -= 1
         job.left -= 1
         job.tokens_left -= job.costs[position]
@@ -354,7 +257,7 @@ class ModelWorker:
             job.finish()
 
     def _fail(
-        self, taken: list[tuple[_Job, int]], lane: Lane[Any, Any], error: BaseException
+        self, taken: list[tuple[Job, int]], lane: Lane[Any, Any], error: BaseException
     ) -> None:
         failure = error if isinstance(error, FunnelError) else _model_error(lane.name, error)
         log.error("model_batch_failed", model=lane.name, rows=len(taken), error=str(failure))
@@ -362,35 +265,6 @@ class ModelWorker:
             for job, _ in taken:
                 job.windows.clear()
                 job.fail(failure)
-
-
-def _fill(taken: list[tuple[_Job, int]], job: _Job, longest: int, budget: int) -> int:
-    """Move items of a job's first window into the batch while the padded size allows."""
-    window = job.windows[0]
-    while window and _fits(taken, job, longest, budget):
-        longest = max(longest, job.costs[window[0]])
-        taken.append((job, window.pop(0)))
-        job.running += 1
-    if not window:
-        job.windows.popleft()
-    return longest
-
-
-def _fits(taken: list[tuple[_Job, int]], job: _Job, longest: int, budget: int) -> bool:
-    """Whether the job's next item may join a batch: by its padded size, and by its own length."""
-    if not taken:
-        return True
-    cost = job.costs[job.windows[0][0]]
-    full = (len(taken) + 1) * max(longest, cost) > budget
-    uneven = job is not taken[0][0] and longest > _LENGTH_RATIO * cost
-    return not (full or uneven)
-
-
-def _windows(costs: Sequence[int], size: int) -> deque[list[int]]:
-    """Positions in windows of ``size``, each sorted longest first."""
-    starts = range(0, len(costs), max(1, size))
-    ranges = (range(start, min(start + size, len(costs))) for start in starts)
-    return deque(sorted(part, key=lambda i: (-costs[i], i)) for part in ranges)
 
 
 def _run_halving(lane: Lane[Item, Row], items: Sequence[Item]) -> list[Row]:
@@ -414,36 +288,6 @@ def _model_error(name: str, error: BaseException) -> ModelError:
     failure = ModelError(f"model {name!r}: a batch failed: {type(error).__name__}: {error}")
     failure.__cause__ = error
     return failure
-
-
-def available_cores() -> int:
-    """Cores that this process may use: its affinity, cut by a container's CPU quota."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return max(1, math.ceil(min(cores or 1, _cgroup_cores())))
-
-
-def _cgroup_cores() -> float:
-    try:
-        with open("/sys/fs/cgroup/cpu.max", encoding="ascii") as file:  # noqa: PTH123
-            quota, period = file.read().split()
-        return float(quota) / float(period)
-    except (OSError, ValueError):
-        return math.inf
-
-
-def set_torch_threads(threads: int) -> None:
-    """Set torch's threads for the calling thread only.
-
-    torch keeps one number per thread and one from which new threads start; the latter is put back
-    (from a thread that then ends), so that a program's own torch work keeps its cores.
-    """
-    import torch
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    helper = threading.Thread(target=torch.set_num_threads, args=(before,))
-    helper.start()
-    helper.join()
 
 
 async def awaited(future: "Future[Any]", worker: ModelWorker, deadline: Deadline) -> None:

@@ -51,13 +51,14 @@ class DensePart:
     ) -> "DensePart":
         """The same with its weights fitted to targets within [0, 1] by logistic regression.
 
-        Parts that an adapter does without stay out; a fresh residual has both similarities.
+        Parts that an adapter does without stay out; a fresh residual has the base's similarities.
         ``cross`` holds the logits of a cross-encoder that was trained before, shape (n,); its
         weight stays.
         """
         old = self.combine
-        fresh = not (old.cosine or old.maxsim)
+        fresh = not (old.cosine or old.maxsim or old.tuned)
         names = [name for name in ("cosine", "maxsim") if fresh or getattr(old, name)]
+        names += ["tuned"] if old.tuned else []
         nothing = Combination(cross=0.0)
         columns = [self._logits(_reweighted(nothing, {name: 1.0}), texts) for name in names]
         start = np.array([getattr(old, name) for name in (*names, "bias")])

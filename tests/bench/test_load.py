@@ -24,11 +24,13 @@ from funnel.errors import BackendUnavailable, ConfigError
 
 
 def test_poisson_arrivals_have_the_rate_asked_for() -> None:
-    """And are the same for the same seed."""
-    due = poisson(50, 100, seed=3)
-    assert len(due) == pytest.approx(5_000, rel=0.05)
+    """Exactly, before and after the warm-up; gaps are as uneven as chance makes them."""
+    due = poisson(50, 100, seed=3, warm_up=20)
+    assert (sum(at < 20 for at in due), sum(at >= 20 for at in due)) == (1_000, 5_000)
     assert due == sorted(due)
-    assert due == poisson(50, 100, seed=3) != poisson(50, 100, seed=4)
+    gaps = np.diff(due)
+    assert gaps.std() == pytest.approx(gaps.mean(), rel=0.05)
+    assert due == poisson(50, 100, seed=3, warm_up=20) != poisson(50, 100, seed=4, warm_up=20)
 
 
 def test_a_trace_keeps_its_shape_and_gets_the_rate(tmp_path: Path) -> None:

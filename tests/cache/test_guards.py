@@ -36,6 +36,7 @@ def _vetoed(first: str, second: str) -> bool:
         ("is it legal to fish", "is it illegal to fish", "opposite"),
         ("upload a file", "download a file", "opposite"),
         ("undo the cancellation of my plan", "cancel my plan", "opposite"),
+        ("take back the cancellation of my plan", "cancel my plan", "opposite"),
         ("how do I reverse a payment", "how do I make a payment", "opposite"),
         ("weather in Dublin", "weather in Galway", "opposite"),
         ("learn Python", "learn Java", "opposite"),
@@ -103,8 +104,12 @@ def test_shipped_swap_pairs_are_stopped() -> None:
 
 def test_all_on_one_side_raises_the_bar() -> None:
     """To delete a file is not to delete all files, though listing tables may mean all of them."""
-    (finding,) = _inspect("how do I delete a file", "how do I delete all files")
+    (finding,) = _inspect("how do I delete files", "how do I delete all files")
     assert (finding.kind, finding.margin) == ("number", MARGINS.one_sided_number)
+    (finding,) = _inspect("how do I delete a file", "how do I delete all my files")
+    assert (finding.kind, finding.veto) == ("number", True)
+    assert not _vetoed("how often a day do I water it", "how often every day do I water it")
+    assert not _vetoed("a way to list every table", "how do I list all tables in a row")
     assert _inspect("log out everywhere", "log out on all devices") == []
 
 

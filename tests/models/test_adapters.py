@@ -13,6 +13,7 @@ from hypothesis.extra.numpy import arrays
 
 from funnel.errors import ModelError
 from funnel.models.adapters import (
+    ENCODER,
     SETTINGS_FILE,
     WEIGHTS_FILE,
     Adapter,
@@ -27,6 +28,7 @@ from funnel.models.low_rank import (
     export,
     load_merged,
     low_rank_difference,
+    merged_encoder,
     merged_state_dict,
     quantised_difference,
 )
@@ -188,7 +190,7 @@ def test_damaged_weights_are_refused(tuned: tuple[Any, Any, Adapter], tmp_path: 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"format": 3}, "reads formats 1 to 2"),
+        ({"format": 4}, "reads formats 1 to 3"),
         ({"combine": {"cross": 1.0, "colbert": 2.0}}, "unknown parts of the combination"),
         ({"combine": {"order": "sideways"}}, "unknown order 'sideways'"),
         ({"base": {"name": "tiny"}}, "cannot be used"),
@@ -268,8 +270,8 @@ def test_both_orders_are_symmetric(first: list[float], random: Any) -> None:
 def test_combination_is_the_weighted_sum() -> None:
     """Each part counts with its weight, parts of weight zero need not be there."""
     ones = np.ones(3, dtype=np.float32)
-    full = Combination(cross=2.0, cosine=3.0, maxsim=5.0, bias=-1.0)
-    np.testing.assert_allclose(full.logits(ones, cosine=ones, maxsim=ones), 9.0)
+    full = Combination(cross=2.0, cosine=3.0, maxsim=5.0, tuned=7.0, bias=-1.0)
+    np.testing.assert_allclose(full.logits(ones, cosine=ones, maxsim=ones, tuned=ones), 16.0)
     dense = Combination(cross=0.0, cosine=3.0)
     np.testing.assert_allclose(dense.logits(cosine=ones), 3.0)
     assert (full.orders, dense.orders, Combination(order="both_min").orders) == (1, 0, 2)
@@ -284,3 +286,37 @@ def test_missing_part_is_an_error() -> None:
         Combination(cross=0.0).logits(ones)
     with pytest.raises(ModelError, match=r"needs \(2, n\)"):
         Combination(order="both_min").logits(ones)
+
+
+def test_a_tuned_encoder_lies_beside_the_cross_encoder(tuned: tuple[Any, Any, Adapter]) -> None:
+    """Each is merged from its own difference; the other's tensors do not touch it."""
+    _, base, adapter = tuned
+    moved = {f"bert.{name}": w + 0.01 * w.abs().max() for name, w in base.items()}
+    difference = quantised_difference(base, moved)
+    both = replace(
+        adapter,
+        tensors={**adapter.tensors, **{ENCODER + name: t for name, t in difference.items()}},
+        combine=Combination(tuned=2.0),
+    )
+    np.testing.assert_array_equal(_scores(_loaded(both, base)), _scores(_loaded(adapter, base)))
+    merged = merged_encoder(both, base)
+    assert set(merged) == set(base)
+    for name, weight in merged.items():
+        near = moved[f"bert.{name}"]
+        torch.testing.assert_close(weight, near, atol=1e-3 * float(near.abs().max()), rtol=1e-2)
+
+
+def test_an_encoder_that_is_weighed_in_but_missing_is_told(
+    tuned: tuple[Any, Any, Adapter],
+) -> None:
+    """Half an adapter does not score as if nothing were wrong."""
+    _, base, adapter = tuned
+    with pytest.raises(ModelError, match="has no tensors under 'encoder.'"):
+        merged_encoder(replace(adapter, combine=Combination(tuned=2.0)), base)
+
+
+def test_other_weights_of_the_parts_are_another_revision(tuned: tuple[Any, Any, Adapter]) -> None:
+    """Thresholds and kept scores of one combination mean nothing for another."""
+    adapter = tuned[2]
+    assert adapter.revision == replace(adapter).revision
+    assert adapter.revision != replace(adapter, combine=Combination(cosine=2.5)).revision

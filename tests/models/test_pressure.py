@@ -23,9 +23,9 @@ def _share_overloaded(load: float, *, job_s: float, jobs: int, seed: int) -> flo
 @pytest.mark.parametrize("job_s", [0.002, 0.2, 5.0])
 def test_a_busy_worker_is_not_an_overloaded_one(job_s: float) -> None:
     """At 80% of capacity nearly no request is told to ask for less; at 136% nearly all are."""
-    busy = [_share_overloaded(0.8, job_s=job_s, jobs=600, seed=seed) for seed in range(20)]
+    busy = [_share_overloaded(0.8, job_s=job_s, jobs=600, seed=seed) for seed in range(60)]
     over = [_share_overloaded(1.36, job_s=job_s, jobs=600, seed=seed) for seed in range(20)]
-    assert np.mean(busy) < 0.04
+    assert np.mean(busy) < 0.05
     assert min(over) > 0.95
 
 
@@ -91,9 +91,9 @@ def test_small_jobs_beside_large_ones_change_nothing() -> None:
     assert mixed.overloaded(1.1 * BURST, start)
 
 
-def test_all_that_waits_fits_into_the_aim() -> None:
-    """Cut evenly; nothing is cut that fits; a job whose time is nearly up is cut further."""
-    assert fitting_share(10, 10, 2 * AIM * 10, 1) == pytest.approx(0.5)
+def test_cuts_are_even_and_follow_the_queue_by_its_root() -> None:
+    """Nothing is cut that fits; a job whose time is nearly up is cut further."""
+    assert fitting_share(10, 10, 4 * AIM * 10, 1) == pytest.approx(0.5)
     assert fitting_share(10, 10, 0.9 * AIM * 10, 1) == 1
     assert fitting_share(10, 0.25, 2 * AIM * 10, 1) == pytest.approx(0.25)
     assert fitting_share(10, 0, 1, 1) == 0

@@ -1,5 +1,6 @@
 """Kept vectors: computed once, bounded, the same whether kept or not; and adapters over them."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from funnel.models.maxsim import maxsim
 from funnel.models.pair_models import CombinedPairs, open_pair_model
 from funnel.models.representations import Representation, RepresentationCache
 from funnel.models.source import EMBEDDED_ENCODER
+from tests.training.tiny import tiny_encoder
 
 
 def _made(texts: list[str]) -> list[Representation]:
@@ -162,3 +164,39 @@ async def test_cosines_at_hand_are_used(tmp_path: Path) -> None:
     assert told.values == pytest.approx([-0.5, 1.0])
     one, other = Embedder(EMBEDDED_ENCODER).encode(list(pair))
     assert scorer.score([pair]) == pytest.approx([2 * float(one @ other) - 1], abs=0.02)
+
+
+def test_a_tuned_encoder_scores_as_it_would_alone(tmp_path: Path) -> None:
+    """Its cosine is that of the same weights in a folder of their own, and comes from memory."""
+    from safetensors.torch import load_file, save_file
+
+    from funnel.models.adapters import ENCODER, Adapter, BaseModel, save_adapter
+    from funnel.models.low_rank import quantised_difference
+    from funnel.models.source import sha256
+
+    tiny_bi = str(tiny_encoder(tmp_path / "encoder"))
+    alone, weights = tmp_path / "alone", load_file(f"{tiny_bi}/model.safetensors")
+    shutil.copytree(tiny_bi, alone)
+    torch.manual_seed(3)
+    moved = {
+        name: (w + torch.randn_like(w)).half().float() if ".bias" in name else w
+        for name, w in weights.items()
+    }
+    save_file(moved, alone / "model.safetensors")
+    difference = quantised_difference(weights, {f"bert.{n}": w for n, w in moved.items()})
+    adapter = Adapter(
+        "twin", BaseModel(tiny_bi, sha256(Path(tiny_bi) / "model.safetensors")), 1, 1.0, 64,
+        {ENCODER + name: tensor for name, tensor in difference.items()},
+        Combination(cross=0.0, tuned=2.0, bias=-1.0),
+    )  # fmt: skip
+    save_adapter(tmp_path / "twin", adapter, card="")
+    pair = ("find alpha", "about kappa")
+    scorer = CrossEncoderScorer(str(tmp_path / "twin"))
+    one, other = Embedder(str(alone)).encode(list(pair))
+    base_one, base_other = Embedder(tiny_bi).encode(list(pair))
+    expected = 2 * float(one @ other) - 1
+    assert abs(expected - (2 * float(base_one @ base_other) - 1)) > 0.05
+    assert scorer.score([pair, pair[::-1]]) == pytest.approx([expected] * 2, abs=0.03)
+    assert scorer.symmetric
+    items = open_pair_model(str(tmp_path / "twin"), "auto", None).prepare([pair, ("new", "text")])
+    assert items[0].cost < items[1].cost  # what was read before costs nothing

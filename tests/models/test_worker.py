@@ -13,7 +13,8 @@ from funnel.deadline import Deadline
 from funnel.errors import ModelError, Overloaded
 from funnel.models.base import Shortening
 from funnel.models.batching import pair_lengths, token_batches
-from funnel.models.worker import Lane, ModelWorker
+from funnel.models.jobs import Lane
+from funnel.models.worker import ModelWorker
 
 
 @pytest.fixture
@@ -306,7 +307,7 @@ def test_depth_is_decided_when_the_turn_comes(single: ModelWorker) -> None:
     rows = [future.result(timeout=10) for future in (first, *waiting)]
     left_out = [result.left_out for result in rows]
     assert left_out[0] == 0  # it had begun before anything waited
-    assert 50 < left_out[1] < 75
+    assert 40 < left_out[1] < 60
     assert all(late <= early for early, late in itertools.pairwise(left_out[1:]))
     for result in rows:
         assert result.done == 100 - result.left_out

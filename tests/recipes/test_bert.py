@@ -8,7 +8,7 @@ import pytest
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
-from recipes.cross import CrossEncoder, fresh_weights, mean_weights  # noqa: E402
+from recipes.bert import CrossEncoder, fresh_weights, mean_weights  # noqa: E402
 
 SIZES = {
     "vocab_size": 50,

@@ -1,4 +1,4 @@
-"""BERT with one logit on top, written to be trained fast on CPUs.
+"""BERT, with one logit or one vector on top, written to be trained fast on CPUs.
 
 bfloat16 throughout (the weights and their updates stay float32), one product for query, key and
 value, attention spelt out, which is faster than the fused one where texts are short: a fifth more
@@ -85,8 +85,8 @@ class _Layer(nn.Module):
         }
 
 
-class CrossEncoder(nn.Module):
-    """Token ids to logits. The embeddings do not learn."""
+class Trunk(nn.Module):
+    """Token ids to hidden states. The embeddings do not learn."""
 
     def __init__(self, weights: Weights, *, layers: int, heads: int, dropout: float = 0.0) -> None:
         super().__init__()
@@ -100,30 +100,24 @@ class CrossEncoder(nn.Module):
             for number in range(layers)
         ]
         self.layers = nn.ModuleList(self._layers)
-        self.pooler = _affine(weights, "bert.pooler.dense")
-        self.classifier = _affine(weights, "classifier")
+        self.width = self._tables["word"].shape[1]
 
-    def forward(self, ids: Tensor, mask: Tensor, segments: Tensor) -> Tensor:
-        """Logits (rows,), float32, of ids, mask and segments (rows, length), int64."""
+    def states(self, ids: Tensor, mask: Tensor, segments: Tensor) -> Tensor:
+        """Last hidden states (rows, length, width), bfloat16, of int64 (rows, length)."""
         tables = self._tables
         words = tables["word"][ids] + tables["position"][: ids.shape[1]]
-        x = self._norm(words + tables["token_type"][segments]).bfloat16()
+        x: Tensor = self._norm(words + tables["token_type"][segments]).bfloat16()
         hidden = torch.zeros(mask.shape, dtype=x.dtype).masked_fill_(mask == 0, _HIDDEN)
         for layer in self._layers:
             x = layer(x, hidden[:, None, None, :])
-        logits: Tensor = self.classifier(torch.tanh(self.pooler(x[:, 0])))[:, 0]
-        return logits.float()
+        return x
 
     def weights(self) -> dict[str, Tensor]:
         """All weights, float32, detached."""
         found: dict[str, Tensor] = {}
         for part, table in self._tables.items():
             found[f"bert.embeddings.{part}_embeddings.weight"] = table
-        parts: dict[str, _Affine] = {
-            "bert.embeddings.LayerNorm": self._norm,
-            "bert.pooler.dense": self.pooler,
-            "classifier": self.classifier,
-        }
+        parts = {"bert.embeddings.LayerNorm": self._norm, **self._heads()}
         for layer in self._layers:
             parts |= {layer.prefix + name: part for name, part in layer.named().items()}
             for kind in ("weight", "bias"):
@@ -134,6 +128,43 @@ class CrossEncoder(nn.Module):
             found[f"{name}.weight"] = affine.weight.detach().clone()
             found[f"{name}.bias"] = affine.bias.detach().clone()
         return found
+
+    def _heads(self) -> dict[str, _Affine]:
+        """What stands on top, by name."""
+        return {}
+
+
+class CrossEncoder(Trunk):
+    """Token ids of two texts to a logit."""
+
+    def __init__(self, weights: Weights, *, layers: int, heads: int, dropout: float = 0.0) -> None:
+        super().__init__(weights, layers=layers, heads=heads, dropout=dropout)
+        self.pooler = _affine(weights, "bert.pooler.dense")
+        self.classifier = _affine(weights, "classifier")
+
+    def forward(self, ids: Tensor, mask: Tensor, segments: Tensor) -> Tensor:
+        """Logits (rows,), float32, of ids, mask and segments (rows, length), int64."""
+        first = self.states(ids, mask, segments)[:, 0]
+        logits: Tensor = self.classifier(torch.tanh(self.pooler(first)))[:, 0]
+        return logits.float()
+
+    def _heads(self) -> dict[str, _Affine]:
+        return {"bert.pooler.dense": self.pooler, "classifier": self.classifier}
+
+
+class TwinEncoder(Trunk):
+    """Token ids of one text to a vector; a weight and a bias make a logit of two texts' cosine."""
+
+    def __init__(self, weights: Weights, *, layers: int, heads: int, dropout: float = 0.0) -> None:
+        super().__init__(weights, layers=layers, heads=heads, dropout=dropout)
+        self.weight = nn.Parameter(torch.ones(()))
+        self.bias = nn.Parameter(torch.zeros(()))
+
+    def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
+        """Means over the texts' tokens, of unit length: (rows, width), float32."""
+        states = self.states(ids, mask, torch.zeros_like(ids)).float()
+        seen = mask[:, :, None].float()
+        return F.normalize((states * seen).sum(1) / seen.sum(1), dim=-1)
 
 
 def mean_weights(runs: Sequence[Weights]) -> dict[str, Tensor]:
@@ -150,13 +181,24 @@ def mean_weights(runs: Sequence[Weights]) -> dict[str, Tensor]:
     }
 
 
-def fresh_weights(base: Weights) -> dict[str, Tensor]:
-    """The base's weights with a new head."""
-    named = {
+def long_names(base: Weights) -> dict[str, Tensor]:
+    """The base's weights under the names of ``BertForSequenceClassification``."""
+    return {
         name if name.startswith("bert.") else f"bert.{name}": tensor
         for name, tensor in base.items()
         if not name.endswith("position_ids")
     }
+
+
+def trunk_weights(base: Weights) -> dict[str, Tensor]:
+    """Those of them that are no head's."""
+    named = long_names(base)
+    return {name: w for name, w in named.items() if name.startswith(("bert.em", "bert.en"))}
+
+
+def fresh_weights(base: Weights) -> dict[str, Tensor]:
+    """The base's weights with a new head."""
+    named = long_names(base)
     width = named["bert.embeddings.word_embeddings.weight"].shape[1]
     head = {
         "classifier.weight": torch.normal(0.0, 0.01, (1, width)),
