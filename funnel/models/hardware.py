@@ -3,8 +3,13 @@
 import math
 import os
 import threading
+from collections.abc import Callable
+from concurrent.futures import Future
 from functools import cache
 from pathlib import Path
+from typing import TypeVar
+
+Result = TypeVar("Result")
 
 
 @cache
@@ -56,3 +61,22 @@ def set_torch_threads(threads: int) -> None:
     helper = threading.Thread(target=torch.set_num_threads, args=(before,))
     helper.start()
     helper.join()
+
+
+def beside(work: Callable[[], Result]) -> Callable[[], Result]:
+    """Begin work in a thread of its own, with one torch thread.
+
+    Returns:
+        What waits for it and gives its result, or raises what it raised.
+    """
+    future: Future[Result] = Future()
+
+    def run() -> None:
+        try:
+            set_torch_threads(1)
+            future.set_result(work())
+        except BaseException as error:
+            future.set_exception(error)
+
+    threading.Thread(target=run, name="funnel-beside", daemon=True).start()
+    return future.result

@@ -3,7 +3,7 @@
 Imports torch: import lazily.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -24,7 +24,7 @@ from funnel.models.batching import token_batches
 from funnel.models.bert import bert_shape, read_config, read_weights
 from funnel.models.cross_networks import cross_bert, pair_tokenizer, read_cross_bert
 from funnel.models.encoder_networks import PlainEncoder, open_network
-from funnel.models.hardware import cpu_has_fast_bf16
+from funnel.models.hardware import beside, cpu_has_fast_bf16
 from funnel.models.low_rank import merged_encoder, merged_state_dict
 from funnel.models.maxsim import maxsim
 from funnel.models.pair_vectors import PairVectors, Rows, cosine_between
@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 
 SHIPPED = Path(__file__).parent / "shipped"
 _BUDGET = 512  # of the base's own batches
+_FEW = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,12 +229,24 @@ class CombinedPairs:
 
     def run(self, items: Sequence[PairItem]) -> "Sequence[np.float32]":
         """One logit for each item."""
-        pairs = [item.pair for item in items]
         cosine, similarity = self._similarities(items)
-        tuned = None if self._tuned is None else self._tuned.cosines(pairs)
-        return list(
-            self._combine.logits(self._cross(items), cosine=cosine, maxsim=similarity, tuned=tuned)
-        )
+        tuned = self._tuned_cosines([item.pair for item in items])
+        cross = self._cross(items)
+        return list(self._combine.logits(cross, cosine=cosine, maxsim=similarity, tuned=tuned()))
+
+    def _tuned_cosines(self, pairs: "Sequence[TextPair]") -> "Callable[[], FloatArray | None]":
+        """What the tuned encoder says, read in a thread beside the cross-encoder if that is quick.
+
+        A cached question is verified alone: one core would wait for the other.
+        """
+        encoder = self._tuned
+        if encoder is None:
+            return lambda: None
+        texts = [text for pair in pairs for text in pair]
+        if len(pairs) <= _FEW and self._network is not None and any(encoder.unread(texts)):
+            return beside(lambda: encoder.cosines(pairs))
+        cosines = encoder.cosines(pairs)
+        return lambda: cosines
 
     def _readers(
         self, pairs: "Sequence[TextPair]", cosines: Sequence[float | None]
