@@ -69,7 +69,7 @@ def _scoring(dl20: Path) -> Iterator[Measurement]:
     yield Measurement("costs", costs, dl20, ["--sizes", "1000,3000,10000"])
     early = ["-m", "benchmarks.early_stop", *data, *_MODEL, "--limit", "8"]
     yield Measurement("early-stop", early, dl20, ["--limit", "2"])
-    ladder = ["--depth", "30", "--limit", "25", "--rates", "0.8,1.36", "--seconds", "40"]
+    ladder = ["--depth", "30", "--rates", "0.8,1.36", "--seconds", "40"]
     plot = ["--plot", str(RESULTS / "load-dl20.svg"), "--no-cache", "--json"]
     load = [*bench, "load", *data, *_MODEL, *ladder, *plot]
     yield Measurement("load-dl20", load, dl20, ["--seconds", "10"])
