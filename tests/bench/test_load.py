@@ -117,7 +117,7 @@ def test_simulated_adaptation_bounds_latency() -> None:
     cut = simulate_point(_profile(), 1.36, adapt=True)
     assert full.p99_ms > 10_000
     assert cut.p99_ms < 400
-    assert 0 < cut.degraded < 1
+    assert cut.degraded > 0.5  # many a little
     assert simulate_point(_profile(), 0.5, adapt=True).degraded == 0
 
 
