@@ -120,9 +120,7 @@ def _numbers(a: Question, b: Question, margins: Margins) -> Iterator[Finding]:
     elif only_a or only_b:
         yield Finding("number", f"{_list(only_a | only_b)} on one side", margins.one_sided_number)
     if _of_all(a) != _of_all(b):
-        alike = _marked(a, UNIVERSAL) & _marked(b, SINGLE) | _marked(b, UNIVERSAL) & _marked(
-            a, SINGLE
-        )
+        alike = _one_and_all(a, b) | _one_and_all(b, a)
         if alike:
             yield Finding("number", f"one {_list(alike)} against all")
         else:
@@ -135,6 +133,11 @@ def _numbers(a: Question, b: Question, margins: Margins) -> Iterator[Finding]:
 
 def _of_all(question: Question) -> bool:
     return any(word.folded in UNIVERSAL for word in question.words)
+
+
+def _one_and_all(single: Question, universal: Question) -> set[str]:
+    """What one question says of one thing and the other of all: "a file" against "all files"."""
+    return _marked(single, SINGLE) & _marked(universal, UNIVERSAL)
 
 
 def _marked(question: Question, markers: frozenset[str]) -> set[str]:

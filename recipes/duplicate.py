@@ -6,7 +6,6 @@ the way to what the model said before it was first trained on it.
 """
 
 import random
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -18,7 +17,7 @@ from funnel.training.figures import classification_figures
 from recipes.bert import CrossEncoder
 from recipes.logistic import logistic_regression
 from recipes.network import Base, Floats, Windows, Words, cross_logits, predict
-from recipes.pairs import Pair
+from recipes.pairs import Pair, within_caps
 from recipes.questions import Questions
 from recipes.schedule import Schedule, train
 
@@ -59,22 +58,12 @@ class PairBatches:
         """Positions of pairs; later rounds leave most of the easy ones out."""
         order = list(range(len(self._pairs)))
         if self._later:
-            order = self._mostly_real(order)
+            order = within_caps(self._pairs, LATER_ROUNDS, self._rng, order)
         while True:
             self._rng.shuffle(order)
             for start in range(0, len(order), BATCH * 40):
                 yield from self._chunk(order[start : start + BATCH * 40])
-            order = self._mostly_real(self._still_hard())
-
-    def _mostly_real(self, positions: Sequence[int]) -> list[int]:
-        counts: Counter[str] = Counter()
-        kept = []
-        for i in self._rng.sample(list(positions), len(positions)):
-            kind = self._pairs[i].kind
-            counts[kind] += 1
-            if counts[kind] <= LATER_ROUNDS.get(kind, len(positions)):
-                kept.append(i)
-        return kept
+            order = within_caps(self._pairs, LATER_ROUNDS, self._rng, self._still_hard())
 
     def _chunk(self, positions: list[int]) -> Iterator[list[int]]:
         self._base.cosines([self._pairs[i][:2] for i in positions])

@@ -8,7 +8,6 @@ base holds for nearer than the duplicate ("GISTEmbed", Solatorio, 2024), are no 
 """
 
 import random
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -21,8 +20,8 @@ from torch.nn import functional as F  # noqa: N812  # torch's own spelling
 from funnel.training.figures import classification_figures
 from recipes.bert import TwinEncoder
 from recipes.duplicate import cosine_logit
-from recipes.network import Base, Floats, Words
-from recipes.pairs import Clusters, Pair, fold
+from recipes.network import Base, Floats, Words, padded
+from recipes.pairs import Clusters, Pair, fold, within_caps
 from recipes.questions import Questions
 from recipes.schedule import Schedule, train
 
@@ -100,14 +99,10 @@ class TwinTrainer:
 
     def _batches(self) -> Iterator[list[Pair]]:
         while True:
-            counts: Counter[str] = Counter()
-            chosen = []
-            for pair in self._rng.sample(self._pairs, len(self._pairs)):
-                counts[pair.kind] += 1
-                if counts[pair.kind] <= CAPS.get(pair.kind, len(self._pairs)):
-                    chosen.append(pair)
+            chosen = within_caps(self._pairs, CAPS, self._rng)
             for start in range(0, len(chosen), BATCH * 40):
-                yield from self._chunk(chosen[start : start + BATCH * 40])
+                part = chosen[start : start + BATCH * 40]
+                yield from self._chunk([self._pairs[i] for i in part])
 
     def _chunk(self, pairs: list[Pair]) -> Iterator[list[Pair]]:
         self._base.cosines([pair[:2] for pair in pairs])
@@ -167,12 +162,7 @@ def _texts(pairs: Sequence[Pair]) -> list[str]:
 def twin_vectors(network: TwinEncoder, words: Words, texts: Sequence[str]) -> Tensor:
     """Unit vectors (n, width), with gradients if they are on."""
     cut = [words.single(text, WINDOW) for text in texts]
-    longest = max(map(len, cut))
-    ids = torch.zeros(len(cut), longest, dtype=torch.long)
-    mask = torch.zeros_like(ids)
-    for row, each in enumerate(cut):
-        ids[row, : len(each)] = torch.tensor(each)
-        mask[row, : len(each)] = 1
+    ids, mask, _ = padded(cut, list(map(len, cut)))
     vectors: Tensor = network(ids, mask)
     return vectors
 
@@ -184,9 +174,8 @@ def twin_cosines(network: TwinEncoder, words: Words, pairs: Sequence[tuple[str, 
     )
     place = {text: i for i, text in enumerate(texts)}
     with torch.no_grad():
-        parts = [
-            twin_vectors(network, words, texts[i : i + 128]) for i in range(0, len(texts), 128)
-        ]
+        starts = range(0, len(texts), _AT_ONCE)
+        parts = [twin_vectors(network, words, texts[i : i + _AT_ONCE]) for i in starts]
     vectors = torch.cat(parts).numpy()
     first = vectors[[place[a] for a, _ in pairs]]
     second = vectors[[place[b] for _, b in pairs]]

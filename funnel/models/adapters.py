@@ -183,6 +183,15 @@ class Adapter:
         return replace(self, tensors=tensors, combine=Combination())
 
     @property
+    def encoder_revision(self) -> str:
+        """What identifies the tuned encoder's vectors: a hash of its tensors and of the base."""
+        digest = hashlib.sha256(self.base.sha256.encode())
+        for name, tensor in sorted(self.encoder.tensors.items()):
+            digest.update(name.encode())
+            digest.update(tensor.contiguous().numpy().tobytes())
+        return digest.hexdigest()[:16]
+
+    @property
     def revision(self) -> str:
         """What identifies its scores: a hash of the weights and of how they are combined."""
         parts = f"{self.sha256}{sorted(asdict(self.combine).items())}"

@@ -1,4 +1,4 @@
-"""What this machine has: cores, and what its processor computes natively."""
+"""What this machine has: cores, threads on them, and what its processor computes natively."""
 
 import math
 import os

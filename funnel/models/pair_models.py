@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
 SHIPPED = Path(__file__).parent / "shipped"
 _BUDGET = 512  # of the base's own batches
-_FEW = 2
+_FEW = 2  # pairs whose texts are read beside the cross-encoder; more fill both cores anyway
 
 
 @dataclass(frozen=True, slots=True)
@@ -248,10 +248,8 @@ class CombinedPairs:
         cosines = encoder.cosines(pairs)
         return lambda: cosines
 
-    def _readers(
-        self, pairs: "Sequence[TextPair]", cosines: Sequence[float | None]
-    ) -> "NDArray[np.int64]":
-        """How many encoders have to read the second text of each pair, shape (n,)."""
+    def _readers(self, pairs: "Sequence[TextPair]", cosines: Sequence[float | None]) -> list[int]:
+        """How many encoders have to read the second text of each pair."""
         documents = [document for _, document in pairs]
         unread = np.zeros(len(pairs), np.int64)
         if self._base is not None:
@@ -259,7 +257,7 @@ class CombinedPairs:
             unread += missing & np.array(self._base.unread(documents), bool)
         if self._tuned is not None:
             unread += np.array(self._tuned.unread(documents), bool)
-        return unread
+        return [int(count) for count in unread]
 
     def _cross(self, items: Sequence[PairItem]) -> "FloatArray | None":
         if self._network is None:
@@ -303,7 +301,8 @@ class CombinedPairs:
 
 def _tuned_encoder(adapter: Adapter, base: ModelSource, precision: "Precision") -> "EncoderNetwork":
     weights = merged_encoder(adapter, read_weights(base.folder))
-    source = ModelSource(f"{adapter.name} (tuned encoder)", base.folder, adapter.sha256[:16])
+    # What is being trained has no file, and so no hash of one; kept vectors must not be mixed up.
+    source = ModelSource(f"{adapter.name} (tuned encoder)", base.folder, adapter.encoder_revision)
     return PlainEncoder(source, precision, weights)
 
 

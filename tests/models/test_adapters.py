@@ -306,6 +306,19 @@ def test_a_tuned_encoder_lies_beside_the_cross_encoder(tuned: tuple[Any, Any, Ad
         torch.testing.assert_close(weight, near, atol=1e-3 * float(near.abs().max()), rtol=1e-2)
 
 
+def test_tuned_encoders_are_told_apart_before_they_are_saved(
+    tuned: tuple[Any, Any, Adapter],
+) -> None:
+    """What is being trained has no file yet, and its vectors are kept all the same."""
+    adapter = tuned[2]
+    one, other = (
+        replace(adapter, tensors={f"{ENCODER}bias": torch.full((4,), value)}, sha256="")
+        for value in (0.5, 0.25)
+    )
+    assert one.encoder_revision != other.encoder_revision
+    assert one.encoder_revision == replace(one, combine=Combination()).encoder_revision
+
+
 def test_an_encoder_that_is_weighed_in_but_missing_is_told(
     tuned: tuple[Any, Any, Adapter],
 ) -> None:
