@@ -305,7 +305,7 @@ def _abbreviates(a: Question, b: Question, name: str) -> bool:
 
 
 def _order(a: Question, b: Question, margins: Margins) -> Iterator[Finding]:
-    found = swap(a, b)
+    found = swap(*sorted((a, b), key=lambda question: question.text))  # the same both ways
     if found is not None:
         yield Finding(
             "role" if found.directed else "order",

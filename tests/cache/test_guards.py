@@ -4,7 +4,7 @@ import json
 from importlib.resources import files
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from funnel.cache.guards import Finding, Margins, inspect
@@ -162,6 +162,7 @@ _WORDS = st.lists(
 
 
 @given(_WORDS, _WORDS)
+@example("from disable enable", "from to disable enable")
 def test_guards_are_symmetric_on_words_they_know(first: str, second: str) -> None:
     """The same for texts full of what the guards look for."""
     there = {(finding.kind, finding.veto) for finding in _inspect(first, second)}
