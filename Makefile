@@ -31,7 +31,7 @@ lint: $(STAMP)  ## ruff and mypy --strict
 bench: $(STAMP)  ## reproduce the tables of benchmarks/README.md (minutes to an hour)
 	$(BIN)/python benchmarks/run.py
 
-models: $(STAMP)  ## train the shipped models again; DATA=folder with the data sets
+models: $(STAMP)  ## train the shipped models again (hours; goes on where it stopped); DATA=folder of data sets
 	$(BIN)/python -m recipes $(if $(DATA),--data $(DATA))
 
 clean:

@@ -25,8 +25,6 @@ _log = structlog.get_logger(__name__)
 SEED = 5
 WINDOWS = Windows(first=48, second=48)
 BATCH = 64
-RATE, WARMUP = 1.2e-4, 200
-DROPOUT = 0.1
 _SMOOTHING = (0.97, 0.01)
 _OWN_OPINION = 0.25
 _EASY, _KEPT_EASY = 0.04, 0.2

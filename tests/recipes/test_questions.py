@@ -1,6 +1,5 @@
 """The duplicate recipe's pairs: held-out parts are disjoint, labels mean what they say."""
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -9,51 +8,17 @@ import pytest
 from recipes.measures import read_contrasts
 from recipes.pairs import Pair, fold
 from recipes.questions import Questions, paraphrase_tests, read_questions
-from tests.recipes.assistant import SmallBase, write_intents
+from tests.recipes.assistant import SmallBase
+from tests.recipes.hotels import write_data
 
 if TYPE_CHECKING:
     from recipes.network import Base
-
-TOPICS = [f"{name}{number}" for name in ("Lisbon", "Oslo", "Cairo", "Lima") for number in range(40)]
-
-
-def _write(path: Path, rows: list[tuple[str, str, int]]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    names = ("question1", "question2", "is_duplicate")
-    path.write_text("".join(json.dumps(dict(zip(names, row, strict=True))) + "\n" for row in rows))
 
 
 @pytest.fixture(scope="module")
 def questions(tmp_path_factory: pytest.TempPathFactory) -> Questions:
     data = tmp_path_factory.mktemp("data")
-    rows = []
-    for topic in TOPICS:
-        best = f"What is the best family hotel in {topic}?"
-        rows += [
-            (best, f"Which hotel in {topic} is best for families?", 1),
-            (best, f"What is the worst family hotel in {topic}?", 0),
-            (best, f"How do I fly from {topic} to the old harbour?", 0),
-        ]
-    _write(data / "qqp/train.jsonl", rows)
-    asked = [
-        (f"Which hotel in {t} is best for families?", f"Is {t} by the sea?", 0) for t in TOPICS
-    ]
-    _write(data / "qqp/dev.jsonl", [*asked, rows[3]])
-    _write(data / "qqp/extra_positives.jsonl", [(rows[0][1], "Best family hotel there?", 1)])
-    for name in ("mrpc/msr-para-train.tsv", "mrpc/msr-para-test.tsv"):
-        path = data / "paraphrase" / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text("Quality\tid\tid\ta\tb\n1\t1\t2\tHe left.\tHe went away.\n")
-    for name in ("stsb/sts-train.csv", "stsb/sts-dev.csv"):
-        path = data / "paraphrase" / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text("\tid\ta\tb\tsimilarity\n0\tx\tA dog.\tA cat.\t1.2\n1\ty\tA.\tA!\t5.0\n")
-    squad = data / "qa/squad_nqg"
-    squad.mkdir(parents=True)
-    for split in ("dev", "test"):
-        (squad / f"src-{split}.txt").write_text("the sky is blue .\n" * 2)
-        (squad / f"tgt-{split}.txt").write_text("what is blue ?\nwhich colour has the sky ?\n")
-    write_intents(data)
+    write_data(data)
     return read_questions(data, cast("Base", SmallBase()))
 
 
