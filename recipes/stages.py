@@ -1,7 +1,7 @@
 """The runs that lead to ``embedded:duplicate``, in order; each starts from the mean of others.
 
 A run leaves its weights in the scratch folder under its name and is not repeated while they lie
-there: a chain that was stopped goes on with the run it was in.
+there: a chain that was stopped begins again with the run it was in.
 """
 
 from collections.abc import Sequence
@@ -75,8 +75,9 @@ class Chain:
     def run(self) -> None:
         """Train every stage that has left no weights yet, in order."""
         for stage in STAGES:
-            if not self._left(stage.name).exists():
-                _log.info("stage", name=stage.name, minutes=stage.minutes * self._share)
+            left = self._left(stage.name)
+            _log.info("run", name=stage.name, left=str(left) if left.exists() else None)
+            if not left.exists():
                 self._train(stage)
 
     def mean(self, kind: Kind, names: Sequence[str]) -> dict[str, Tensor]:

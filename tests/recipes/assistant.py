@@ -1,4 +1,4 @@
-"""A clinc150 of a few intents, and a stand-in for the base model."""
+"""A clinc150 of a few intents, and stand-ins for the base model."""
 
 import json
 from pathlib import Path
@@ -22,6 +22,20 @@ class SmallBase:
         """Shape (n, 8)."""
         rows = np.random.default_rng(0).random((len(texts), 8))
         return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+
+class UnlikeBase:
+    """Every text has a vector of its own, of unit length; no two are alike."""
+
+    def vectors(self, texts: list[str]) -> Any:
+        """Shape (n, 16)."""
+        rows = [np.random.default_rng(sum(map(ord, text))).normal(size=16) for text in texts]
+        return np.stack([row / np.linalg.norm(row) for row in rows]).astype(np.float32)
+
+    def cosines(self, pairs: list[tuple[str, str]]) -> Any:
+        """Shape (n,)."""
+        first, second = (self.vectors([pair[side] for pair in pairs]) for side in (0, 1))
+        return (first * second).sum(1)
 
 
 def write_intents(data: Path) -> None:

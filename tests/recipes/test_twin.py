@@ -2,7 +2,7 @@
 
 import itertools
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 import pytest
@@ -16,22 +16,11 @@ from recipes.pairs import Pair  # noqa: E402
 from recipes.questions import Questions  # noqa: E402
 from recipes.schedule import Schedule  # noqa: E402
 from recipes.twin import TwinTrainer, twin_cosines, twin_vectors  # noqa: E402
+from tests.recipes.assistant import UnlikeBase  # noqa: E402
 from tests.training.tiny import NAMES, tiny_encoder  # noqa: E402
 
 if TYPE_CHECKING:
     from recipes.network import Base
-
-
-class _Base:
-    """Every text has a vector of its own; no two are alike."""
-
-    def vectors(self, texts: list[str]) -> Any:
-        rows = [np.random.default_rng(sum(map(ord, text))).normal(size=16) for text in texts]
-        return np.stack([row / np.linalg.norm(row) for row in rows]).astype(np.float32)
-
-    def cosines(self, pairs: list[tuple[str, str]]) -> Any:
-        first, second = (self.vectors([pair[side] for pair in pairs]) for side in (0, 1))
-        return (first * second).sum(1)
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +67,7 @@ def test_it_learns_what_asks_the_same(folder: Path, tmp_path: Path) -> None:
         return float(near - twin_cosines(network, words, other).mean())
 
     before = gap()
-    trainer = TwinTrainer(network, questions, [], words, cast("Base", _Base()))
+    trainer = TwinTrainer(network, questions, [], words, cast("Base", UnlikeBase()))
     trainer.run(Schedule(1, 2e-3, 2, steps=25), tmp_path / "weights.safetensors")
     assert gap() > before + 0.1
     assert (tmp_path / "weights.safetensors").exists()
@@ -90,6 +79,8 @@ def test_texts_of_one_cluster_are_no_negatives(folder: Path) -> None:
     pairs = [Pair(a, b, 1.0, "real") for a, b in itertools.pairwise(texts)]
     pairs += [Pair("find alpha", "find beta", 0.0, "real")]
     questions = Questions(pairs, [], [], [], [])
-    trainer = TwinTrainer(_network(folder), questions, [], _words(folder), cast("Base", _Base()))
+    trainer = TwinTrainer(
+        _network(folder), questions, [], _words(folder), cast("Base", UnlikeBase())
+    )
     assert trainer.contrast(pairs[:-1]).item() == pytest.approx(0.0, abs=1e-6)
     assert trainer.contrast(pairs).item() > 0.0
