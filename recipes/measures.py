@@ -67,6 +67,7 @@ def duplicate_figures(
     """AUC, AP and recalls of the model and of the cosines alone, for each test set."""
     sets: dict[str, Sequence[Pair]] = {
         "Quora, question-disjoint": questions.test,
+        "Quora, questions of no other pair": questions.alone,
         "Quora at 26% duplicates": thinned(questions.test, 0.26),
         "qqp/dev": questions.shared,
         "edited Quora questions": questions.adversaries,

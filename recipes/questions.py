@@ -50,7 +50,7 @@ class Questions:
     """The parts. ``adversaries`` are edits of questions of ``test``.
 
     ``shared`` are the pairs of ``qqp/dev`` of which a question, though never the pair, is in
-    ``train``.
+    ``train``. ``alone`` are the pairs of ``test`` whose questions are in no other pair at all.
     """
 
     train: list[Pair]
@@ -58,6 +58,7 @@ class Questions:
     test: list[Pair]
     adversaries: list[Pair]
     shared: list[Pair]
+    alone: list[Pair]
 
 
 def read_questions(data: Path, base: Base) -> Questions:
@@ -83,13 +84,17 @@ def read_questions(data: Path, base: Base) -> Questions:
     adversaries = _edited(
         held_out, _TEST_EDITS, order, alike, _paraphrases(parts["test"]), test_rng
     )
-    return Questions(everything, parts["dev"], parts["test"], adversaries, parts["shared"])
+    return Questions(
+        train=everything, dev=parts["dev"], test=parts["test"], adversaries=adversaries,
+        shared=parts["shared"], alone=parts["alone"],
+    )  # fmt: skip
 
 
 def held_apart(data: Path) -> dict[str, list[Pair]]:
-    """Quora's distinct pairs as published, by part: train, dev, test, shared and extra.
+    """Quora's distinct pairs as published, by part: train, dev, test, shared, extra and alone.
 
-    ``extra`` are the extra positives whose questions are linked to those of ``dev`` or ``test``.
+    ``extra`` are the extra positives whose questions are linked to those of ``dev`` or ``test``;
+    ``alone`` repeats the pairs of ``test`` that are linked to no other question.
     """
     held_out = _read(data / "qqp/dev.jsonl", "held out")
     labelled = _read(data / "qqp/train.jsonl", "real")
@@ -130,6 +135,8 @@ def _parted(labelled: Sequence[Pair], extra: Sequence[Pair]) -> dict[str, list[P
             continue
         seen.add(key)
         parts[part].append(pair)
+    members = Counter(linked.find(text) for key in seen for text in key)
+    parts["alone"] = [p for p in parts["test"] if members[linked.find(fold(p.first))] == 2]
     return parts
 
 

@@ -4,14 +4,13 @@
 
     adapter.json          what it is, which base it belongs to, how its score is put together
     adapter.safetensors   ``NAME.lora_A`` (rank, in) and ``NAME.lora_B`` (out, rank) for every
-                          changed matrix, or ``NAME.codes`` and ``NAME.scales`` (four bits), and
-                          whole tensors for the head, biases and norms; perhaps a second
+                          changed matrix, or ``NAME.codes`` and ``NAME.scales`` (four bits), or
+                          both, and whole tensors for the head, biases and norms; perhaps a second
                           difference of the same kind under ``encoder.``, and
                           ``maxsim.token_weights`` (vocabulary,), which is not merged
     README.md             the model card
 
-Loading merges it: ``W + alpha / rank * B @ A`` or ``W + D``, so that scoring costs no more than
-the base.
+Loading merges it: ``W + D + alpha / rank * B @ A``, so that scoring costs no more than the base.
 The score may also weigh in what the base's own vectors say of a pair, and those of an encoder tuned
 from it: see :class:`Combination`.
 """
@@ -34,8 +33,8 @@ if TYPE_CHECKING:
     FloatArray = NDArray[np.float32]
     Weights = Mapping[str, torch.Tensor]
 
-FORMAT = 3
-_READABLE = (1, 2, 3)
+FORMAT = 4
+_READABLE = (1, 2, 3, 4)
 SETTINGS_FILE = "adapter.json"
 WEIGHTS_FILE = "adapter.safetensors"
 CARD_FILE = "README.md"

@@ -1,6 +1,6 @@
 """Differences of weights: merging them into a base and cutting them out of a tuned model.
 
-A matrix's difference is kept as two factors of low rank, or whole in four bits.
+A matrix's difference is kept as two factors of low rank, whole in four bits, or in both ways.
 
 Names are those of ``BertForSequenceClassification``; a base encoder's weights may come under its
 own names (``encoder.layer.0…``) or under these (``bert.encoder.layer.0…``).
@@ -28,7 +28,10 @@ _CLASSIFIER = "bert."
 
 
 def merged_state_dict(adapter: "Adapter", base_weights: "Weights") -> "dict[str, torch.Tensor]":
-    """All weights of the tuned classifier, float32: ``W + alpha / rank * B @ A``, or ``W + D``.
+    """All weights of the tuned classifier, float32: ``W + D + alpha / rank * B @ A``.
+
+    A matrix may have either difference, or both: what a base adapter kept in four bits stays as it
+    is when that adapter is tuned further.
 
     Raises:
         ModelError: the adapter changes a weight that the base lacks or has in another shape.
@@ -39,7 +42,9 @@ def merged_state_dict(adapter: "Adapter", base_weights: "Weights") -> "dict[str,
             continue
         if name.endswith((RIGHT, CODES)):
             changed = name.removesuffix(RIGHT).removesuffix(CODES)
-            delta = _delta(adapter, changed)
+            delta = (
+                _restored(adapter, changed) if name.endswith(CODES) else _product(adapter, changed)
+            )
             weights[changed] = _matching(adapter, weights, changed, delta) + delta
         elif not name.endswith((LEFT, SCALES)):
             weights[name] = tensor.float()
@@ -56,12 +61,22 @@ def merged_encoder(adapter: "Adapter", base_weights: "Weights") -> "dict[str, to
     return {name.removeprefix(_CLASSIFIER): weight for name, weight in merged.items()}
 
 
-def _delta(adapter: "Adapter", name: str) -> "torch.Tensor":
-    tensors = adapter.tensors
-    if name + CODES in tensors:
-        return restored(tensors[name + CODES], tensors[name + SCALES])
-    product = tensors[name + LEFT].float() @ tensors[name + RIGHT].float()
-    return (adapter.alpha / adapter.rank) * product
+def four_bit_part(adapter: "Adapter") -> "Weights":
+    """What the adapter's cross-encoder has in four bits, by the adapter's own names."""
+    return {
+        name: tensor
+        for name, tensor in adapter.tensors.items()
+        if name.endswith((CODES, SCALES)) and name not in adapter.fixed
+    }
+
+
+def _restored(adapter: "Adapter", name: str) -> "torch.Tensor":
+    return restored(adapter.tensors[name + CODES], adapter.tensors[name + SCALES])
+
+
+def _product(adapter: "Adapter", name: str) -> "torch.Tensor":
+    left, right = adapter.tensors[name + LEFT], adapter.tensors[name + RIGHT]
+    return (adapter.alpha / adapter.rank) * (left.float() @ right.float())
 
 
 def _under_classifier_names(base_weights: "Weights") -> "dict[str, torch.Tensor]":

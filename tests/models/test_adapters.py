@@ -190,7 +190,7 @@ def test_damaged_weights_are_refused(tuned: tuple[Any, Any, Adapter], tmp_path: 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"format": 4}, "reads formats 1 to 3"),
+        ({"format": 5}, "reads formats 1 to 4"),
         ({"combine": {"cross": 1.0, "colbert": 2.0}}, "unknown parts of the combination"),
         ({"combine": {"order": "sideways"}}, "unknown order 'sideways'"),
         ({"base": {"name": "tiny"}}, "cannot be used"),

@@ -23,6 +23,7 @@ def write_data(data: Path) -> None:
             (best, f"Which hotel in {topic} is best for families?", 1),
             (best, f"What is the worst family hotel in {topic}?", 0),
             (best, f"How do I fly from {topic} to the old harbour?", 0),
+            (f"How old is the bridge of {topic}?", f"When was {topic}'s bridge built?", 1),
         ]
     _write(data / "qqp/train.jsonl", rows)
     asked = [

@@ -1,5 +1,6 @@
 """The duplicate recipe's pairs: held-out parts are disjoint, labels mean what they say."""
 
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -32,6 +33,14 @@ def test_parts_share_no_question(questions: Questions) -> None:
     assert not _texts(questions.train) & _texts(questions.test)
     assert not _texts(questions.dev) & _texts(questions.test)
     assert not _texts(questions.train) & _texts(questions.dev)
+
+
+def test_pairs_that_are_alone(questions: Questions) -> None:
+    """Held-out pairs whose questions occur in no other pair of any file, and only those."""
+    assert questions.alone
+    assert set(questions.alone) < set(questions.test)
+    counts = Counter(fold(text) for pair in questions.test for text in pair[:2])
+    assert {counts[text] for text in _texts(questions.alone)} == {1}
 
 
 def test_no_pair_of_the_dev_file_is_trained_on(questions: Questions) -> None:
