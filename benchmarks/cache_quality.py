@@ -69,7 +69,8 @@ def replay(rows: Sequence[Row], settings: FunnelSettings) -> ReplayReport:
     cache = settings.cache or CacheSettings()
     pool = ModelPool.shared()
     encoder, scorer = pool.encoder(settings.models.embedder), pool.scorer(cache.verifier.model)
-    chosen = threshold_for(cache, calibrator_for(cache), scorer.revision)
+    embedder = (encoder.name, encoder.revision)
+    chosen = threshold_for(cache, calibrator_for(cache), scorer.revision, embedder)
     log = [Asked(normalise_query(text), group) for text, group in rows]
     return Replayer(scorer, chosen.policy).run(
         embed_log(encoder, log), target_precision=cache.target_precision, problem=chosen.problem

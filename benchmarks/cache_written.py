@@ -122,7 +122,8 @@ def main() -> None:
         cache = cache.model_copy(update={"threshold": options.threshold})
     encoder = ModelPool.shared().encoder(settings.models.embedder)
     scorer = ModelPool.shared().scorer(cache.verifier.model)
-    policy = threshold_for(cache, calibrator_for(cache), scorer.revision).policy
+    embedder = (encoder.name, encoder.revision)
+    policy = threshold_for(cache, calibrator_for(cache), scorer.revision, embedder).policy
     results = {"swap_pairs": swaps(encoder, scorer, policy)}
     results |= {name: replayed(name, encoder, scorer, policy) for name in STREAMS}
     if options.json:

@@ -62,8 +62,17 @@ class Approach:
                 return None
 
     async def _embed(self, looking: Looking, flight: Flight) -> bool:
+        """Wait for the query's vector, but not longer than for the verifier.
+
+        Who gives up does not stop it: a stage may need it too, and what is kept is found by it.
+        """
+        limit = self._matcher.time_limit(looking.request.deadline)
         try:
-            flight.embed(await looking.request.query.vector())
+            async with asyncio.timeout(limit.remaining_s()):
+                flight.embed(await looking.request.query.vector())
+        except TimeoutError:
+            looking.reason = "embedding_timeout"
+            return False
         except Exception as error:
             log.warning("cache.embedding_failed", error=type(error).__name__)
             looking.reason = "embedding_failed"

@@ -2,8 +2,9 @@
 
 An audit needs no judge: the stages' own answer to the new wording is the label. Over a window of
 recent audits the hit precision and its exact interval are known; when even its upper limit is under
-the target, traffic has drifted from what the threshold was calibrated on, and the threshold rises.
-It never falls by itself: loosening takes a new calibration.
+the target, traffic has drifted from what the threshold was calibrated on, and the threshold rises,
+in this process and until it ends: other replicas, and the next start, have the configured one. So
+the alarm tells what to configure.
 """
 
 import math
@@ -62,7 +63,15 @@ class Auditor:
         after = self._better_threshold(before)
         self._matcher.tighten(after)
         self._window = deque((pair for pair in self._window if pair[0] >= after), maxlen=_WINDOW)
-        log.warning("cache.precision_drift", threshold_before=before, threshold_after=after)
+        log.warning(
+            "cache.precision_drift",
+            threshold_before=before,
+            threshold_after=after,
+            effect="in this process, until it ends",
+            mend="set cache.threshold to threshold_after"
+            if math.isfinite(after)
+            else "set cache.semantic to false until there is a new calibration",
+        )
 
     def _better_threshold(self, before: float) -> float:
         """The lowest score from which up recent hits met the target; infinite if none did."""

@@ -20,12 +20,18 @@ class Background:
         self, work: Callable[[], Coroutine[Any, Any, Any]], name: str
     ) -> "asyncio.Task[None] | None":
         """Run ``work()`` soon; returns its task, or None when there was no room for it."""
-        if len(self._tasks) >= self._limit:
+        if self._is_full():
             return None
         task = asyncio.ensure_future(self._guarded(work, name))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task
+
+    def _is_full(self) -> bool:
+        if len(self._tasks) < self._limit:
+            return False
+        running = [task for task in self._tasks if not task.done()]  # the rest goes in a moment
+        return len(running) >= self._limit
 
     async def _guarded(self, work: Callable[[], Coroutine[Any, Any, Any]], name: str) -> None:
         try:

@@ -81,7 +81,7 @@ class QueryCache(ABC):
         return 0
 
     async def forget(self, request: CacheRequest) -> bool:  # noqa: ARG002
-        """Drop the entry (or alias) of one query. Returns whether there was one."""
+        """Drop the entry that answers one query. Returns whether there was one."""
         return False
 
     async def stats(self) -> Mapping[str, Any]:

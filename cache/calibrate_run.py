@@ -17,7 +17,7 @@ from funnel.cache.calibration import (
 )
 from funnel.cache.calibrator import Calibrator, CertifiedPoint
 from funnel.cache.decision import Candidate, Policy, Verdict, screen
-from funnel.cache.guards import Margins
+from funnel.cache.guards import VERSION, Margins
 from funnel.cache.pair_scores import PairScores, Progress
 from funnel.cache.replay import earlier_neighbours
 from funnel.cache.replay_log import Asked, LabelledPair
@@ -169,7 +169,10 @@ class CalibrationRun:
             verifier=self._scorer.name,
             revision=self._scorer.revision,
             embedder=self._encoder.name,
+            embedder_revision=self._encoder.revision,
             floor=floor,
+            guards=self._policy.guards,
+            guards_version=VERSION,
             margins=self._policy.margins,
             scripts=_scripts(pairs),
             confidence=CONFIDENCE,

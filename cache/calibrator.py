@@ -1,8 +1,8 @@
 """The calibrator file: which score of which verifier means "the same question", and the evidence.
 
 JSON, written by ``funnel cache calibrate`` and named by ``cache.calibrator`` in the YAML. It holds
-for one revision of one verifier: scores of another one mean something else, so a mismatch leaves
-the cache with its exact tiers only.
+for one revision of one verifier, for one embedder, whose cosines decide what is verified, and for
+the guards that stood before it: a mismatch leaves the cache with its exact tiers only.
 """
 
 import hashlib
@@ -15,6 +15,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from funnel.cache.guards import Margins
+from funnel.cache.settings import GuardSettings
 from funnel.errors import ConfigError
 
 SHIPPED = "calibrator-duplicate.json"
@@ -39,7 +40,8 @@ class Calibrator(BaseModel):
     ``points`` are certified independently of each other, each at ``confidence``. ``floor`` is the
     cosine below which no candidate is verified, ``scripts`` the Unicode scripts that the pairs
     were written in, ``prevalence`` the share of duplicates it was weighted to (None: the pairs'
-    own). ``source`` says where the pairs come from.
+    own). ``source`` says where the pairs come from. Older files do not know ``embedder_revision``
+    and ``guards_version``, and were made with all guards.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -48,7 +50,10 @@ class Calibrator(BaseModel):
     verifier: str
     revision: str
     embedder: str
+    embedder_revision: str = ""
     floor: float = Field(ge=-1, le=1)
+    guards: GuardSettings = GuardSettings()
+    guards_version: str = ""
     margins: Margins = Margins()
     scripts: tuple[str, ...] = ()
     confidence: float = Field(gt=0, lt=1)
@@ -100,6 +105,12 @@ class Calibrator(BaseModel):
             draft.write(text)
         Path(draft.name).chmod(0o644)
         Path(draft.name).replace(path)
+
+    def is_of_embedder(self, name: str, revision: str) -> bool:
+        """Whether its floor is one of this embedder's cosines; by the weights, if it knows them."""
+        if self.embedder_revision:
+            return self.embedder_revision == revision
+        return self.embedder == name
 
     def point(self, target: float) -> CertifiedPoint | None:
         """The loosest threshold certified for at least ``target``, or None."""

@@ -8,6 +8,8 @@ partition or another query's key does not open.
 import hashlib
 import hmac
 import os
+from copy import deepcopy
+from dataclasses import replace
 from typing import Any, TypeVar
 
 import msgspec
@@ -22,6 +24,7 @@ _DIGEST = 16
 _HEAD = 1 + _DIGEST
 # Without a secret the checksum finds damage and misplacement, not a forger who reads this source.
 _OPEN_KEY = b"retrieval-funnel cache, no secret set"
+_ATOMS = frozenset({str, int, float, bool, type(None), bytes})
 
 
 class Sealed(CacheError):
@@ -128,8 +131,38 @@ class Codec:
         return hashlib.blake2b(place + body, key=self._key, digest_size=_DIGEST).digest()
 
 
+def copied(value: Any) -> Any:
+    """A value of metadata with dicts and lists of its own, so that altering one alters no other.
+
+    Not copy.deepcopy at once: that is ten times slower, and fails on objects that cannot be copied
+    (a service's own stage may answer with them), which are shared instead.
+    """
+    kind = type(value)
+    if kind is dict:
+        return {
+            key: inner if type(inner) in _ATOMS else copied(inner) for key, inner in value.items()
+        }
+    if kind is list:
+        return [inner if type(inner) in _ATOMS else copied(inner) for inner in value]
+    try:
+        return deepcopy(value)
+    except Exception:
+        return value
+
+
+def copied_hit(hit: Hit) -> Hit:
+    """The same hit, sharing nothing with the first that could be altered."""
+    return replace(
+        hit,
+        metadata=copied(dict(hit.metadata)),
+        stage_scores=dict(hit.stage_scores),
+        stage_ranks=dict(hit.stage_ranks),
+        sources=dict(hit.sources),
+    )
+
+
 def pack_hit(hit: Hit) -> CachedHit:
-    """A hit without its rank, which is its place in the tuple."""
+    """A hit without its rank, which is its place in the tuple; it shares nothing with the hit."""
     return CachedHit(
         id=hit.id,
         score=hit.score,
@@ -137,7 +170,7 @@ def pack_hit(hit: Hit) -> CachedHit:
         score_stage=hit.score_stage,
         title=hit.title,
         text=hit.text,
-        metadata=dict(hit.metadata),
+        metadata=copied(dict(hit.metadata)),
         stage_scores=dict(hit.stage_scores),
         stage_ranks=dict(hit.stage_ranks),
         sources={name: (source.rank, source.score) for name, source in hit.sources.items()},
@@ -145,7 +178,7 @@ def pack_hit(hit: Hit) -> CachedHit:
 
 
 def unpack_hit(rank: int, hit: CachedHit) -> Hit:
-    """The hit at its 1-based rank."""
+    """The hit at its 1-based rank; it shares nothing with what is kept."""
     return Hit(
         rank=rank,
         id=hit.id,
@@ -154,8 +187,8 @@ def unpack_hit(rank: int, hit: CachedHit) -> Hit:
         score_stage=hit.score_stage,
         title=hit.title,
         text=hit.text,
-        metadata=hit.metadata,
-        stage_scores=hit.stage_scores,
-        stage_ranks=hit.stage_ranks,
+        metadata=copied(hit.metadata),
+        stage_scores=hit.stage_scores.copy(),
+        stage_ranks=hit.stage_ranks.copy(),
         sources={name: SourceScore(*source) for name, source in hit.sources.items()},
     )

@@ -12,6 +12,7 @@ _REASONS = """
 no_candidates below_floor below_threshold not_scored expired wrong_entry
 uncalibrated calibrated_for_another_verifier target_not_certified semantic_off
 query_beyond_window script_not_calibrated query_shortened uncacheable_partition embedding_failed
+embedding_timeout calibrated_for_another_embedder calibrated_with_other_guards
 flight_timeout verifier_timeout verifier_error verifier_breaker_open verifier_closed
 store_timeout store_unavailable store_error breaker_open invalidation_pending
 guard_number guard_unit guard_symbol guard_script guard_opposite guard_entity guard_role
@@ -49,6 +50,22 @@ class Counters:
         with self._lock:
             self.events[name] += count
 
+    def absorb(self, other: "Counters") -> None:
+        """Count in what another one counted, but not its latencies, which tell of its own time."""
+        with other._lock:
+            requests, saved_ms = dict(other.requests), other.saved_ms
+            reasons, events = dict(other.reasons), dict(other.events)
+        with self._lock:
+            self.requests.update(requests)
+            self.reasons.update(reasons)
+            self.events.update(events)
+            self.saved_ms += saved_ms
+
+    def latencies_ms(self) -> list[float]:
+        """How long the latest lookups took."""
+        with self._lock:
+            return list(self._lookup_ms)
+
     def snapshot(self) -> Mapping[str, Any]:
         """All numbers, JSON-ready."""
         with self._lock:
@@ -65,8 +82,8 @@ class Counters:
             "reasons": reasons,
             "events": events,
             "saved_ms": self.saved_ms,
-            "p50_lookup_ms": _quantile(latencies, 0.50),
-            "p99_lookup_ms": _quantile(latencies, 0.99),
+            "p50_lookup_ms": quantile(latencies, 0.50),
+            "p99_lookup_ms": quantile(latencies, 0.99),
         }
 
 
@@ -77,7 +94,7 @@ def _by_status(requests: Mapping[tuple[str, str], int]) -> dict[str, int]:
     return dict(totals)
 
 
-def _quantile(ordered: list[float], share: float) -> float:
+def quantile(ordered: list[float], share: float) -> float:
     """The nearest-rank quantile of a sorted list; 0 for an empty one."""
     if not ordered:
         return 0.0

@@ -70,6 +70,14 @@ class GuardedStore:
         self.last_stats = await self.call(lambda store: store.stats())
         return self.last_stats
 
+    def touch(self, partition: str, key: str) -> None:
+        """Tell the store of a hit that was served without it; whatever fails is not the hit's."""
+        try:
+            self.store.touch(partition, key)
+        except Exception as error:
+            self._fault("store_error")
+            log.debug("cache.touch_failed", error=type(error).__name__)
+
     async def call(self, work: Callable[[Store], Awaitable[T]], budget: Budget | None = None) -> T:
         """Run one store call.
 

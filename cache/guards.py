@@ -6,13 +6,19 @@ margin in logits. Guards only ever make a hit harder; equal texts have no findin
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
+from itertools import zip_longest
 from typing import TYPE_CHECKING, Literal
 
 from funnel.cache.lexicon import (
+    COMPARING,
+    DIGEST,
+    EVEN_HANDED,
+    JOINING,
     KINDS,
+    LETTERED,
     NEGATING_PREFIXES,
     NEGATIONS,
     NOT_NEGATED,
@@ -26,13 +32,24 @@ from funnel.cache.lexicon import (
     UNIVERSAL,
 )
 from funnel.cache.order import swap
-from funnel.cache.quantities import LOOSELY, is_measure
-from funnel.cache.words import Question, stem, take_apart
+from funnel.cache.quantities import LOOSELY, MONTHS, is_measure
+from funnel.cache.words import Question, Word, stem, take_apart
 
 if TYPE_CHECKING:
     from funnel.cache.settings import GuardSettings
 
+VERSION = f"2-{DIGEST}"
+"""Of the guards' code, counted up by hand when a finding can change, and of the lexicon.
+
+It is part of every entry's partition: what older guards let through is not served any more.
+"""
+
 _NOTHING_ELSE = 0.75
+_FRACTION_PARTS = 2
+_LETTER = re.compile(r"[a-z]|c\+\+|[cfj]#")
+_SAYS_LITTLE = STOPWORDS | frozenset("urny")  # a, i, how r u
+_NAMES_NOTHING = JOINING | EVEN_HANDED
+_LONG_LIST = 20
 _COMPARING = re.compile(r"\b\w+er\b|\b(?:more|less|before|after)\b")
 
 FindingKind = Literal[
@@ -96,9 +113,11 @@ _Guard = Callable[[Question, Question, Margins], Iterator[Finding]]
 def _guards(settings: "GuardSettings") -> tuple[tuple[bool, _Guard], ...]:
     return (
         (settings.numbers, _numbers),
+        (settings.numbers, _comparisons),
         (settings.opposites, _opposites),
         (settings.negation, _negation),
         (settings.entities, _entities),
+        (settings.entities, _designators),
         (settings.order, _order),
     )
 
@@ -113,7 +132,7 @@ def _scripts(a: Question, b: Question) -> Iterator[Finding]:
 
 
 def _numbers(a: Question, b: Question, margins: Margins) -> Iterator[Finding]:
-    ours, theirs = ({q.value for q in x.quantities} for x in (a, b))
+    ours, theirs = _values(a, b), _values(b, a)
     only_a, only_b = _unexcused(ours - theirs, b), _unexcused(theirs - ours, a)
     if only_a and only_b:
         yield Finding("number", f"{_list(only_a)} against {_list(only_b)}")
@@ -129,6 +148,50 @@ def _numbers(a: Question, b: Question, margins: Margins) -> Iterator[Finding]:
         units = [{q.unit for q in x.quantities if q.value == value and q.unit} for x in (a, b)]
         if units[0] and units[1] and not units[0] & units[1]:
             yield Finding("unit", f"{value} {_list(units[0])} against {_list(units[1])}")
+    yield from _counted(a, b, ours & theirs)
+
+
+def _values(question: Question, other: Question) -> set[str]:
+    """Its numbers; dates and fractions in parts if the other says them so ("25 December")."""
+    if any(q.parts for q in other.quantities):
+        return {q.value for q in question.quantities}
+    months = {MONTHS[word.folded] for word in other.words if word.folded in MONTHS}
+    said = {q.value for q in other.quantities} | months
+    values: set[str] = set()
+    for quantity in question.quantities:
+        parts = set(quantity.parts)
+        apart = parts and (parts <= said or (len(parts) > _FRACTION_PARTS and parts & said))
+        values |= parts - months if apart else {quantity.value}
+    return values
+
+
+def _counted(a: Question, b: Question, common: set[str]) -> Iterator[Finding]:
+    """The same numbers of other things: "20 per 30 days" against "30 per 10 days"."""
+    ours, theirs = _numbers_of(a), _numbers_of(b)
+    for what in ours.keys() & theirs.keys():
+        first, second = ours[what], theirs[what]
+        if not first & second and first | second <= common:
+            yield Finding("number", f"{_list(first)} {what} against {_list(second)} {what}")
+
+
+def _numbers_of(question: Question) -> dict[str, set[str]]:
+    """What is counted -> its numbers; without words said twice, of which order says which."""
+    found: dict[str, set[str]] = {}
+    for value, what in question.counted:
+        if question.stems.count(what) <= 1:
+            found.setdefault(what, set()).add(value)
+    return found
+
+
+def _comparisons(a: Question, b: Question, margins: Margins) -> Iterator[Finding]:
+    """Signs that compare; which way they point is for the opposites, which know them as words."""
+    ours, theirs = a.comparisons, b.comparisons
+    if ours == theirs:
+        return
+    if ours and theirs:
+        yield Finding("symbol", f"comparison {_list(ours)} against {_list(theirs)}")
+    elif ours | theirs != {"equal"} and not _compares(b if ours else a):
+        yield Finding("symbol", "a comparison on one side", margins.one_sided_number)
 
 
 def _of_all(question: Question) -> bool:
@@ -155,6 +218,10 @@ def _unexcused(values: set[str], other: Question) -> set[str]:
     """Numbers that the other question does not even say loosely ("both", "half")."""
     said = {word.folded for word in other.words}
     return {value for value in values if not said & set(LOOSELY.get(value, "").split())}
+
+
+def _compares(question: Question) -> bool:
+    return any(word.folded in COMPARING for word in question.words)
 
 
 def _opposites(a: Question, b: Question, margins: Margins) -> Iterator[Finding]:  # noqa: ARG001
@@ -260,6 +327,62 @@ def _entities(a: Question, b: Question, margins: Margins) -> Iterator[Finding]:
         yield Finding("entity", f"{_list(only_a)} against {_list(only_b)}")
     elif only_a or only_b:
         yield Finding("entity", f"{_list(only_a | only_b)} on one side", margins.one_sided_name)
+
+
+def _designators(a: Question, b: Question, margins: Margins) -> Iterator[Finding]:  # noqa: ARG001
+    """Single letters that tell things of a kind apart: "vitamin b" against "vitamin c"."""
+    ours, theirs = _letters(a), _letters(b)
+    for named in ours.keys() & theirs.keys():
+        first, second = ours[named], theirs[named]
+        article = _is_article(a, named, first, second) or _is_article(b, named, second, first)
+        if not first & second and not article:
+            yield Finding("entity", f"{named} {_list(first)} against {named} {_list(second)}")
+
+
+def _letters(question: Question) -> dict[str, set[str]]:
+    """Stem of a word -> the letters after it, all of a list: "option a or b"."""
+    found: dict[str, set[str]] = {}
+    words = question.words
+    places = (place for place, word in enumerate(words) if _LETTER.fullmatch(word.folded))
+    for place in places:
+        named = words[place - 1] if place else None
+        if named is None or named.folded in _NAMES_NOTHING or _LETTER.fullmatch(named.folded):
+            continue
+        letters = _listed(named, words[place : place + _LONG_LIST])
+        if letters:
+            found.setdefault(named.stem, set()).update(letters)
+    return found
+
+
+def _listed(named: Word, after: Sequence[Word]) -> set[str]:
+    """The letters that directly follow a word, with others that are joined to them."""
+    letters: set[str] = set()
+    for word, following in zip_longest(after, after[1:]):
+        if _LETTER.fullmatch(word.folded):
+            if not _tells_apart(named, word, following):
+                break
+            letters.add(word.folded)
+        elif not letters or word.folded not in JOINING:
+            break
+    return letters
+
+
+def _tells_apart(named: Word, letter: Word, following: Word | None) -> bool:
+    """Whether the letter is no word here: not in "things i need" and "how a", but in "type i"."""
+    if named.folded in STOPWORDS:
+        return letter.folded not in _SAYS_LITTLE
+    return letter.folded != "i" or named.folded in LETTERED or following is None
+
+
+def _is_article(question: Question, named: str, letters: set[str], others: set[str]) -> bool:
+    """Whether it says what the other says, with an article: "write a C program", "write C"."""
+    said = {word.folded for word in question.words}
+    return letters == {"a"} and others <= said and named not in _lettered()
+
+
+@cache
+def _lettered() -> frozenset[str]:
+    return frozenset(stem(word) for word in LETTERED)
 
 
 def _unmatched(a: Question, b: Question) -> set[str]:

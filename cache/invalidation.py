@@ -26,8 +26,10 @@ class Invalidator:
     """Turns index writes into epoch bumps and deletions.
 
     The epoch rises first: an answer that was computed across the write is then refused by the
-    store. What cannot be told to the store is owed: while it is, this process serves nothing from
-    the cache, and it tries again until the store has taken it.
+    store. It rises again at the end: what a process has read between the two, and keeps in its own
+    memory, may have been dropped since. What cannot be told to the store is owed: while it is, this
+    process serves nothing from the cache, and it tries again until the store has taken it. A write
+    that was interrupted while it was being told is owed too.
     """
 
     def __init__(
@@ -36,14 +38,14 @@ class Invalidator:
         store: GuardedStore,
         encoder: Encoder,
         local: LocalTier,
-        background: Background,
     ) -> None:
         self._settings = settings
         self._store = store
         self._encoder = encoder
         self._local = local
-        self._background = background
-        self.owing = False
+        self._owed = 0
+        self._paid = 0
+        self._paying = Background(1)  # of its own: a debt must not wait for room among the keeps
 
     async def changed(self, upserted: Sequence[Document], deleted: Sequence[str]) -> None:
         """The index was written. Without any document named, anything may have changed."""
@@ -55,14 +57,17 @@ class Invalidator:
             else:
                 await self._bump(invalidate=True)
         except StoreFault as fault:
-            self._owe(fault)
+            self._owe(fault.reason)
+        except BaseException as error:
+            self._owe(type(error).__name__)
+            raise
 
     async def _targeted(self, upserted: Sequence[Document], deleted: Sequence[str]) -> None:
         await self._bump(invalidate=False)
         ids = [*deleted, *(document.id for document in upserted)]
         await self._store.call(lambda store: store.delete_documents(ids), Budget(_PATIENCE_S))
-        if upserted and not await self._reverse_search(upserted):
-            await self._bump(invalidate=True)
+        complete = not upserted or await self._reverse_search(upserted)
+        await self._bump(invalidate=not complete)
 
     async def _reverse_search(self, upserted: Sequence[Document]) -> bool:
         """Drop the entries whose query a new document might answer; False if that is too much.
@@ -85,12 +90,12 @@ class Invalidator:
             Budget(_PATIENCE_S),
         )
         for stored in found:
-            await self._drop(stored)
+            await self._drop(stored.partition, stored.key)
         return len(found) < _AFFECTED
 
-    async def _drop(self, stored: Stored) -> None:
-        await self._store.call(
-            lambda store: store.delete(stored.partition, stored.key), Budget(_PATIENCE_S)
+    async def _drop(self, partition: str, key: str) -> bool:
+        return await self._store.call(
+            lambda store: store.delete(partition, key), Budget(_PATIENCE_S)
         )
 
     async def purge(self, scope: str | None) -> int:
@@ -106,14 +111,21 @@ class Invalidator:
         return count
 
     async def forget(self, partition: str, key: str) -> bool:
-        """Drop one entry, here and for every replica.
+        """Drop one entry, here and for every replica; of an alias also the entry it leads to.
+
+        Without that the wording would be answered from the same entry again. The epoch rises
+        before and after, as with a write: a run in flight cannot put back what it has computed.
 
         Raises:
             StoreFault: the store did not answer.
         """
-        found = await self._store.call(
-            lambda store: store.delete(partition, key), Budget(_PATIENCE_S)
+        await self._bump(invalidate=False)
+        reading = await self._store.call(
+            lambda store: store.get(partition, key), Budget(_PATIENCE_S)
         )
+        found = await self._drop(partition, key)
+        if isinstance(reading.found, Stored) and reading.found.key != key:
+            found = await self._drop(partition, reading.found.key) or found
         await self._bump(invalidate=False)
         return found
 
@@ -124,20 +136,43 @@ class Invalidator:
         self._local.saw(epoch)
         return epoch
 
-    def _owe(self, fault: StoreFault) -> None:
-        log.warning("cache.invalidation_owed", reason=fault.reason)
-        if not self.owing:
-            self.owing = True
-            self._background.start(self._pay, "invalidation")
+    def owes(self) -> bool:
+        """Whether the store has not heard of a write yet; sees to it that somebody tells it."""
+        owing = self._owed > self._paid
+        if owing:
+            self._paying.start(self._pay, "invalidation")
+        return owing
+
+    async def settled(self, within_s: float) -> bool:
+        """Whether nothing is owed, after waiting for that a while."""
+        if self.owes():
+            await self._paying.finish(within_s)
+        return self._owed <= self._paid
+
+    async def aclose(self, within_s: float) -> None:
+        """Wait a while for what is owed, and say so if it stays unpaid."""
+        if not await self.settled(within_s):
+            log.error(
+                "cache.closed_owing",
+                effect="kept answers may hold documents as they were before the last write",
+                mend="funnel cache purge, when the store can be reached",
+            )
+        await self._paying.aclose()
+
+    def _owe(self, reason: str) -> None:
+        log.warning("cache.invalidation_owed", reason=reason)
+        self._owed += 1
+        self.owes()
 
     async def _pay(self) -> None:
         attempt = 0
-        while self.owing:
+        while self._owed > self._paid:
             await asyncio.sleep(_RETRY_S[min(attempt, len(_RETRY_S) - 1)])
             attempt += 1
+            owed = self._owed  # what is owed from here on may be of a write that this one misses
             try:
                 await self._bump(invalidate=True)
             except StoreFault:
                 continue
-            self.owing = False
+            self._paid = owed
             log.info("cache.invalidation_paid", attempts=attempt)

@@ -1,5 +1,6 @@
 """The guards' word lists, read from ``lexicon.toml`` beside this file, which explains them."""
 
+import hashlib
 import tomllib
 from importlib.resources import files
 from typing import Any, Final, TypeAlias
@@ -7,9 +8,8 @@ from typing import Any, Final, TypeAlias
 Group: TypeAlias = tuple[frozenset[str], ...]
 """Sides that exclude one another; the words of one side mean the same."""
 
-_DATA: dict[str, Any] = tomllib.loads(
-    files("funnel.cache").joinpath("lexicon.toml").read_text("utf-8")
-)
+_TEXT = files("funnel.cache").joinpath("lexicon.toml").read_text("utf-8")
+_DATA: dict[str, Any] = tomllib.loads(_TEXT)
 
 
 def _words(name: str) -> frozenset[str]:
@@ -21,6 +21,7 @@ def _groups(name: str) -> tuple[Group, ...]:
     return tuple(tuple(frozenset(side.split()) for side in line.split("|")) for line in lines)
 
 
+DIGEST: Final = hashlib.blake2b(_TEXT.encode(), digest_size=4).hexdigest()
 OPPOSITES: Final = _groups("opposites")
 KINDS: Final = _groups("kinds")
 QUESTION_WORDS: Final = _groups("question_words")
@@ -32,6 +33,8 @@ UNDOING: Final = _words("undoing")
 UNIVERSAL: Final = _words("universal")
 SINGLE: Final = _words("single")
 PERIODS: Final = _words("periods")
+LETTERED: Final = _words("lettered")
+COMPARING: Final = _words("comparing")
 REVERSING: Final = _words("reversing")
 DIRECTED: Final = _words("directed")
 JOINING: Final = _words("joining")

@@ -9,36 +9,62 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
+from sys import getsizeof
 
 from funnel.cache.codec import AliasNote, Entry
 from funnel.cache.place import Place
 from funnel.cache.store import Epoch
 
+MAX_BYTES = 64 * 1024 * 1024
+_PER_OBJECT = 1_024  # what an entry or a hit takes beside its texts
+
 
 @dataclass(frozen=True, slots=True)
 class Kept:
-    """An opened entry, its own key, and the note of the alias that led to it, if one did."""
+    """An opened entry, its own key, and the note of the alias that led to it, if one did.
+
+    ``size`` is what it took sealed, in bytes.
+    """
 
     entry: Entry
     key: str
     note: AliasNote | None = None
+    size: int = 0
+
+    @property
+    def weight(self) -> int:
+        """About what it takes in memory: letters beyond ASCII take up to four times their bytes."""
+        texts = sum(getsizeof(hit.text) + getsizeof(hit.title) for hit in self.entry.hits)
+        return max(self.size, texts) + _PER_OBJECT * (1 + len(self.entry.hits))
 
 
 class LocalTier:
-    """At most ``entries`` entries, least recently used out first."""
+    """At most ``entries`` entries in at most about ``max_bytes``, least recently used out first."""
 
     def __init__(
-        self, entries: int, lag_s: float, *, clock: Callable[[], float] = time.monotonic
+        self,
+        entries: int,
+        lag_s: float,
+        *,
+        max_bytes: int = MAX_BYTES,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._entries = entries
+        self._max_bytes = max_bytes
         self._lag_s = lag_s
         self._clock = clock
-        self._kept: OrderedDict[tuple[str, str], Kept] = OrderedDict()
+        self._kept: OrderedDict[tuple[str, str], tuple[Kept, int]] = OrderedDict()
+        self._bytes = 0
         self._epoch: Epoch | None = None
         self._seen = 0.0
 
     def __len__(self) -> int:
         return len(self._kept)
+
+    @property
+    def bytes(self) -> int:
+        """About what it takes in memory."""
+        return self._bytes
 
     @property
     def epoch(self) -> Epoch | None:
@@ -49,6 +75,7 @@ class LocalTier:
         """The store told its epoch just now; a lower one than before means it was emptied."""
         if epoch != self._epoch:
             self._kept.clear()
+            self._bytes = 0
             self._epoch = epoch
         self._seen = self._clock()
 
@@ -56,20 +83,27 @@ class LocalTier:
         """The entry at a place, if it is certain enough that it still holds."""
         if self._epoch is None or self._clock() - self._seen > self._lag_s:
             return None
-        kept = self._kept.get((place.partition, place.key))
-        if kept is not None:
-            self._kept.move_to_end((place.partition, place.key))
-        return kept
+        found = self._kept.get((place.partition, place.key))
+        if found is None:
+            return None
+        self._kept.move_to_end((place.partition, place.key))
+        return found[0]
 
     def put(self, place: Place, kept: Kept, epoch: int) -> None:
         """Remember an entry that was read or computed under an epoch."""
         if self._entries == 0 or self._epoch is None or epoch != self._epoch.current:
             return
-        self._kept[place.partition, place.key] = kept
-        self._kept.move_to_end((place.partition, place.key))
-        while len(self._kept) > self._entries:
-            self._kept.popitem(last=False)
+        self.drop(place)
+        weight = kept.weight
+        if weight > self._max_bytes:
+            return
+        self._kept[place.partition, place.key] = kept, weight
+        self._bytes += weight
+        while len(self._kept) > self._entries or self._bytes > self._max_bytes:
+            _, (_, gone) = self._kept.popitem(last=False)
+            self._bytes -= gone
 
     def drop(self, place: Place) -> None:
         """Forget one entry."""
-        self._kept.pop((place.partition, place.key), None)
+        _, gone = self._kept.pop((place.partition, place.key), (None, 0))
+        self._bytes -= gone

@@ -26,7 +26,10 @@ _SERVABLE = ("fresh", "revalidate")
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """An entry to serve. ``key`` is the entry's own; ``score`` is None for the exact tier."""
+    """An entry to serve. ``key`` is the entry's own; ``score`` is None for the exact tier.
+
+    ``size`` is what it took sealed, in bytes.
+    """
 
     entry: Entry
     key: str
@@ -36,6 +39,7 @@ class Found:
     score: float | None = None
     threshold: float | None = None
     margin: float = 0.0
+    size: int = 0
 
     def info(self) -> CacheInfo:
         """What the result says of it."""
@@ -58,6 +62,7 @@ class Near:
     key: str
     entry: Entry
     cosine: float
+    size: int
 
     @property
     def candidate(self) -> Candidate:
@@ -115,7 +120,10 @@ class Lookup:
         """This very text, here or in the store, or a verified paraphrase of a kept one."""
         kept = self._local.get(looking.place)
         found = None if kept is None else self._servable(kept, looking)
-        return found or await self._from_store(looking)
+        if found is None:
+            return await self._from_store(looking)
+        self._store.touch(looking.place.partition, found.key)
+        return found
 
     async def _from_store(self, looking: Looking) -> Found | None:
         place = looking.place
@@ -138,16 +146,16 @@ class Lookup:
 
     def _open(self, stored: Stored, looking: Looking) -> Kept | None:
         """The entry behind what was read by this query's key, if it really belongs there."""
-        place = looking.place
+        place, size = looking.place, len(stored.payload)
         try:
             entry = self._codec.open(stored.payload, Entry, place.partition, stored.key)
             if stored.alias is None:
-                return self._of_this_text(Kept(entry, stored.key), looking)
+                return self._of_this_text(Kept(entry, stored.key, size=size), looking)
             note = self._codec.open(stored.alias, AliasNote, place.partition, place.key)
         except Sealed as sealed:
             looking.reason = self._corrupt(sealed)
             return None
-        return Kept(entry, stored.key, note) if note.target == stored.key else None
+        return Kept(entry, stored.key, note, size) if note.target == stored.key else None
 
     def _of_this_text(self, kept: Kept, looking: Looking) -> Kept | None:
         if kept.entry.query == looking.request.query.text:
@@ -213,7 +221,7 @@ class Lookup:
             return None
         if freshness(entry, self._clock(), self._settings) not in _SERVABLE:
             return None
-        return Near(stored.key, entry, stored.cosine or 0.0)
+        return Near(stored.key, entry, stored.cosine or 0.0, len(stored.payload))
 
     def found_by(self, chosen: Verdict, near: Near) -> Found:
         """The entry that a decision chose."""
@@ -227,4 +235,5 @@ class Lookup:
             score=chosen.score,
             threshold=chosen.needed,
             margin=chosen.margin,
+            size=near.size,
         )

@@ -18,7 +18,7 @@ from funnel.cache.decision import (
     screen,
     to_score,
 )
-from funnel.cache.guards import Margins
+from funnel.cache.guards import VERSION, Margins
 from funnel.cache.settings import CacheSettings
 from funnel.cache.verifier import Verifier, VerifierFault, is_symmetric
 from funnel.deadline import Deadline
@@ -40,11 +40,16 @@ class Threshold:
 
 
 def threshold_for(
-    settings: CacheSettings, calibrator: Calibrator | None, revision: str
+    settings: CacheSettings,
+    calibrator: Calibrator | None,
+    revision: str,
+    embedder: tuple[str, str] | None = None,
 ) -> Threshold:
     """The policy that settings and calibrator give a verifier of this revision.
 
-    Without a certificate for the target nothing is ever accepted: exact tiers only.
+    ``embedder`` is the name and the revision of the one that finds the candidates; None leaves
+    open whether the calibrator is for it. Without a certificate for the target nothing is ever
+    accepted: exact tiers only.
     """
     policy = Policy(
         threshold=math.inf,
@@ -58,20 +63,29 @@ def threshold_for(
         return Threshold(policy, "semantic_off")
     if settings.threshold is not None:
         return Threshold(replace(policy, threshold=settings.threshold))
-    return _certified(settings, calibrator, revision, policy)
-
-
-def _certified(
-    settings: CacheSettings, calibrator: Calibrator | None, revision: str, policy: Policy
-) -> Threshold:
     if calibrator is None:
         return Threshold(policy, "uncalibrated")
-    if (calibrator.verifier, calibrator.revision) != (settings.verifier.model, revision):
-        return Threshold(policy, "calibrated_for_another_verifier")
+    mismatch = _mismatch(settings, calibrator, revision, embedder)
     point = calibrator.point(settings.target_precision)
-    if point is None:
-        return Threshold(policy, "target_not_certified")
+    if mismatch or point is None:
+        return Threshold(policy, mismatch or "target_not_certified")
     return Threshold(replace(policy, threshold=point.threshold))
+
+
+def _mismatch(
+    settings: CacheSettings,
+    calibrator: Calibrator,
+    revision: str,
+    embedder: tuple[str, str] | None,
+) -> str:
+    """What the certificate is not about, or nothing."""
+    if (calibrator.verifier, calibrator.revision) != (settings.verifier.model, revision):
+        return "calibrated_for_another_verifier"
+    if embedder is not None and not calibrator.is_of_embedder(*embedder):
+        return "calibrated_for_another_embedder"
+    if calibrator.guards != settings.guards:
+        return "calibrated_with_other_guards"
+    return ""
 
 
 def calibrator_for(settings: CacheSettings) -> Calibrator | None:
@@ -123,13 +137,21 @@ class Matcher:
         except Exception as error:  # whatever a model library throws
             self._without_verifier(type(error).__name__)
             return
-        self._threshold = threshold_for(self._settings, self._calibrator, revision)
+        names = (self._encoder.name, embedder)
+        self._threshold = threshold_for(self._settings, self._calibrator, revision, names)
         self.policy = self._threshold.policy
         self.identity = {
-            "embedder": [self._encoder.name, embedder],
+            "embedder": list(names),
             "verifier": [scorer.name, revision],
             "calibrator": self._calibrator.digest if self._calibrator else "",
+            "guards": {**self._settings.guards.model_dump(), "version": VERSION},
         }
+        self._warn()
+
+    def _warn(self) -> None:
+        made_with = self._calibrator.guards_version if self._calibrator else ""
+        if made_with and made_with != VERSION:
+            log.warning("cache.guards_changed_since_calibration", then=made_with, now=VERSION)
         if self.problem and self.problem != "semantic_off":
             log.warning("cache.semantic_tier_off", reason=self.problem)
 
@@ -208,7 +230,7 @@ class Matcher:
         return cosines if wanted and wanted == self._encoder.revision else None
 
     def time_limit(self, deadline: Deadline) -> Deadline:
-        """How long a verification may take: its own limit, and half of what the query has left."""
+        """How long a model may take: the verifier's limit, and half of what the query has left."""
         left = deadline.remaining_s()
         limit = self._settings.verifier.timeout_ms / 1000
         return deadline.within(limit if left is None else min(limit, left / 2))

@@ -20,6 +20,8 @@ log = get_logger(__name__)
 _PAGE = 1000
 _BLOCK_MS = 500
 _CHECK_S = 1.0
+_BEHIND_AT_MOST_S = 1.5
+_LOOK_AGAIN_S = 0.005
 _FIRST_PAUSE_S = 0.05
 _LONGEST_PAUSE_S = 2.0
 
@@ -54,7 +56,9 @@ class RedisMirror(QueryVectors):
 
     def __init__(self, link: RedisLink, *, max_vectors: int, exact_limit: int) -> None:
         self._link = link
-        self._index = NearestIndex(exact_limit=exact_limit, max_vectors=max_vectors)
+        # Room for what it has not read yet to be gone: what is shed could never be found.
+        room = max_vectors + _PAGE
+        self._index = NearestIndex(exact_limit=exact_limit, max_vectors=room)
         self._place = _Place()
         self._checked = 0.0
         self._loads = 0
@@ -73,7 +77,7 @@ class RedisMirror(QueryVectors):
     async def anywhere(  # noqa: D102
         self, vector: Vector, count: int, floor: float
     ) -> Sequence[Neighbour]:
-        self._follow_along()
+        await self._caught_up()
         return self._index.search_everywhere(vector, count, floor=floor)
 
     async def added(self, id_: str, vector: Vector) -> None:  # noqa: D102
@@ -91,6 +95,25 @@ class RedisMirror(QueryVectors):
             await asyncio.gather(self._follower, return_exceptions=True)
         self._index.close()
         await self._link.aclose()
+
+    async def _caught_up(self) -> None:
+        """Wait until everything is here that the store's log holds now."""
+        place = await self._current_place()
+        end = time.monotonic() + _BEHIND_AT_MOST_S
+        while not self._has_reached(place):
+            if time.monotonic() > end:
+                raise CacheError(
+                    f"the mirror of Redis at {self._link.where} is at change {self._place.seq}, "
+                    f"expected {place.seq} within {_BEHIND_AT_MOST_S} s; it goes on by itself"
+                )
+            self._follow_along()
+            await asyncio.sleep(_LOOK_AGAIN_S)
+
+    def _has_reached(self, place: _Place) -> bool:
+        if self._place.born != place.born:
+            self._checked = 0.0  # the follower need not wait to find that out
+            return False
+        return self._loads > 0 and self._place.seq >= place.seq
 
     def _follow_along(self) -> None:
         if self._follower is None or self._follower.done():

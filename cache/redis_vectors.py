@@ -11,8 +11,11 @@ from funnel.cache.rows import Vector
 class QueryVectors(ABC):
     """Finds ids (``partition:key``) by vector; what it finds is confirmed by reading the record.
 
-    It may lag behind the records, and it may return ids that are gone.
+    It may lag behind the records (``anywhere`` may not), and it may return ids that are gone.
     """
+
+    apart: bool = False
+    """Whether a record can be in the store before, or without, its vector being here."""
 
     @abstractmethod
     async def nearest(
@@ -22,7 +25,11 @@ class QueryVectors(ABC):
 
     @abstractmethod
     async def anywhere(self, vector: Vector, count: int, floor: float) -> Sequence[Neighbour]:
-        """The nearest over all partitions, best first."""
+        """The nearest over all partitions, best first, of all that was put before the call.
+
+        Raises:
+            CacheError: what was put before is not known here, and did not become so in time.
+        """
 
     @abstractmethod
     async def added(self, id_: str, vector: Vector) -> None:

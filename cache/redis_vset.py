@@ -19,12 +19,15 @@ from funnel.log import get_logger
 log = get_logger(__name__)
 
 _AT_ONCE = 32
+_OTHER_LENGTH = "Vector dimension mismatch"  # what the server says of a set of another encoder
 _SPOT_CHECK = 20
 _SPOT_CHECK_S = 1.0
 
 
 class RedisVectorSets(QueryVectors):
     """Searches on the server with ``VSIM`` (int8, HNSW); nothing is held in this process."""
+
+    apart = True
 
     def __init__(self, link: RedisLink) -> None:
         self._link = link
@@ -98,7 +101,9 @@ class RedisVectorSets(QueryVectors):
     ) -> Sequence[Neighbour]:
         try:
             return await self.nearest(partition, vector, count, floor)
-        except CacheError:
+        except CacheError as error:
+            if _OTHER_LENGTH not in str(error):
+                raise
             return []
 
     async def _remove(self, id_: str) -> None:

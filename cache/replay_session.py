@@ -61,7 +61,8 @@ def replay_log(
     if threshold is not None:
         cache = cache.model_copy(update={"threshold": threshold})
     encoder, scorer = _models(settings, cache)
-    chosen = threshold_for(cache, calibrator_for(cache), scorer.revision)
+    embedder = (encoder.name, encoder.revision)
+    chosen = threshold_for(cache, calibrator_for(cache), scorer.revision, embedder)
     cost = ranking_ms if ranking_ms is not None else _ranking_ms(settings, lines.items)
     bar = _bar(console)
     embedded = embed_log(encoder, lines.items, progress=bar is not None)

@@ -12,6 +12,8 @@ from funnel.cache.matcher import Matcher
 if TYPE_CHECKING:
     from funnel.cache.semantic import SemanticCache
 
+_FROM_OUTSIDE = ("store", "semantic", "semantic_problem", "threshold")
+
 
 async def explain_lookup(looking: Looking, lookup: Lookup, matcher: Matcher) -> dict[str, Any]:
     """Why a lookup would hit or miss: the tiers in order, every candidate and its verdict."""
@@ -105,6 +107,17 @@ async def full_stats(cache: "SemanticCache") -> Mapping[str, Any]:
         "flights": len(cache.flights),
         "audit": cache.auditor.report(),
     }
+
+
+def seen_from_outside(stats: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of a cache's stats that another process on the same settings can tell.
+
+    What it counted itself would be zeros that look like a cache that nobody asks.
+    """
+    told = {name: stats[name] for name in _FROM_OUTSIDE if name in stats}
+    if "verifier" in stats:
+        told["verifier"] = {"model": stats["verifier"]["model"]}
+    return told
 
 
 async def _store_stats(cache: "SemanticCache") -> dict[str, Any]:

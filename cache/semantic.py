@@ -80,7 +80,7 @@ class SemanticCache(QueryCache):
         self._preparing: asyncio.Task[None] | None = None
         self._writes = Background(_WRITES)
         self._local = LocalTier(settings.local_entries, settings.epoch_lag_ms / 1000)
-        self._invalidator = Invalidator(settings, self.guarded, encoder, self._local, self._writes)
+        self._invalidator = Invalidator(settings, self.guarded, encoder, self._local)
         shared = (settings, self.guarded, codec or Codec(max_payload=settings.max_entry_bytes))
         self._lookup = Lookup(*shared, self._local, self.matcher, self.counters, clock)
         writer = Writer(*shared, self._local, self.counters, clock, spread)
@@ -102,14 +102,16 @@ class SemanticCache(QueryCache):
             writes=self._writes,
         )
         self._serving = Serving(parts, clock=clock, spread=spread)
+        self._at_close: list[Callable[[], None]] = []
 
     # -- life
 
     async def start(self) -> None:
         """Connect and load the models; whatever fails is logged and shows in every result."""
-        await asyncio.gather(self._connect(), self._prepared())
+        await asyncio.gather(self.connect(), self._prepared())
 
-    async def _connect(self) -> None:
+    async def connect(self) -> None:
+        """Connect to the store only: enough for telling it of writes."""
         try:
             await self.guarded.store.start()
         except FunnelError as error:
@@ -123,12 +125,18 @@ class SemanticCache(QueryCache):
             await asyncio.shield(self._preparing)
 
     async def aclose(self) -> None:
-        """Let writes finish, for two seconds at most; end the rest."""
+        """Let writes and what is owed finish, for two seconds at most; end the rest."""
+        for act in self._at_close:
+            act()
         await self._reruns.aclose()
-        await self._writes.finish(_CLOSE_S)
+        await asyncio.gather(self._writes.finish(_CLOSE_S), self._invalidator.aclose(_CLOSE_S))
         await self._writes.aclose()
         self.matcher.verifier.close()
         await self.guarded.store.aclose()
+
+    def at_close(self, act: Callable[[], None]) -> None:
+        """Have something done when this cache is closed, such as ending its reports."""
+        self._at_close.append(act)
 
     # -- queries
 
@@ -145,7 +153,7 @@ class SemanticCache(QueryCache):
         return served
 
     async def _cached(self, looking: Looking, compute: Compute) -> Served:
-        if self._invalidator.owing:
+        if self._invalidator.owes():
             looking.fault = "invalidation_pending"
             return Served(await compute(), missed(looking))
         return await self._serving.serve(looking, compute)
@@ -158,6 +166,10 @@ class SemanticCache(QueryCache):
         """Forget what the written documents may have changed; nothing named means everything."""
         await self._invalidator.changed(upserted, deleted)
 
+    async def settled(self, within_s: float) -> bool:
+        """Whether the store knows of all writes, after waiting a while for it to answer."""
+        return await self._invalidator.settled(within_s)
+
     async def purge(self, *, scope: str | None = None) -> int:
         """Drop all entries (of one scope), in all processes.
 
@@ -167,7 +179,10 @@ class SemanticCache(QueryCache):
         return await self._invalidator.purge(None if scope is None else scope_of(scope))
 
     async def forget(self, request: CacheRequest) -> bool:
-        """Drop the entry (or alias) of one query, in all processes; returns if there was one.
+        """Drop the entry of one query, in all processes; returns if there was one.
+
+        Of a wording that was answered from another question's entry, that entry goes too, with
+        all other wordings of it.
 
         Raises:
             CacheError: the store did not answer.

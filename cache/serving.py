@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from funnel.cache.approach import Approach, Joined
 from funnel.cache.background import Background
 from funnel.cache.base import Answer, Compute, Served
+from funnel.cache.codec import Entry
 from funnel.cache.counters import Counters
 from funnel.cache.decision import Verdict
 from funnel.cache.flights import Flight, Flights, Outcome
@@ -19,7 +20,7 @@ from funnel.cache.lookup import Found, Looking, Lookup
 from funnel.cache.reruns import Reruns
 from funnel.cache.settings import CacheSettings
 from funnel.cache.store import Lease
-from funnel.cache.writer import Writer, answer_of
+from funnel.cache.writer import Writer, answer_of, copy_of
 from funnel.errors import InputError
 from funnel.log import get_logger
 from funnel.types import CacheInfo, Usage
@@ -113,9 +114,12 @@ class Serving:
             self._writes.start(lambda: self._writer.alias(looking.place, found), "alias")
         if found.stale or (found.tier == "exact" and self._ends_soon(found)):
             self._reruns.refresh(looking, compute)
-        elif found.score is not None and self._spread() < self._settings.audit_share:
+        elif found.score is not None and self._to_be_audited():
             self._reruns.audit(found, served, looking, compute)
         return served
+
+    def _to_be_audited(self) -> bool:
+        return self._spread() < self._settings.audit_share
 
     def _ends_soon(self, found: Found) -> bool:
         eagerness = self._settings.early_refresh
@@ -130,7 +134,7 @@ class Serving:
             match = await self._approach.match(looking, flight)
             if isinstance(match, Found):
                 served = self._hit(match, looking, compute)
-                self._flights.land(flight, Outcome(served.answer))
+                self._land(flight, served.answer)
                 return served
             if isinstance(match, Joined):
                 return await self._follow(flight, match, looking, compute)
@@ -146,8 +150,14 @@ class Serving:
         self._flights.follow(flight)
         result = await self._join(match.flight, match.verdict, looking, compute)
         if isinstance(result, Served):
-            self._flights.land(flight, Outcome(result.answer))
+            self._land(flight, result.answer)
         return result
+
+    def _land(self, flight: Flight, answer: Answer) -> Answer:
+        """Let those who wait have a copy that no caller holds, as a caller may alter its own."""
+        shared = copy_of(answer)
+        self._flights.land(flight, Outcome(shared))
+        return shared
 
     async def _join(
         self, flight: Flight, verdict: Verdict | None, looking: Looking, compute: Compute
@@ -166,7 +176,11 @@ class Serving:
             return _Again(flight.attempt + outcome.failed)
         self._counters.event("joined")
         self._counters.saved(outcome.answer.elapsed_ms)
-        return _shared(outcome.answer, flight, verdict, lookup_ms)
+        served = _shared(outcome.answer, flight, verdict, lookup_ms)
+        if verdict is not None and not outcome.answer.degraded and self._to_be_audited():
+            found = _found_in_flight(flight, verdict, outcome.answer)
+            self._reruns.audit(found, served, looking, compute)
+        return served
 
     def _patience_s(self, looking: Looking) -> float:
         left = looking.request.deadline.remaining_s()
@@ -188,15 +202,15 @@ class Serving:
             if isinstance(error, Exception):
                 return self._instead_of(error, looking)
             raise
-        self._flights.land(flight, Outcome(answer))
-        await self._keep(flight, looking, answer, lease)
+        shared = self._land(flight, answer)
+        await self._keep(flight, looking, shared, lease)
         return Served(answer, replace(missed(looking), lookup_ms=lookup_ms))
 
     def _landed_elsewhere(
         self, found: Found, flight: Flight, looking: Looking, compute: Compute
     ) -> Served:
         served = self._hit(found, looking, compute)
-        self._flights.land(flight, Outcome(served.answer))
+        self._land(flight, served.answer)
         self._flights.leave(looking.place, flight)
         return served
 
@@ -242,8 +256,14 @@ class Serving:
         if task is None:
             self._flights.leave(looking.place, flight)
             self._counters.event("write_dropped")
-        elif looking.budget.left_s > 0:
-            await asyncio.wait({task}, timeout=looking.budget.left_s)
+        elif (left := _waiting_s(looking)) > 0:
+            await asyncio.wait({task}, timeout=left)
+
+
+def _waiting_s(looking: Looking) -> float:
+    """How long an answer that is ready may wait for being kept."""
+    left = looking.request.deadline.remaining_s()
+    return looking.budget.left_s if left is None else min(looking.budget.left_s, left)
 
 
 def missed(looking: Looking) -> CacheInfo:
@@ -271,7 +291,21 @@ def _shared(answer: Answer, flight: Flight, verdict: Verdict | None, lookup_ms: 
         age_s=0.0,
         lookup_ms=lookup_ms,
     )
-    return Served(replace(answer, trace=(), usage=Usage(), elapsed_ms=0.0), info)
+    return Served(replace(copy_of(answer), trace=(), usage=Usage(), elapsed_ms=0.0), info)
+
+
+def _found_in_flight(flight: Flight, verdict: Verdict, answer: Answer) -> Found:
+    """A joined paraphrase as an audit looks at it: its scores count, its hits are in the answer."""
+    return Found(
+        entry=Entry(flight.text, (), 0.0, 0.0, flight.epoch, answer.elapsed_ms),
+        key=flight.key,
+        tier="flight",
+        age_s=0.0,
+        stale=False,
+        score=verdict.score,
+        threshold=verdict.needed,
+        margin=verdict.margin,
+    )
 
 
 def _worth_another_try(answer: Answer, flight: Flight, looking: Looking) -> bool:

@@ -16,7 +16,9 @@ class SqliteMirror:
     """Follows the records' serial numbers; used from the reading thread only."""
 
     def __init__(self, *, max_vectors: int, exact_limit: int) -> None:
-        self.index = NearestIndex(exact_limit=exact_limit, max_vectors=2 * max_vectors)
+        # Room for all that it may hold before strangers go: what is shed could never be found.
+        room = 3 * max_vectors + _SLACK
+        self.index = NearestIndex(exact_limit=exact_limit, max_vectors=room)
         self._base: tuple[int, int] | None = None
         self._seq = 0
 

@@ -178,7 +178,12 @@ class Store(ABC):
     async def nearest_anywhere(
         self, vector: "Vector", *, limit: int, floor: float
     ) -> Sequence[Stored]:
-        """The same over all partitions: whom a new document might concern."""
+        """The same over all partitions: whom a new document might concern.
+
+        Unlike ``nearest`` it is complete, and may take seconds to be: it knows every record that
+        was put before the call, by whatever process, and fewer than ``limit`` means that there are
+        no more. A store that cannot be certain of that raises.
+        """
 
     @abstractmethod
     async def put(self, record: Record) -> bool:
@@ -237,6 +242,14 @@ class Store(ABC):
     @abstractmethod
     async def ping(self) -> None:
         """Return when the store answers."""
+
+    def touch(self, partition: str, key: str) -> None:  # noqa: B027
+        """Count a record as used just now, though it was not read here.
+
+        A hit that a process serves from its own memory would otherwise look like no use at all,
+        and the most asked entry would be the first evicted. Neither waits nor raises; a store
+        writes many of them down at once, later, and may lose some. Unknown records are ignored.
+        """
 
     async def start(self) -> None:  # noqa: B027
         """Connect and load the mirror; raises CacheError when the store cannot be reached.

@@ -65,7 +65,8 @@ class MemoryStore(Store):
         self._of_scope: dict[str, set[str]] = {}
         self._expiry: list[tuple[float, str]] = []
         self._leases: dict[str, tuple[int, float]] = {}
-        self._nearest = NearestIndex(max_vectors=self._limits.max_entries)
+        # One more than is kept, as a record goes in before another is evicted for it.
+        self._nearest = NearestIndex(max_vectors=self._limits.max_entries + 1)
         self._epoch = Epoch()
         self._token = 0
         self._bytes = 0
@@ -99,8 +100,11 @@ class MemoryStore(Store):
     ) -> Sequence[Stored]:
         self._check_open()
         self._sweep()
-        found = self._nearest.search_everywhere(vector, _SPARE * limit, floor=floor)
-        return self._confirm(found)[:limit]
+        while True:
+            hits = self._nearest.search_everywhere(vector, _SPARE * limit, floor=floor)
+            found = self._confirm(hits)  # what has expired leaves the index
+            if len(found) >= limit or len(hits) < _SPARE * limit:
+                return found[:limit]
 
     async def put(self, record: Record) -> bool:  # noqa: D102
         self._check_open()
@@ -194,6 +198,9 @@ class MemoryStore(Store):
             epoch=self._epoch,
             extra={"nearest": self._nearest.stats()},
         )
+
+    def touch(self, partition: str, key: str) -> None:  # noqa: D102
+        self._live(_id(partition, key))
 
     async def ping(self) -> None:  # noqa: D102
         self._check_open()

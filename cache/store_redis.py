@@ -119,11 +119,24 @@ class RedisStore(Store):
         self, vector: "Vector", *, limit: int, floor: float
     ) -> Sequence[Stored]:
         vectors = await self._finder()
-        hits = await vectors.anywhere(vector, _SPARE * limit, floor)
-        found, _ = await self._confirm(vectors, hits, limit)
-        return found
+        while True:
+            hits = await vectors.anywhere(vector, _SPARE * limit, floor)
+            found, _ = await self._confirm(vectors, hits, limit)
+            if len(found) >= limit or len(hits) < _SPARE * limit:
+                return found
 
     async def put(self, record: Record) -> bool:  # noqa: D102
+        vectors = await self._finder()
+        try:
+            return await self._put(vectors, record)
+        except BaseException:
+            if (
+                vectors.apart
+            ):  # it may be there without its vector, where no reverse search finds it
+                self._in_background(lambda: self.delete(record.partition, record.key))
+            raise
+
+    async def _put(self, vectors: QueryVectors, record: Record) -> bool:
         id_ = f"{record.partition}:{record.key}"
         kept, *gone = await self._link.run(
             lua.PUT,
@@ -139,11 +152,14 @@ class RedisStore(Store):
             self._limits.max_bytes,
             *{_hash(document) for document in record.documents},
         )
-        vectors = await self._finder()
         await vectors.dropped([raw.decode() for raw in gone])
-        if kept and record.vector is not None:
-            await vectors.added(id_, record.vector)
-        return bool(kept)
+        if not kept or record.vector is None:
+            return bool(kept)
+        await vectors.added(id_, record.vector)
+        if vectors.apart and (await self.epoch()).current != record.epoch:
+            await self.delete(record.partition, record.key)  # a write may have searched in between
+            return False
+        return True
 
     async def alias(  # noqa: D102
         self, partition: str, key: str, target: str, *, note: bytes, retain_s: float
@@ -214,6 +230,9 @@ class RedisStore(Store):
             epoch=Epoch(current, floor),
             extra={**server, "nearest": (await self._finder()).stats()},
         )
+
+    def touch(self, partition: str, key: str) -> None:  # noqa: D102
+        self._touch(f"{partition}:{key}")
 
     async def ping(self) -> None:  # noqa: D102
         await self._link.run(lua.EPOCH)

@@ -5,6 +5,7 @@ import hashlib
 import sqlite3
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -42,6 +43,15 @@ _USED_AT_MOST = 1_000
 _FLUSH_S = 1.0
 _PATIENT_S = 5.0  # for what is not on a query's way
 _DEFAULT_NAMESPACE = StoreLimits().namespace
+
+
+@dataclass(frozen=True, slots=True)
+class _Look:
+    """What a search found: live records, how many hits there were before they were confirmed."""
+
+    found: list[Stored]
+    hits: int
+    epoch: Epoch
 
 
 class SqliteStore(Store):
@@ -110,14 +120,17 @@ class SqliteStore(Store):
     async def nearest(  # noqa: D102
         self, partition: str, vector: "Vector", *, limit: int, floor: float
     ) -> Neighbours:
-        found, epoch = await self._near(partition, vector, limit, floor)
-        return Neighbours(found, epoch)
+        look = await self._look(partition, vector, _SPARE * limit, floor)
+        return Neighbours(look.found[:limit], look.epoch)
 
     async def nearest_anywhere(  # noqa: D102
         self, vector: "Vector", *, limit: int, floor: float
     ) -> Sequence[Stored]:
-        found, _ = await self._near(None, vector, limit, floor)
-        return found
+        await self._catch_up()  # some rows at a time, so that lookups get in between
+        while True:
+            look = await self._look(None, vector, _SPARE * limit, floor, patient=True)
+            if len(look.found) >= limit or look.hits < _SPARE * limit:
+                return look.found[:limit]
 
     async def put(self, record: Record) -> bool:  # noqa: D102
         used, self._used = self._used, {}
@@ -248,6 +261,9 @@ class SqliteStore(Store):
             extra={"path": str(self._file.path), "nearest": self._mirror.index.stats()},
         )
 
+    def touch(self, partition: str, key: str) -> None:  # noqa: D102
+        self._touch(Stored(partition, key, b""))
+
     async def ping(self) -> None:  # noqa: D102
         await self._file.read(rows.epoch)
 
@@ -263,26 +279,38 @@ class SqliteStore(Store):
         await self._file.aclose()
         self._mirror.index.close()
 
-    async def _near(
-        self, partition: str | None, vector: "Vector", limit: int, floor: float
-    ) -> tuple[list[Stored], Epoch]:
+    async def _look(
+        self,
+        partition: str | None,
+        vector: "Vector",
+        count: int,
+        floor: float,
+        *,
+        patient: bool = False,
+    ) -> "_Look":
+        """Search the mirror and confirm what it finds; what is gone leaves the mirror.
+
+        A patient look takes in all new records first. A query's does not wait for so many.
+        """
         now = self._clock()
 
-        def work(connection: sqlite3.Connection) -> tuple[Epoch, list[Stored], bool]:
+        def work(connection: sqlite3.Connection) -> tuple[_Look, bool]:
             more = self._mirror.catch_up(connection, _ROWS)
-            hits = self._mirror.search(partition, vector, _SPARE * limit, floor)
+            while more and patient:
+                more = self._mirror.catch_up(connection, _ROWS)
+            hits = self._mirror.search(partition, vector, count, floor)
             found = rows.confirm(connection, hits, now)
             gone = {hit.id for hit in hits} - {f"{s.partition}:{s.key}" for s in found}
             self._mirror.index.remove_many(gone)
-            return rows.epoch(connection), found[:limit], more
+            return _Look(found, len(hits), rows.epoch(connection)), more
 
-        epoch, found, more = await self._file.read(work)
+        look, more = await self._file.read(work, timeout_s=_PATIENT_S if patient else None)
         if more and not self._chores:
             self._in_background(self._catch_up)
-        epoch, valid = await self._checked(epoch)
-        for stored in found:
+        epoch, valid = await self._checked(look.epoch)
+        for stored in look.found:
             self._touch(stored)
-        return (found if valid else []), epoch
+        return _Look(look.found, look.hits, epoch) if valid else _Look([], 0, epoch)
 
     async def _catch_up(self) -> None:
         while await self._file.read(

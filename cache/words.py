@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import cache, lru_cache
 
 from funnel.cache.lexicon import ALIASES, DIRECTED, NEGATIONS, STOPWORDS
-from funnel.cache.quantities import Quantity, quantities
+from funnel.cache.quantities import Counted, Quantity, count, join_wholes, unit_of
 
 _TOKEN = re.compile(r"[^\W_]+(?:['\u2019][^\W_]+)*(?:[+#]+|\.(?=[^\W\d_]\b))?")
 # "turn" or "switch" with up to four words before its "on" or "off".
@@ -36,6 +36,17 @@ _PHRASES = (
     (re.compile(r"\b(united\s+states(?:\s+of\s+america)?|u\.s\.a?\.?)(?!\w)"), "usa"),
     (re.compile(r"\b(united\s+kingdom|u\.k\.?)(?!\w)"), "uk"),
 )
+# Arrows, tags and shifts compare nothing.
+_NO_COMPARISON = re.compile(r"-+>|==+>|</?[a-z]\w*\s*/?>|<<+|>>+")
+# What compares, and the words that say as much.
+_COMPARISONS = (
+    (re.compile(r">=|=>|[\u2265\u2a7e]"), "bound", " at least "),
+    (re.compile(r"<=|=<|[\u2264\u2a7d]"), "bound", " at most "),
+    (re.compile(r"!=|<>|\u2260"), "unlike", " not "),
+    (re.compile(r">"), "strict", " more than "),
+    (re.compile(r"<"), "strict", " less than "),
+    (re.compile(r"=+"), "equal", " "),
+)
 _APOSTROPHES = re.compile(r"['\u2019]")
 
 
@@ -54,6 +65,8 @@ class Question:
     """A question as the guards see it.
 
     ``stems`` are those of all words in order, ``content`` those of content words in order.
+    ``counted`` are pairs of a number and what it counts (a stem, or a unit's first name).
+    ``comparisons`` are the kinds of its signs: strict (< >), bound (<= >=), equal, unlike.
     ``scripts`` are the Unicode scripts of its letters, ``mixed`` whether one word mixes scripts
     that look alike, ``symbols`` its emoji and the like.
     """
@@ -63,6 +76,8 @@ class Question:
     stems: tuple[str, ...]
     content: tuple[str, ...]
     quantities: frozenset[Quantity]
+    counted: frozenset[tuple[str, str]]
+    comparisons: frozenset[str]
     negations: int
     scripts: frozenset[str]
     mixed: bool
@@ -78,14 +93,18 @@ class Question:
 def take_apart(text: str) -> Question:
     """Analyse a question; equal texts cost nothing the second time."""
     plain = visible(text)
-    words = _words(plain)
+    folded, comparisons = _spell_comparisons(join_wholes(plain.casefold()))
+    words = _words(plain, folded)
+    counted = count(plain)
     stems = tuple(word.stem for word in words)
     return Question(
         text=plain,
         words=words,
         stems=stems,
         content=tuple(w.stem for w in words if w.folded not in STOPWORDS | DIRECTED),
-        quantities=quantities(plain),
+        quantities=frozenset(one.quantity for one in counted),
+        counted=frozenset((one.quantity.value, _kind(one)) for one in counted if _kind(one)),
+        comparisons=comparisons,
         negations=sum(word.folded in NEGATIONS for word in words),
         scripts=frozenset().union(*(_scripts(word.text) for word in words)),
         mixed=any(_mixes(word.text) for word in words),
@@ -112,9 +131,27 @@ def _stemmer():  # type: ignore[no-untyped-def]  # PyStemmer has no types
     return Stemmer.Stemmer("english")
 
 
-def _words(plain: str) -> tuple[Word, ...]:
+def _kind(counted: Counted) -> str:
+    """What a number counts: 5 days, 5 per cent, the 5th day."""
+    return counted.quantity.unit or unit_of(counted.of) or stem(counted.of)
+
+
+def _spell_comparisons(text: str) -> tuple[str, frozenset[str]]:
+    """The text with < and the like in words, so that opposites and order see them, and their kinds.
+
+    The words alone would not do: "x > 5" and "x >= 5" differ, and no opposite says so.
+    """
+    text = _NO_COMPARISON.sub(" ", text)
+    kinds = set()
+    for pattern, kind, words in _COMPARISONS:
+        text, times = pattern.subn(words, text)
+        if times:
+            kinds.add(kind)
+    return text, frozenset(kinds)
+
+
+def _words(plain: str, text: str) -> tuple[Word, ...]:
     written = _marked_names(plain)
-    text = plain.casefold()
     for pattern, replacement in _PHRASES:
         text = pattern.sub(replacement, text)
     folded = (

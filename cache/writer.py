@@ -2,11 +2,12 @@
 
 import random
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from funnel.cache.admission import Doorkeeper
 from funnel.cache.base import Answer, CacheRequest
-from funnel.cache.codec import AliasNote, Codec, Entry, Sealed, pack_hit, unpack_hit
+from funnel.cache.codec import AliasNote, Codec, Entry, Sealed, copied_hit, pack_hit, unpack_hit
 from funnel.cache.counters import Counters
 from funnel.cache.freshness import lifetime_s
 from funnel.cache.guarded_store import GuardedStore, StoreFault
@@ -25,8 +26,13 @@ _LOOK_AT_SIZE_EVERY = 64
 
 
 def answer_of(entry: Entry) -> Answer:
-    """The kept answer; nothing ran for it, so trace and usage are empty."""
+    """The kept answer, for one reader; nothing ran for it, so trace and usage are empty."""
     return Answer(tuple(unpack_hit(rank, hit) for rank, hit in enumerate(entry.hits, start=1)))
+
+
+def copy_of(answer: Answer) -> Answer:
+    """The same answer for another reader, who may alter what is in it."""
+    return replace(answer, hits=tuple(copied_hit(hit) for hit in answer.hits))
 
 
 class Writer:
@@ -79,7 +85,7 @@ class Writer:
             return False
         self._counters.event("stored" if kept else "not_stored_refused")
         if kept:
-            self._local.put(place, Kept(entry, place.key), epoch)
+            self._local.put(place, Kept(entry, place.key, size=len(payload)), epoch)
         return kept
 
     def _entry(self, request: CacheRequest, answer: Answer, epoch: int) -> Entry:
@@ -133,7 +139,8 @@ class Writer:
         except (Sealed, StoreFault) as error:
             self._counters.event(f"not_aliased_{error.reason}")
             return
-        self._local.put(place, Kept(found.entry, found.key, note), found.entry.epoch)
+        kept = Kept(found.entry, found.key, note, found.size)
+        self._local.put(place, kept, found.entry.epoch)
         self._counters.event("aliased")
 
     async def _look_at_size(self) -> None:

@@ -249,7 +249,8 @@ class Funnel:
     ) -> bool:
         """Drop the kept answer of one query, asked with these options, for all processes.
 
-        Returns whether there was one: its own, or a wording that led to another query's.
+        Returns whether there was one: its own, or another query's that this wording led to, which
+        goes with all of its wordings.
 
         Raises:
             CacheError: the store did not answer.

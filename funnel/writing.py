@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal, TypeAlias
 
 from funnel.cache.base import QueryCache
-from funnel.errors import CorpusError
+from funnel.errors import CorpusError, InputError
 from funnel.index import DocumentIndex, IndexReport
 from funnel.indexing.corpus import Corpus, document_from
 from funnel.types import Document
@@ -33,8 +33,13 @@ class Writer:
         on_bad: Literal["skip", "fail"],
         rebuild: bool,
         progress: bool,
+        always_tell: bool = False,
     ) -> IndexReport:
-        """Insert or replace by id, or replace everything; see :meth:`funnel.Funnel.index`."""
+        """Insert or replace by id, or replace everything; see :meth:`funnel.Funnel.index`.
+
+        ``always_tell`` tells the cache also of a write that changed nothing: the one before may
+        have been killed when all was written and the cache not told.
+        """
         noted = [] if rebuild else _noted(documents)
         write = self._documents.rebuild if rebuild else self._documents.upsert
         try:
@@ -44,13 +49,21 @@ class Writer:
         except BaseException:
             await self._cache.documents_changed()
             raise
-        if report.changed:
+        if report.changed or always_tell:
             await self._cache.documents_changed(upserted=noted)
         return report
 
     async def delete(self, ids: Sequence[str]) -> int:
         """Delete by id; returns how many there were."""
-        count = await self._documents.delete(ids)
+        if not ids:  # the cache would take no name for all documents
+            return 0
+        try:
+            count = await self._documents.delete(ids)
+        except InputError:  # nothing was deleted
+            raise
+        except BaseException:
+            await self._cache.documents_changed(deleted=ids)
+            raise
         await self._cache.documents_changed(deleted=ids)
         return count
 

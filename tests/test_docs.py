@@ -1,4 +1,4 @@
-"""What the README shows runs: its Python, its YAML, its commands, its links."""
+"""What the README shows runs: its Python; of all pages the YAML, the commands and the links."""
 
 import os
 import re
@@ -14,25 +14,40 @@ from funnel.cli.app import app
 from funnel.settings import FunnelSettings
 
 ROOT = Path(__file__).parents[1]
-README = (ROOT / "README.md").read_text(encoding="utf-8")
+README = ROOT / "README.md"
+PAGES = [README, *sorted((ROOT / "docs").glob("*.md"))]
 ENVIRONMENT = {"REDIS_URL": "redis://localhost:6379/0", "OPENROUTER_API_KEY": "none"}
 
 
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+def blocks(language: str, *pages: Path) -> list[str]:
+    text = "\n".join(page.read_text(encoding="utf-8") for page in pages)
+    return re.findall(rf"^```{language}\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
 
 
 def commands() -> list[str]:
-    """Each ``funnel …`` line of the shell blocks, comments stripped."""
-    lines = "\n".join(blocks("sh")).replace("\\\n", " ").splitlines()
-    return [line.split("  #")[0].strip() for line in lines if line.startswith("funnel ")]
+    """Each distinct ``funnel …`` line of the shell blocks, comments stripped."""
+    lines = "\n".join(blocks("sh", *PAGES)).replace("\\\n", " ").splitlines()
+    found = [line.split("  #")[0].strip() for line in lines if line.startswith("funnel ")]
+    return list(dict.fromkeys(found))
+
+
+def links() -> list[tuple[str, str]]:
+    """Each relative link with the page that it is on."""
+    pattern = re.compile(r"\]\((?!http)([^)#]+)\)")
+    return sorted(
+        {
+            (str(page.relative_to(ROOT)), target)
+            for page in PAGES
+            for target in pattern.findall(page.read_text(encoding="utf-8"))
+        }
+    )
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(240)
 def test_the_python_runs_in_order(tmp_path: Path) -> None:
     """All Python blocks, one after the other, in one program, in a folder of its own."""
-    (tmp_path / "readme.py").write_text("\n".join(blocks("python")))
+    (tmp_path / "readme.py").write_text("\n".join(blocks("python", README)))
     done = subprocess.run(
         [sys.executable, "readme.py"],
         cwd=tmp_path,
@@ -44,7 +59,7 @@ def test_the_python_runs_in_order(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr[-3000:]
 
 
-@pytest.mark.parametrize("text", [b for b in blocks("yaml") if "stages:" in b])
+@pytest.mark.parametrize("text", [b for b in blocks("yaml", *PAGES) if "stages:" in b])
 def test_the_yaml_loads(text: str, tmp_path: Path) -> None:
     """Every settings block is valid as it stands."""
     path = tmp_path / "readme.yaml"
@@ -65,7 +80,7 @@ def test_the_commands_exist(line: str) -> None:
     assert used <= known, f"{used - known} in {line!r}"
 
 
-@pytest.mark.parametrize("target", sorted(set(re.findall(r"\]\((?!http)([^)#]+)\)", README))))
-def test_the_links_lead_somewhere(target: str) -> None:
+@pytest.mark.parametrize(("page", "target"), links())
+def test_the_links_lead_somewhere(page: str, target: str) -> None:
     """Relative links name files of the repository."""
-    assert (ROOT / target).exists()
+    assert ((ROOT / page).parent / target).exists()

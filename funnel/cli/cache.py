@@ -6,9 +6,14 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.text import Text
 
 from funnel.cli.options import CONFIG, JSON_OUT, config_path, open_funnel
 from funnel.errors import ConfigError, InputError
+
+_LIVE_COUNTERS = (
+    "in the serving process: funnel.cache_stats(), or Prometheus with cache.metrics: true"
+)
 
 cache_app = typer.Typer(
     name="cache",
@@ -99,12 +104,26 @@ def calibrate(
 
 @cache_app.command()
 def stats(config: CONFIG = None, json_out: JSON_OUT = False) -> None:
-    """Gauges of the configured store: entries, bytes, epoch, state of the semantic tier."""
-    from funnel.cache.replay_console import show_stats
+    """Gauges of the configured store: entries, bytes, epoch, state of the semantic tier.
+
+    Requests, hits and latencies are counted in each serving process: funnel.cache_stats() there,
+    or Prometheus with metrics: true.
+    """
+    from funnel.cache.report import seen_from_outside
 
     with open_funnel(config) as funnel:
-        report = dict(funnel.cache_stats())
-    _print(report, json_out, show_stats)
+        report = seen_from_outside(funnel.cache_stats())
+    _print({**report, "live_counters": _LIVE_COUNTERS}, json_out, _show_gauges)
+
+
+def _show_gauges(report: dict[str, Any], console: Console) -> None:
+    from funnel.cache.replay_console import show_stats
+
+    where = report.pop("live_counters")
+    show_stats(report, console)
+    console.print(Text(f"requests, hits, latencies: {where}"))
+    if report["store"] != "none" and report["store"]["kind"] == "memory":
+        console.print(Text("the memory store of a service is in that process too, not seen here"))
 
 
 @cache_app.command()

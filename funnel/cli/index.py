@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.text import Text
 
 from funnel.cli.options import CONFIG, JSON_OUT, config_path
-from funnel.errors import ConfigError
+from funnel.errors import CacheError, ConfigError
 
 if TYPE_CHECKING:
     from funnel.index import IndexReport
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from funnel.settings import FunnelSettings
 
 _SHOWN_PROBLEMS = 20
+_TOLD_S = 10.0
 
 
 def index(
@@ -41,7 +42,12 @@ def index(
     ] = False,
     json_out: JSON_OUT = False,
 ) -> None:
-    """Insert or replace a corpus's documents. Run it again after a kill: it continues."""
+    """Insert or replace a corpus's documents. Run it again after a kill: it continues.
+
+    The answers that the cache keeps are dropped, also by a run that finds nothing to write: the
+    one before may have been killed before it could. Exits with 1 when the cache's store could not
+    be told.
+    """
     from funnel.indexing.corpus import read_corpus
     from funnel.settings import FunnelSettings
 
@@ -52,11 +58,17 @@ def index(
     rows = read_corpus(corpus)
     settings = FunnelSettings.from_yaml(config_path(config))
     _check_kept(settings, config)
-    report = asyncio.run(_write(settings, rows, on_bad_line, rebuild=rebuild))
+    report, told = asyncio.run(_write(settings, rows, on_bad_line, rebuild=rebuild))
     if json_out:
         typer.echo(json.dumps(_payload(report), ensure_ascii=False))
     else:
         _show(report)
+    if not told:
+        raise CacheError(
+            f"the documents are written, but the cache's store did not answer within {_TOLD_S:.0f}"
+            " s, so it may go on to serve answers from before; run the same command again when "
+            "the store can be reached"
+        )
 
 
 def _check_kept(settings: "FunnelSettings", config: Path | None) -> None:
@@ -71,26 +83,31 @@ def _check_kept(settings: "FunnelSettings", config: Path | None) -> None:
 
 async def _write(
     settings: "FunnelSettings", rows: "Corpus", on_bad: Any, *, rebuild: bool
-) -> "IndexReport":
-    """Write, then tell the cache; no stage's model is loaded for this."""
+) -> "tuple[IndexReport, bool]":
+    """Write and tell the cache; returns also whether its store has heard of it.
+
+    No model of a stage or of the cache is loaded for this.
+    """
     from funnel.cache.factory import build_cache
+    from funnel.cache.semantic import SemanticCache
     from funnel.index import DocumentIndex
     from funnel.models.pool import ModelPool
+    from funnel.writing import Writer
 
     models = ModelPool.shared()
     encoder = models.encoder(settings.models.embedder)
     documents = DocumentIndex(settings.qdrant, settings.collection, encoder, bm25=settings.bm25)
     cache = build_cache(settings.cache, models, settings.models.embedder)
+    keeps = cache if isinstance(cache, SemanticCache) else None
     try:
-        if rebuild:
-            report = await documents.rebuild(rows, on_bad=on_bad, progress=True)
-        else:
+        if not rebuild:  # which works where start refuses
             await documents.start()
-            report = await documents.upsert(rows, on_bad=on_bad, progress=True)
-        if report.changed:
-            await cache.start()
-            await cache.documents_changed()
-        return report
+        if keeps:
+            await keeps.connect()
+        report = await Writer(documents, cache).index(
+            rows, on_bad=on_bad, rebuild=rebuild, progress=True, always_tell=True
+        )
+        return report, keeps is None or await keeps.settled(_TOLD_S)
     finally:
         await cache.aclose()
         await documents.aclose()

@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 
 from funnel.cli.options import JSON_OUT
-from funnel.cli.train_inputs import encoder, read_distillation, read_pairs, scorer
+from funnel.cli.train_inputs import encoder, read_distillation, read_pairs, scorer, taught_pairs
 from funnel.cli.train_options import (
     ON_BAD_LINE,
     bad_line_choice,
@@ -18,7 +18,7 @@ from funnel.cli.train_options import (
     with_options,
 )
 from funnel.training.losses import PairLoss, ScoreScale
-from funnel.training.session import RunOptions
+from funnel.training.session import RunOptions, check_place
 from funnel.training.settings import TrainSettings
 
 if TYPE_CHECKING:
@@ -43,6 +43,9 @@ RESIDUAL = Annotated[
         "--residual", help="Add the base's own cosine and MaxSim, fixed, and train the rest."
     ),
 ]
+TEACHER = Annotated[
+    str | None, typer.Option(help="Cross-encoder that scores DATA first; else DATA has scores.")
+]
 SCALE = Annotated[
     ScoreScale, typer.Option(help="What the teacher's scores are: probability or logit.")
 ]
@@ -58,6 +61,7 @@ def cross_encoder(
     loss: Annotated[
         PairLoss, typer.Option(help="bce: labels 0 and 1; mse: a teacher's soft scores.")
     ] = "bce",
+    teacher: TEACHER = None,
     scale: SCALE = "probability",
     residual: RESIDUAL = False,
     form: FORM = "auto",
@@ -67,10 +71,16 @@ def cross_encoder(
 ) -> None:
     """Fine-tune a cross-encoder on (query, document, label) rows."""
     from funnel.training.cross_encoder import train_cross_encoder
+    from funnel.training.exports import usage
 
+    if teacher and (loss != "mse" or scale != "probability"):
+        raise typer.BadParameter(
+            "its scores are probabilities for --loss mse", param_hint="--teacher"
+        )
+    check_place(train_settings, run_options)
     report = train_cross_encoder(
-        read_pairs(data, on_bad_line),
-        replace(run_options, data_name=data),
+        taught_pairs(data, teacher, on_bad_line) if teacher else read_pairs(data, on_bad_line),
+        replace(run_options, data_name=_named(data, teacher)),
         base=base,
         loss=loss,
         scale=scale,
@@ -79,7 +89,7 @@ def cross_encoder(
         settings=train_settings,
         dev=read_pairs(str(dev), on_bad_line) if dev else None,
     )
-    _tell(report, json_out, f"use it: stages: - kind: cross_encoder, model: {report.output}")
+    _tell(report, json_out, f"use it:\n{usage(report.output, 'stage')}")
 
 
 @app.command("duplicate")
@@ -97,6 +107,7 @@ def duplicate(
 ) -> None:
     """Fine-tune the cache's paraphrase detector on (question1, question2, is_duplicate) rows."""
     from funnel.training.duplicate import train_duplicate
+    from funnel.training.exports import usage
 
     report = train_duplicate(
         read_pairs(data, on_bad_line),
@@ -107,7 +118,7 @@ def duplicate(
         settings=train_settings,
         dev=read_pairs(str(dev), on_bad_line) if dev else None,
     )
-    _tell(report, json_out, f"use it: cache: verifier: model: {report.output}")
+    _tell(report, json_out, f"use it:\n{usage(report.output, 'verifier')}")
 
 
 @app.command("bi-encoder")
@@ -120,9 +131,7 @@ def bi_encoder(
     loss: Annotated[
         str, typer.Option(help="cosine: (query, document, score); margin_mse: triples.")
     ] = "cosine",
-    teacher: Annotated[
-        str | None, typer.Option(help="Cross-encoder that scores DATA first; else DATA has scores.")
-    ] = None,
+    teacher: TEACHER = None,
     scale: SCALE = "probability",
     on_bad_line: ON_BAD_LINE = "fail",
     json_out: JSON_OUT = False,
@@ -134,9 +143,9 @@ def bi_encoder(
         raise typer.BadParameter(
             f"got {loss!r}, expected cosine or margin_mse", param_hint="--loss"
         )
+    check_place(train_settings, run_options)
     distillation = read_distillation(data, loss, teacher, scale, on_bad_line)
-    scored = f", scored by {teacher}" if teacher else ""
-    options = replace(run_options, data_name=f"{data}{scored}")
+    options = replace(run_options, data_name=_named(data, teacher))
     report = train_bi_encoder(distillation, options, base=base, settings=train_settings)
     _tell(report, json_out, _reindex(report.output))
 
@@ -176,6 +185,7 @@ def mine(
     from funnel.training.examples import data_file
     from funnel.training.mining import MiningSettings
     from funnel.training.mining import mine as mine_pool
+    from funnel.training.output import check_new
     from funnel.training.pools import read_pool
     from funnel.training.writing import FORMS, write_mined
 
@@ -184,8 +194,7 @@ def mine(
         raise typer.BadParameter(f"got {form!r}, expected {expected}", param_hint="--format")
     if form == "scored" and cross_encoder == "none":
         raise ConfigError("--format scored needs a --cross-encoder to give the scores")
-    if output.exists() and not overwrite:
-        raise ConfigError(f"{output} exists already; name another output or pass --overwrite")
+    check_new(output, overwrite=overwrite)
     settings = MiningSettings(
         per_positive=per_positive,
         range_min=range_min,
@@ -213,19 +222,23 @@ def evaluate(
         typer.Argument(help="(query, relevant, distractor, topic, seen) rows; or example:NAME."),
     ],
     tuned: Annotated[str, typer.Option(help="The trained model: cross-encoder or bi-encoder.")],
-    base: Annotated[str, typer.Option(help="What it is compared with.")] = "embedded:relevance",
+    base: Annotated[
+        str | None, typer.Option(help="What it is compared with; what it was trained from.")
+    ] = None,
     on_bad_line: ON_BAD_LINE = "fail",
     json_out: JSON_OUT = False,
 ) -> None:
     """Does the relevant text outscore a distractor that shares the query's words?"""
     from funnel.training.examples import data_file
     from funnel.training.judges import pair_scores
+    from funnel.training.origin import trained_from
     from funnel.training.protocol import compare, judge
     from funnel.training.reading import read_rows
     from funnel.training.records import case
 
     path = data_file(cases, "cases.jsonl")
     rows = read_rows(path, case, on_bad_line=bad_line_choice(on_bad_line))
+    base = base or trained_from(tuned)
     found = compare(judge(rows, pair_scores(base)), judge(rows, pair_scores(tuned)))
     if json_out:
         typer.echo(
@@ -242,12 +255,15 @@ def example(
     name: Annotated[str, typer.Argument(help="legal, bicycle or security.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the models.")],
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace earlier models.")] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with an example that was interrupted.")
+    ] = False,
     json_out: JSON_OUT = False,
 ) -> None:
     """Run a worked example from its data to a table of before and after."""
     from funnel.training.examples import run_example
 
-    result = run_example(name, output, overwrite=overwrite)
+    result = run_example(name, output, overwrite=overwrite, resume=resume)
     if json_out:
         typer.echo(json.dumps(result.as_json(), ensure_ascii=False))
         return
@@ -259,6 +275,10 @@ def example(
     show_comparison(
         console, result.comparison, base=result.base, tuned=str(result.tuned), rivals=result.rivals
     )
+
+
+def _named(data: str, teacher: str | None) -> str:
+    return f"{data}, scored by {teacher}" if teacher else data
 
 
 def _form(given: str) -> Any:

@@ -1,5 +1,6 @@
 """What the training commands read: files, shipped examples, models by name."""
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from funnel.cli.train_options import bad_line_choice
@@ -25,32 +26,49 @@ def read_distillation(
 ) -> "Distillation":
     """What a bi-encoder is to learn: scores of the file, or of a teacher named here."""
     from funnel.training.bi_encoder import from_pairs, from_triples
+    from funnel.training.checks import check_size, check_triples
     from funnel.training.examples import data_file
     from funnel.training.judges import logit_scores
     from funnel.training.reading import read_rows
-    from funnel.training.records import labelled_pair, triple, unlabelled_pair
-    from funnel.training.teacher import scored_pairs, scored_triples
+    from funnel.training.records import labelled_pair, triple
+    from funnel.training.teacher import scored_triples
 
     path, choice = data_file(data, "train.jsonl"), bad_line_choice(on_bad_line)
     if loss == "margin_mse":
         triples = read_rows(path, triple, on_bad_line=choice)
         if teacher is None:
             return from_triples(triples, scale=scale)
+        check_size(triples, "triples")
+        check_triples(triples)
         return from_triples(scored_triples(triples, logit_scores(teacher)), scale="probability")
     if teacher is None:
         return from_pairs(read_rows(path, labelled_pair, on_bad_line=choice), scale=scale)
-    rows = read_rows(path, unlabelled_pair, on_bad_line=choice)
+    return from_pairs(taught_pairs(data, teacher, on_bad_line), scale="probability")
+
+
+def taught_pairs(data: str, teacher: str, on_bad_line: str) -> "list[LabelledPair]":
+    """Distinct pairs of the file with the teacher's probabilities; labels there are ignored."""
+    from funnel.training.checks import check_size
+    from funnel.training.examples import data_file
+    from funnel.training.judges import logit_scores
+    from funnel.training.reading import read_rows
+    from funnel.training.records import unlabelled_pair
+    from funnel.training.teacher import scored_pairs
+
+    path = data_file(data, "train.jsonl")
+    rows = read_rows(path, unlabelled_pair, on_bad_line=bad_line_choice(on_bad_line))
     texts = list(dict.fromkeys((row.query, row.document) for row in rows))
-    return from_pairs(scored_pairs(texts, logit_scores(teacher)), scale="probability")
+    check_size(texts, "pairs")
+    return scored_pairs(texts, logit_scores(teacher))
 
 
 def encoder(name: str) -> Any:
-    """An encoder's function from texts to vectors; None for ``none``."""
+    """An encoder's function from texts to vectors, with a bar; None for ``none``."""
     if name == "none":
         return None
     from funnel.models import Embedder
 
-    return Embedder(name).encode
+    return partial(Embedder(name).encode, progress=True)
 
 
 def scorer(name: str) -> Any:

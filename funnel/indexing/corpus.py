@@ -4,6 +4,7 @@ import csv
 import gzip
 import json
 import sys
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import date, datetime
@@ -11,7 +12,7 @@ from itertools import count
 from pathlib import Path
 from typing import IO, Any, cast
 
-from funnel.errors import ConfigError
+from funnel.errors import ConfigError, InputError
 from funnel.types import Document
 
 MAX_TEXT_CHARS = 2_000_000
@@ -22,11 +23,15 @@ _OWN_KEYS = frozenset({"id", "_id", "text", "title", "metadata"})
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One item of a corpus: a mapping or a document, or the reason why it is neither."""
+    """One item of a corpus: a mapping or a document, or the reason why it is neither.
+
+    ``blank`` names the columns of a CSV line that hold nothing: no metadata, so not in ``content``.
+    """
 
     place: str
     content: Mapping[str, Any] | Document | None
     problem: str = ""
+    blank: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,19 +50,20 @@ def read_corpus(path: str | Path) -> Corpus:
     """Rows of a BEIR folder, or of a ``.jsonl``, ``.ndjson``, ``.csv`` or ``.tsv`` file.
 
     ``.gz`` is unpacked on the way, ``-`` reads JSON lines from standard input. Nothing is read
-    before the rows are asked for, and never more than a line at a time.
+    before the rows are asked for, and never more than a line at a time; a file that cannot be read
+    to its end is an ``InputError`` then.
 
     Raises:
         ConfigError: there is no such file, or its kind is not known.
     """
     if str(path) == "-":
-        return Corpus("standard input", _json_rows(lambda: sys.stdin.buffer))
+        return _corpus("standard input", _json_rows(lambda: sys.stdin.buffer))
     file = _corpus_file(Path(path))
     kind = Path(file.stem).suffix.lower() if file.suffix.lower() == ".gz" else file.suffix.lower()
     if kind in (".jsonl", ".ndjson"):
-        return Corpus(str(file), _json_rows(lambda: _opened(file)))
+        return _corpus(str(file), _json_rows(lambda: _opened(file)))
     if kind in (".csv", ".tsv"):
-        return Corpus(str(file), _csv_rows(lambda: _opened(file), "," if kind == ".csv" else "\t"))
+        return _corpus(str(file), _csv_rows(lambda: _opened(file), "," if kind == ".csv" else "\t"))
     raise ConfigError(
         f"corpus {file}: got the suffix {kind!r}, expected .jsonl, .ndjson, .csv or .tsv "
         "(also with .gz), or a folder with corpus.jsonl"
@@ -85,6 +91,32 @@ def _opened(file: Path) -> IO[bytes]:
     return file.open("rb")
 
 
+def _corpus(source: str, rows: Iterator[Row]) -> Corpus:
+    return Corpus(source, _readable(source, rows))
+
+
+def _readable(source: str, rows: Iterator[Row]) -> Iterator[Row]:
+    """The rows; what the system or gzip cannot read is told with the place that was reached."""
+    reached = "at its start"
+    try:
+        for row in rows:
+            yield row
+            reached = f"after {row.place}"
+    except EOFError:
+        raise InputError(
+            f"{source}: the gzip data end too early, {reached}; the file is cut off, "
+            "copy it or pack it again"
+        ) from None
+    except (gzip.BadGzipFile, zlib.error) as error:
+        raise InputError(
+            f"{source}: cannot be unpacked {reached} ({error}), expected gzip data as the name "
+            "says; pack it again, or rename it if it is not packed"
+        ) from None
+    except OSError as error:
+        why = error.strerror or str(error)
+        raise InputError(f"{source}: cannot be read {reached}: {why}; mend or replace it") from None
+
+
 def _json_rows(opened: Callable[[], IO[bytes]]) -> Iterator[Row]:
     with opened() as stream:
         for number in count(1):
@@ -102,7 +134,7 @@ def _json_row(place: str, line: bytes) -> Row:
         return Row(place, None, f"not UTF-8 (byte {error.start + 1} of the line)")
     except json.JSONDecodeError as error:
         return Row(place, None, f"broken JSON at column {error.colno}: {error.msg}")
-    except (BadRow, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # ValueError: a number of thousands of digits
         return Row(place, None, f"broken JSON: {str(error) or 'nested too deep'}")
     if not isinstance(content, dict):
         return Row(place, None, f"got a JSON {type(content).__name__}, expected an object")
@@ -139,7 +171,8 @@ def _csv_row(place: str, record: Mapping[Any, Any]) -> Row:
         return Row(place, None, "not UTF-8")
     texts = {key: value for key, value in record.items() if key in _OWN_KEYS}
     rest = {key: _cell(value) for key, value in record.items() if key not in _OWN_KEYS}
-    return Row(place, {**texts, **{key: value for key, value in rest.items() if value != ""}})
+    filled = {key: value for key, value in rest.items() if value != ""}
+    return Row(place, {**texts, **filled}, blank=tuple(key for key in rest if key not in filled))
 
 
 def _cell(text: str) -> str | int | float:

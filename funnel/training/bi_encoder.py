@@ -8,7 +8,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from funnel.errors import InputError
-from funnel.training.checks import check_probabilities, check_size, check_spread, check_triples
+from funnel.training.checks import (
+    check_probabilities,
+    check_scores,
+    check_size,
+    check_spread,
+    check_triples,
+)
 from funnel.training.exports import export_bi_encoder
 from funnel.training.figures import regression_figures, sigmoid
 from funnel.training.loop import Job
@@ -152,7 +158,7 @@ def _figures(
 
     def measure() -> Mapping[str, float]:
         query, *others = (_encoded(model, texts) for texts in columns)
-        cosines = [np.einsum("nd,nd->n", query, other) for other in others]
+        cosines = [check_scores(np.einsum("nd,nd->n", query, other)) for other in others]
         if len(cosines) == 1:
             return regression_figures(cosines[0], wanted)
         margins = cosines[0] - cosines[1]

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from funnel.errors import ConfigError, ModelError
-from funnel.training.output import atomic_text
+from funnel.training.output import atomic_text, check_ours, told_writes
 
 _COMPLETE = "complete"
 _WEIGHTS = "trained.safetensors"
@@ -37,9 +37,10 @@ def open_run(
 
     Raises:
         ConfigError: there is nothing to resume, or the data or settings have changed since, or an
-            unfinished run would be lost.
+            unfinished run would be lost, or its folder holds something else.
     """
     folder = checkpoint_folder(output)
+    _check_folder(folder)
     last = _last_complete(folder)
     if resume:
         if last is None:
@@ -55,10 +56,22 @@ def open_run(
     return None
 
 
+def unfinished(output: Path) -> bool:
+    """Whether a run was interrupted and can be resumed."""
+    return _last_complete(checkpoint_folder(output)) is not None
+
+
 def begin_run(output: Path, identity: Mapping[str, object]) -> None:
-    """Start with an empty checkpoint folder that says what run it belongs to."""
+    """Start with an empty checkpoint folder that says what run it belongs to.
+
+    Raises:
+        ConfigError: the folder holds something else than the checkpoints of a run.
+        ModelError: it cannot be emptied or written.
+    """
     folder = checkpoint_folder(output)
-    shutil.rmtree(folder, ignore_errors=True)
+    _check_folder(folder)
+    with told_writes(folder):
+        _clear(folder)
     atomic_text(folder / _RUN, json.dumps(_plain(identity), indent=1, sort_keys=True))
 
 
@@ -123,6 +136,20 @@ def _trained(model: Any) -> dict[str, Any]:
         for name, value in model.named_parameters()
         if value.requires_grad
     }
+
+
+def _check_folder(folder: Path) -> None:
+    with told_writes(folder):
+        check_ours(folder, (_RUN,), "the checkpoints of a run")
+
+
+def _clear(folder: Path) -> None:
+    """Remove all but the mark, which the new run replaces: so a kill leaves a folder of ours."""
+    for found in folder.iterdir() if folder.exists() else ():
+        if found.is_dir() and not found.is_symlink():
+            shutil.rmtree(found)
+        elif found.name != _RUN:
+            found.unlink()
 
 
 def _last_complete(folder: Path) -> Path | None:

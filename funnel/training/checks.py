@@ -3,10 +3,14 @@
 from collections import Counter
 from collections.abc import Sequence
 
-from funnel.errors import InputError
+import numpy as np
+from numpy.typing import NDArray
+
+from funnel.errors import InputError, ModelError
 from funnel.training.records import LabelledPair, Triple
 
 MIN_ROWS = 32
+BROKEN = "the loss became NaN or infinite; lower the learning rate or use --precision fp32"
 
 
 def check_size(rows: Sequence[object], what: str, *, minimum: int = MIN_ROWS) -> None:
@@ -47,6 +51,17 @@ def check_spread(pairs: Sequence[LabelledPair]) -> None:
             f"all {len(pairs)} scores are {pairs[0].score:g}: there is nothing to learn; "
             "score the pairs with a teacher or by a grading"
         )
+
+
+def check_scores(scores: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Refuse what a model gives whose weights are NaN; returns the scores.
+
+    Raises:
+        ModelError: says what to change.
+    """
+    if not np.isfinite(scores).all():
+        raise ModelError(BROKEN)
+    return scores
 
 
 def check_triples(triples: Sequence[Triple]) -> None:

@@ -16,6 +16,7 @@ from types import MappingProxyType
 from funnel.errors import ConfigError
 from funnel.models.source import EMBEDDED_ENCODER
 from funnel.training.bi_encoder import from_triples, train_bi_encoder
+from funnel.training.checkpoints import unfinished
 from funnel.training.cross_encoder import train_cross_encoder
 from funnel.training.judges import pair_scores
 from funnel.training.protocol import Comparison, GroupFigures, compare, judge
@@ -35,7 +36,10 @@ BASE = "embedded:duplicate"
 
 @dataclass(frozen=True, slots=True)
 class ExampleResult:
-    """What an example measured. ``rivals`` are other models on the same cases."""
+    """What an example measured. ``rivals`` are other models on the same cases.
+
+    ``reports`` are those of the models that were trained this time.
+    """
 
     name: str
     base: str
@@ -82,49 +86,82 @@ def data_file(given: str, file: str) -> Path:
     return Path(given)
 
 
-def run_example(name: str, folder: Path, *, overwrite: bool = False) -> ExampleResult:
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where an example's models go. ``resume`` goes on with what an interruption left there."""
+
+    folder: Path
+    overwrite: bool = False
+    resume: bool = False
+
+    def options(self, model: str) -> RunOptions:
+        """Of the run that makes one model."""
+        output = self.folder / model
+        data = f"{PREFIX}{model.partition('-')[0]}, written for this project, Apache-2.0"
+        begun = self.resume and unfinished(output)
+        return RunOptions(output=output, resume=begun, overwrite=self.overwrite, data_name=data)
+
+    def has(self, model: str) -> bool:
+        """Whether a model is there that an interrupted example had finished."""
+        return self.resume and (self.folder / model).is_dir()
+
+
+def run_example(
+    name: str, folder: Path, *, overwrite: bool = False, resume: bool = False
+) -> ExampleResult:
     """Train and judge one example; the models go into ``folder``.
 
     Raises:
         ConfigError: there is no such example, or the output exists already.
+        TrainingStopped: interrupted; ``resume`` goes on.
     """
     pairs = read_rows(example_file(name, "train.jsonl"), labelled_pair)
     cases = read_rows(example_file(name, "cases.jsonl"), case)
-    return EXAMPLES[name](pairs, cases, folder, overwrite)
+    return EXAMPLES[name](pairs, cases, Place(folder, overwrite=overwrite, resume=resume))
 
 
-def _legal(
-    pairs: list[LabelledPair], cases: list[Case], folder: Path, overwrite: bool
-) -> ExampleResult:
-    options = _options(folder, "legal", overwrite)
-    report = train_cross_encoder(pairs, options, base=BASE, settings=_CROSS)
-    return _judged("legal", BASE, {"cross-encoder": report}, cases)
+def _legal(pairs: list[LabelledPair], cases: list[Case], place: Place) -> ExampleResult:
+    def train(options: RunOptions) -> TrainReport:
+        return train_cross_encoder(pairs, options, base=BASE, settings=_CROSS)
+
+    return _judged("legal", BASE, {"cross-encoder": _made(place, "legal", train)}, cases)
 
 
-def _bicycle(
-    pairs: list[LabelledPair], cases: list[Case], folder: Path, overwrite: bool
-) -> ExampleResult:
-    options = _options(folder, "bicycle", overwrite)
-    report = train_cross_encoder(pairs, options, base=BASE, loss="mse", settings=_CROSS)
-    return _judged("bicycle", BASE, {"cross-encoder": report}, cases)
+def _bicycle(pairs: list[LabelledPair], cases: list[Case], place: Place) -> ExampleResult:
+    def train(options: RunOptions) -> TrainReport:
+        return train_cross_encoder(pairs, options, base=BASE, loss="mse", settings=_CROSS)
+
+    return _judged("bicycle", BASE, {"cross-encoder": _made(place, "bicycle", train)}, cases)
 
 
-def _security(
-    pairs: list[LabelledPair], cases: list[Case], folder: Path, overwrite: bool
-) -> ExampleResult:
-    teacher_options = _options(folder, "security-teacher", overwrite)
-    teacher = train_cross_encoder(pairs, teacher_options, base=BASE, settings=_CROSS)
-    triples = scored_triples(unscored_triples(pairs), pair_scores(str(teacher.output)))
-    options = _options(folder, "security", overwrite)
-    data = from_triples(triples, scale="probability")
-    student = train_bi_encoder(data, options, settings=_STUDENT)
-    reports = {"teacher": teacher, "bi-encoder": student}
-    return _judged("security", EMBEDDED_ENCODER, reports, cases)
+def _security(pairs: list[LabelledPair], cases: list[Case], place: Place) -> ExampleResult:
+    def train_teacher(options: RunOptions) -> TrainReport:
+        return train_cross_encoder(pairs, options, base=BASE, settings=_CROSS)
+
+    teacher = _made(place, "security-teacher", train_teacher)
+
+    def train_student(options: RunOptions) -> TrainReport:
+        triples = scored_triples(unscored_triples(pairs), pair_scores(str(teacher.output)))
+        data = from_triples(triples, scale="probability")
+        return train_bi_encoder(data, options, settings=_STUDENT)
+
+    made = {"teacher": teacher, "bi-encoder": _made(place, "security", train_student)}
+    return _judged("security", EMBEDDED_ENCODER, made, cases)
 
 
-def _options(folder: Path, model: str, overwrite: bool) -> RunOptions:
-    data = f"{PREFIX}{model.partition('-')[0]}, written for this project, Apache-2.0"
-    return RunOptions(output=folder / model, overwrite=overwrite, data_name=data)
+@dataclass(frozen=True, slots=True)
+class _Made:
+    """A model; without a report if an earlier run had made it."""
+
+    output: Path
+    report: TrainReport | None
+
+
+def _made(place: Place, model: str, train: Callable[[RunOptions], TrainReport]) -> _Made:
+    if place.has(model):
+        return _Made(place.folder / model, None)
+    report = train(place.options(model))
+    return _Made(report.output, report)
 
 
 def unscored_triples(pairs: Sequence[LabelledPair]) -> list[Triple]:
@@ -146,18 +183,17 @@ def unscored_triples(pairs: Sequence[LabelledPair]) -> list[Triple]:
     return triples
 
 
-def _judged(
-    name: str, base: str, reports: Mapping[str, TrainReport], cases: list[Case]
-) -> ExampleResult:
-    *others, (_, final) = reports.items()
+def _judged(name: str, base: str, made: Mapping[str, _Made], cases: list[Case]) -> ExampleResult:
+    *others, (_, final) = made.items()
     before = judge(cases, pair_scores(base))
     comparison = compare(before, judge(cases, pair_scores(str(final.output))))
-    names = {role: str(report.output) for role, report in others}
+    names = {role: str(model.output) for role, model in others}
     names |= {model: model for model in (EMBEDDED_ENCODER, RELEVANCE) if model != base}
     rivals = {
         role: compare(before, judge(cases, pair_scores(model))).tuned
         for role, model in names.items()
     }
+    reports = {role: model.report for role, model in made.items() if model.report}
     return ExampleResult(name, base, final.output, reports, comparison, rivals)
 
 
@@ -166,7 +202,7 @@ _STUDENT = TrainSettings(epochs=4, learning_rate=5e-5, max_tokens=128, keep_best
 _ANSWER = 0.9
 _UNLABELLED = 2
 
-Run = Callable[[list[LabelledPair], list[Case], Path, bool], ExampleResult]
+Run = Callable[[list[LabelledPair], list[Case], Place], ExampleResult]
 EXAMPLES: Mapping[str, Run] = MappingProxyType(
     {"legal": _legal, "bicycle": _bicycle, "security": _security}
 )

@@ -66,10 +66,13 @@ def cosine_scores(name: str) -> Score:
     from funnel.models import Embedder
 
     embedder = Embedder(name)
+    vectors: dict[str, FloatArray] = {}  # kept from call to call: a long list comes in parts
 
     def score(pairs: Sequence[tuple[str, str]]) -> "FloatArray":
-        texts = list(dict.fromkeys(text for pair in pairs for text in pair))
-        vectors = dict(zip(texts, embedder.encode(texts), strict=True))
+        texts = dict.fromkeys(text for pair in pairs for text in pair)
+        new = [text for text in texts if text not in vectors]
+        if new:
+            vectors.update(zip(new, embedder.encode(new), strict=True))
         cosines = [float(vectors[left] @ vectors[right]) for left, right in pairs]
         return np.array(cosines, np.float32)
 

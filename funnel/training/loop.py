@@ -16,6 +16,7 @@ from funnel.errors import ModelError, TrainingStopped
 from funnel.log import get_logger
 from funnel.training.callbacks import progress_callback, stop_callback
 from funnel.training.checkpoints import checkpoint_folder, exact, load_trained
+from funnel.training.checks import BROKEN
 from funnel.training.devices import Hardware
 from funnel.training.output import failed_write
 from funnel.training.progress import training_bar
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 _log = get_logger(__name__)
 
 _SELECTION = "selection"
+_GO_ON = "free space and go on with --resume (or start over with --overwrite)"
 Figures = Callable[[], Mapping[str, float]]
 
 
@@ -39,7 +41,7 @@ class Job:
     ``columns`` are the training texts and a ``label``, all of one length. ``figures`` measures the
     model as it stands on the development part; ``primary`` names the figure (higher is better)
     that decides which checkpoint is kept; the error breaks ties. ``figures`` is None if there is
-    no development part.
+    no development part. ``before`` are the base's, where the model is not the base any more.
     """
 
     model: Any
@@ -47,6 +49,7 @@ class Job:
     columns: Mapping[str, list[Any]]
     figures: Figures | None
     primary: str
+    before: Mapping[str, float] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,15 +82,15 @@ def run_job(
         ModelError: the loss became NaN, or a checkpoint could not be written.
     """
     started = time.monotonic()
-    before = dict(job.figures()) if job.figures else {}
+    before = job.before or (dict(job.figures()) if job.figures else {})
     folder = checkpoint_folder(output)
     with _quiet(), training_bar() as bar, _stop_signal() as stop:
         callbacks = [progress_callback(bar), stop_callback(stop, settings.max_steps)]
         trainer = _trainer(job, settings, hardware, folder, callbacks)
         try:
             trainer.train(resume_from_checkpoint=str(resume_from) if resume_from else None)
-        except (OSError, RuntimeError) as problem:
-            if mended := failed_write(problem, folder):
+        except Exception as problem:  # safetensors' own error is neither OSError nor RuntimeError
+            if mended := failed_write(problem, folder, mend=_GO_ON):
                 raise mended from problem
             raise
     _refuse_unfinished(trainer, folder)
@@ -173,6 +176,7 @@ def _arguments(
         "greater_is_better": True if evaluated else None,
         "logging_strategy": "steps",
         "logging_steps": max(1, steps // 20),
+        "logging_nan_inf_filter": False,  # it would show the mean of what came before instead
         "report_to": [],
         "disable_tqdm": True,
     }
@@ -237,15 +241,20 @@ def _quiet() -> Iterator[None]:
 
 def _refuse_unfinished(trainer: Any, folder: Path) -> None:
     state = trainer.state
-    if any(not math.isfinite(entry.get("loss", 0.0)) for entry in state.log_history):
-        raise ModelError(
-            "the loss became NaN or infinite; lower the learning rate or use --precision fp32"
-        )
+    losses = (entry.get("loss", 0.0) for entry in state.log_history)
+    if not all(map(math.isfinite, losses)) or not _finite(trainer.model):
+        raise ModelError(BROKEN)
     if state.global_step < state.max_steps:
         raise TrainingStopped(
             f"training stopped at step {state.global_step} of {state.max_steps}; "
             f"go on with --resume (checkpoint in {folder})"
         )
+
+
+def _finite(model: Any) -> bool:
+    """Whether every trained number is one: what is NaN at the end need not show in the losses."""
+    trained = (weight for weight in model.parameters() if weight.requires_grad)
+    return all(bool(weight.isfinite().all()) for weight in trained)
 
 
 def _kept_step(trainer: Any) -> int:

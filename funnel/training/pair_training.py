@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from funnel.training.checks import (
     check_classes,
     check_probabilities,
+    check_scores,
     check_size,
     check_spread,
     contradictions,
@@ -18,6 +19,7 @@ from funnel.training.exports import (
     DEFAULT_RANK,
     Form,
     Settled,
+    Use,
     export_adapter,
     export_cross_encoder,
     make_adapter,
@@ -75,6 +77,7 @@ def train_pairs(
     """
     check_pairs(pairs, task, minimum=settings.min_rows)
     train, held_out = _parts(pairs, dev, task, settings)
+    check_pairs(train, task, minimum=1)
     session = open_session(
         task.title,
         base,
@@ -83,20 +86,24 @@ def train_pairs(
         parts={"train": train, "dev": held_out},
         choices={"loss": task.loss, "scale": task.scale, "residual": task.residual},
     )
-    student = _student(train, task, session)
-    form = settled_form(task.form, student)
+    start = _start(task, session)
+    form = settled_form(task.form, start)
+    measured = held_out if _can_be_measured(held_out, task) else []
+    before = _figures(start, measured, task)() if start.rank and measured else None
+    student = _fitted(start, train, task)
     rank = settings.lora_rank
     tuner = add_lora(student.network, rank, seed=settings.seed) if rank else None
-    job = _job(student, train, held_out, task)
+    job = replace(_job(student, train, measured, task), before=before)
     outcome = session.train(job)
     if tuner is not None:
         merge_lora(tuner)
-    done = _export(student, form, session, outcome, job, notes=_notes(pairs, student))
+    notes = [*_notes(pairs, student), *_dev_notes(train, held_out, measured)]
+    done = _export(student, form, session, outcome, job, task, notes=notes)
     session.close()
     return done
 
 
-def _student(train: Sequence[LabelledPair], task: PairTask, session: Session) -> CrossStudent:
+def _start(task: PairTask, session: Session) -> CrossStudent:
     settings = session.settings
     order: PairOrder = "both_mean" if task.symmetric else "given"
     student = load_cross_student(
@@ -106,12 +113,23 @@ def _student(train: Sequence[LabelledPair], task: PairTask, session: Session) ->
         hardware=session.hardware,
         seed=settings.seed,
     )
-    if student.dense is None:
-        return student
+    return student if task.symmetric else student.in_given_order()
+
+
+def _fitted(start: CrossStudent, train: Sequence[LabelledPair], task: PairTask) -> CrossStudent:
+    """The same with the weights of its fixed part fitted to the training rows."""
+    if start.dense is None:
+        return start
     texts, targets = [(pair.query, pair.document) for pair in train], [p.score for p in train]
     chances = targets if task.scale == "probability" else [float(p) for p in sigmoid(targets)]
-    cross = student.cross_logits(texts) if student.rank else None
-    return replace(student, dense=student.dense.fitted(texts, chances, cross))
+    cross = start.cross_logits(texts) if start.rank else None
+    return replace(start, dense=start.dense.fitted(texts, chances, cross))
+
+
+def _can_be_measured(dev: Sequence[LabelledPair], task: PairTask) -> bool:
+    """Whether the held-out part has what its figures compare: both classes, or two scores."""
+    sides = {pair.score >= 0.5 if task.loss == "bce" else pair.score for pair in dev}
+    return len(sides) > 1
 
 
 def _export(
@@ -120,12 +138,14 @@ def _export(
     session: Session,
     outcome: Outcome,
     job: Job,
+    task: PairTask,
     *,
     notes: Sequence[str],
 ) -> TrainReport:
+    use: Use = "verifier" if task.symmetric else "stage"
     if form == "model":
         done = report(session, outcome, form=form, notes=[*fall(outcome, job.primary), *notes])
-        export_cross_encoder(student, done)
+        export_cross_encoder(student, done, use)
         return done
     output, settings = session.options.output, session.settings
     rank = student.rank + (settings.lora_rank or DEFAULT_RANK)
@@ -134,7 +154,7 @@ def _export(
     notes = [*fall(rounded, job.primary), *notes]
     done = report(session, rounded, form=f"adapter of rank {rank}", notes=notes)
     training = {"rows": dict(done.rows), "settings": dict(done.settings), "dev": dict(done.after)}
-    export_adapter(replace(adapter, training=training), done)
+    export_adapter(replace(adapter, training=training), done, use)
     return done
 
 
@@ -214,7 +234,7 @@ def _figures(
     offsets = student.dense.offsets(texts) if student.dense else None
 
     def measure() -> Mapping[str, float]:
-        return _measured(student.scores(texts, offsets), wanted, task)
+        return _measured(check_scores(student.scores(texts, offsets)), wanted, task)
 
     return measure
 
@@ -226,6 +246,19 @@ def _measured(
         return classification_figures(logits, wanted)
     scores = sigmoid(logits) if task.scale == "probability" else logits
     return regression_figures(scores, wanted)
+
+
+def _dev_notes(
+    train: Sequence[LabelledPair], dev: Sequence[LabelledPair], measured: Sequence[LabelledPair]
+) -> list[str]:
+    notes = []
+    if not measured:
+        found = f"its {len(dev)} pairs are all alike" if dev else "no pair could be set aside"
+        notes.append(f"nothing was measured: {found}; add queries, or give held-out data (--dev)")
+    trained = {(pair.query, pair.document) for pair in train}
+    if shared := sum((pair.query, pair.document) in trained for pair in dev):
+        notes.append(f"{shared} of the {len(dev)} held-out pairs were trained on, too")
+    return notes
 
 
 def _notes(pairs: Sequence[LabelledPair], student: CrossStudent) -> list[str]:

@@ -81,5 +81,5 @@ def _judgements(path: Path, on_bad_line: OnBadLine) -> list[tuple[str, str, floa
 def _judgement(values: Mapping[str, Any], _place: str) -> tuple[str, str, float]:
     try:
         return str(values["query-id"]), str(values["corpus-id"]), float(values["score"])
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, TypeError, ValueError, OverflowError):
         raise InputError("expected the columns query-id, corpus-id and score") from None

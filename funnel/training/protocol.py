@@ -2,13 +2,15 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from math import comb
+from itertools import product
+from math import ceil, comb
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from funnel.training.figures import mean_or_zero
+from funnel.training.progress import tracked
 from funnel.training.records import Case
 
 if TYPE_CHECKING:
@@ -16,6 +18,8 @@ if TYPE_CHECKING:
 
 Score = Callable[[Sequence[tuple[str, str]]], "FloatArray"]
 Floats = NDArray[np.float64]
+_BLOCK = 16
+_BLOCKS_PER_SIDE = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,14 +99,13 @@ class Judgement:
 
 
 def judge(cases: Sequence[Case], score: Score) -> Judgement:
-    """Score every query of ``cases`` against every text of ``cases``.
+    """Score every query of ``cases`` against every text of ``cases``, with a bar on a terminal.
 
     ``score`` takes pairs and gives shape (n,). n queries with m texts cost n × m pairs.
     """
     queries = list(dict.fromkeys(case.query for case in cases))
     texts = list(dict.fromkeys(text for case in cases for text in (case.relevant, case.distractor)))
-    flat = np.asarray(score([(query, text) for query in queries for text in texts]), np.float64)
-    table = flat.reshape(len(queries), len(texts))
+    table = _table(queries, texts, score)
     row = {query: position for position, query in enumerate(queries)}
     column = {text: position for position, text in enumerate(texts)}
     judged = tuple(
@@ -142,6 +145,24 @@ def sign_test(wins: int, losses: int) -> float:
     total, least = wins + losses, min(wins, losses)
     tail = sum(comb(total, k) for k in range(least + 1))
     return min(1.0, float(2 * tail / 2**total))
+
+
+def _table(queries: Sequence[str], texts: Sequence[str], score: Score) -> Floats:
+    """Scores of shape (queries, texts), block by block.
+
+    Blocks have both sides long, and there are few: a bi-encoder reads a text once in each.
+    """
+    table = np.empty((len(queries), len(texts)))
+    blocks = list(product(_blocks(len(queries)), _blocks(len(texts))))
+    for rows, columns in tracked(blocks, "judge"):
+        pairs = list(product(queries[rows], texts[columns]))
+        table[rows, columns] = np.asarray(score(pairs)).reshape(table[rows, columns].shape)
+    return table
+
+
+def _blocks(count: int) -> list[slice]:
+    size = max(_BLOCK, ceil(count / _BLOCKS_PER_SIDE))
+    return [slice(start, start + size) for start in range(0, count, size)]
 
 
 def _also_right(

@@ -27,7 +27,7 @@ def read_rows(
     Raises:
         ConfigError: the file is missing or of an unknown kind.
         CorpusError: lines are not UTF-8, not JSON, lack a field or hold a bad value.
-        InputError: there is no row at all.
+        InputError: there is no row at all, or the file cannot be read to its end.
     """
     rows: list[Parsed] = []
     problems: list[str] = []
@@ -35,7 +35,7 @@ def read_rows(
         try:
             if not isinstance(row.content, Mapping):
                 raise InputError(row.problem)
-            rows.append(parse(row.content, row.place))
+            rows.append(parse({**row.content, **dict.fromkeys(row.blank, "")}, row.place))
         except InputError as problem:
             problems.append(f"{row.place}: {problem}")
     if problems and on_bad_line == "fail":

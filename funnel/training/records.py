@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from math import isfinite
+from math import inf, isfinite
 
 from funnel.errors import InputError
 
@@ -147,12 +147,16 @@ def _text(values: Values, names: tuple[str, ...], wanted: str) -> str:
 
 def _score(values: Values, names: tuple[str, ...], wanted: str) -> float:
     name, value = _first(values, names, wanted)
+    if isinstance(value, str) and not value.strip():
+        raise InputError(f"{name!r} is empty")
     try:
         score = float(value)  # type: ignore[arg-type]  # anything else is refused just below
+    except OverflowError:
+        score = inf  # a whole number beyond the range of floats
     except (TypeError, ValueError):
         raise InputError(f"{name!r} is {_shown(value)}, expected a number") from None
     if not isfinite(score):
-        raise InputError(f"{name!r} is {score}, expected a finite number")
+        raise InputError(f"{name!r} is {_shown(value)}, expected a finite number")
     return score
 
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from funnel.training.checkpoints import begin_run, data_fingerprint, open_run
+from funnel.training.checkpoints import begin_run, data_fingerprint, open_run, unfinished
 from funnel.training.devices import Hardware, resolve_hardware
 from funnel.training.loop import Job, Outcome, discard_checkpoints, run_job
 from funnel.training.output import check_output
@@ -39,6 +39,7 @@ class Session:
     hardware: Hardware
     resume_from: Path | None
     rows: Mapping[str, int]
+    choices: Mapping[str, object]
     identity: Mapping[str, object]
 
     def train(self, job: Job) -> Outcome:
@@ -51,6 +52,20 @@ class Session:
         """Remove the checkpoints of a finished run, unless they are to be kept."""
         if not self.options.keep_checkpoints:
             discard_checkpoints(self.options.output)
+
+
+def check_place(settings: TrainSettings, options: RunOptions) -> None:
+    """Refuse what :func:`open_session` would, before data are prepared at some cost.
+
+    Raises:
+        ConfigError: no CUDA where it was asked for, an output that exists, an unfinished run, or
+            nothing to resume.
+        ModelError: too little space on the disk.
+    """
+    resolve_hardware(settings.device, settings.precision)
+    check_output(options.output, overwrite=options.overwrite, needed_bytes=_NEEDED_BYTES)
+    if not (options.resume and unfinished(options.output)):
+        open_run(options.output, {}, resume=options.resume, overwrite=options.overwrite)
 
 
 def open_session(
@@ -80,7 +95,9 @@ def open_session(
         options.output, identity, resume=options.resume, overwrite=options.overwrite
     )
     rows = {name: len(part) for name, part in parts.items()}
-    return Session(title, base, settings, options, hardware, resume_from, rows, identity)
+    return Session(
+        title, base, settings, options, hardware, resume_from, rows, dict(choices), identity
+    )
 
 
 def fall(outcome: Outcome, primary: str) -> list[str]:
@@ -112,6 +129,6 @@ def report(session: Session, outcome: Outcome, *, form: str, notes: Sequence[str
         after=outcome.after,
         losses=outcome.losses,
         evaluations=outcome.evaluations,
-        settings=session.settings.identity(),
+        settings={**session.choices, **session.settings.identity()},
         notes=tuple(notes),
     )

@@ -1,6 +1,7 @@
 """Settings of one training run, checked when they are made."""
 
 from dataclasses import asdict, dataclass
+from math import inf
 from typing import Literal
 
 from funnel.errors import ConfigError
@@ -45,6 +46,8 @@ class TrainSettings:
         _share("dev_share", self.dev_share)
         if self.max_tokens < 8:
             raise ConfigError(f"max_tokens is {self.max_tokens}, expected at least 8")
+        if not 0 <= self.seed <= _LAST_SEED:
+            raise ConfigError(f"seed is {self.seed}, expected 0 to {_LAST_SEED}")
         if self.lora_rank is not None:
             _positive("lora_rank", self.lora_rank)
 
@@ -54,11 +57,12 @@ class TrainSettings:
 
 
 _HARMLESS = frozenset({"max_steps", "min_rows"})
+_LAST_SEED = 2**32 - 1  # NumPy's generator takes no other
 
 
 def _positive(name: str, value: float) -> None:
-    if value <= 0:
-        raise ConfigError(f"{name} is {value}, expected more than 0")
+    if not 0 < value < inf:
+        raise ConfigError(f"{name} is {value}, expected a finite number of more than 0")
 
 
 def _share(name: str, value: float) -> None:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from logging import ERROR, getLogger
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from funnel.errors import ModelError
+from funnel.errors import ConfigError, ModelError
 from funnel.models.adapters import Adapter, BaseModel, Combination, PairOrder, read_adapter
 from funnel.models.source import EMBEDDED_ENCODER, ModelSource, locate, sha256
 from funnel.training.dense import DensePart
@@ -30,7 +30,8 @@ class CrossStudent:
 
     ``encoder`` names the model whose weights an adapter would be a difference from. ``dense`` is
     the fixed part of the score of a residual model, else None. ``rank`` is that of the adapter it
-    was loaded from, 0 for a plain model. ``fresh_head`` says that its head starts at random.
+    was loaded from, 0 for a plain model, and ``kept`` what that adapter has in four bits.
+    ``fresh_head`` says that its head starts at random.
     """
 
     model: Any
@@ -38,6 +39,7 @@ class CrossStudent:
     dense: DensePart | None
     rank: int
     fresh_head: bool
+    kept: "Weights" = field(default_factory=dict)
 
     @property
     def network(self) -> Any:
@@ -48,6 +50,13 @@ class CrossStudent:
     def order(self) -> PairOrder:
         """Which orders of a pair its score is made of when served."""
         return self.dense.combine.order if self.dense else "given"
+
+    def in_given_order(self) -> "CrossStudent":
+        """The same with pairs read as they are given: what is trained is what is served."""
+        if self.dense is None or self.dense.combine.order == "given":
+            return self
+        combine = replace(self.dense.combine, order="given")
+        return replace(self, dense=replace(self.dense, combine=combine))
 
     def scores(self, texts: Sequence[Texts], offsets: Floats | None) -> Floats:
         """The score as it will be served, shape (n,); ``offsets`` is its fixed part."""
@@ -83,8 +92,10 @@ def load_cross_student(
     encoder without a head gets one, drawn from ``seed``.
 
     Raises:
+        ConfigError: ``residual`` is asked of an adapter without such a part.
         ModelError: the model cannot be loaded, or has more than one output.
     """
+    from funnel.models.low_rank import four_bit_part
     from funnel.models.pair_models import adapter_base, adapter_folder
 
     seed_everything(seed)
@@ -95,6 +106,11 @@ def load_cross_student(
         )
     adapter = read_adapter(folder)
     encoder = adapter_base(adapter).name
+    if residual and adapter.combine == Combination():
+        raise ConfigError(
+            f"--residual: {base} is an adapter whose score has no fixed part to add to; "
+            f"start from {encoder}, or leave --residual out"
+        )
     if not adapter.combine.orders:  # only similarities so far: the cross-encoder starts here
         combine = replace(adapter.combine, cross=1.0)
         return _plain_student(encoder, combine, hardware, max_tokens, adapter.fixed)
@@ -102,7 +118,8 @@ def load_cross_student(
     _load_adapter(model[0].model, adapter, locate(encoder).folder)
     plain = adapter.combine == Combination()
     part = None if plain else _dense_part(encoder, adapter.combine, model, adapter.fixed)
-    return CrossStudent(model, encoder, part, adapter.rank, fresh_head=False)
+    kept = four_bit_part(adapter)
+    return CrossStudent(model, encoder, part, adapter.rank, fresh_head=False, kept=kept)
 
 
 def load_bi_student(base: str, *, max_tokens: int, hardware: Hardware, seed: int) -> Any:
@@ -111,6 +128,7 @@ def load_bi_student(base: str, *, max_tokens: int, hardware: Hardware, seed: int
     Raises:
         ModelError: the model cannot be loaded, or is a cross-encoder.
     """
+    from safetensors import SafetensorError
     from sentence_transformers import SentenceTransformer
 
     seed_everything(seed)
@@ -124,7 +142,7 @@ def load_bi_student(base: str, *, max_tokens: int, hardware: Hardware, seed: int
     try:
         with quiet_loading():
             model = SentenceTransformer(folder, device=hardware.device)
-    except (OSError, ValueError, RuntimeError) as problem:
+    except (OSError, ValueError, RuntimeError, SafetensorError) as problem:
         raise ModelError(f"{base} cannot be loaded as a bi-encoder: {problem}") from problem
     _cut_window(model, max_tokens)
     return model
@@ -173,12 +191,13 @@ def _has_pair_head(source: ModelSource) -> bool:
 
 
 def _cross_encoder(folder: Path, name: str, hardware: Hardware, max_tokens: int) -> Any:
+    from safetensors import SafetensorError
     from sentence_transformers import CrossEncoder
 
     try:
         with quiet_loading():
             model = CrossEncoder(str(folder), num_labels=1, device=hardware.device)
-    except (OSError, ValueError, RuntimeError) as problem:
+    except (OSError, ValueError, RuntimeError, SafetensorError) as problem:
         raise ModelError(f"{name} cannot be loaded as a cross-encoder: {problem}") from problem
     _cut_window(model, max_tokens)
     return model

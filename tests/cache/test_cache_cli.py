@@ -111,7 +111,7 @@ def test_prevalence_goes_with_pairs_only(tmp_path: Path, config: Path) -> None:
 def test_stats_explain_and_purge(config: Path) -> None:
     """An empty cache has stats, explains a miss and purges nothing."""
     stats = json.loads(_run("stats", "-c", config, "--json").stdout)
-    assert stats["store"]["entries"] == 0
+    assert (stats["store"]["entries"], stats["threshold"], stats["semantic"]) == (0, 0.0, True)
     explained = json.loads(_run("explain", "How do I pay?", "-c", config, "--json").stdout)
     assert (explained["status"], explained["reason"]) == ("miss", "no_candidates")
     purged = json.loads(_run("purge", "-c", config, "--json").stdout)
@@ -120,6 +120,36 @@ def test_stats_explain_and_purge(config: Path) -> None:
     assert one == {"purged": 0, "scope": None, "query": "How do I pay?"}
     with pytest.raises(InputError, match="--query"):
         _run("purge", "--k", 3, "-c", config, "--json")
+
+
+def test_stats_tell_only_what_this_process_can_know(config: Path) -> None:
+    """What the service counted is not printed as zeros; it says where to look instead."""
+    with Funnel.from_yaml(config) as funnel:
+        funnel.index([{"id": "a", "text": "Pay by card or by invoice."}])
+        for _ in range(2):
+            funnel.run("How do I pay?")
+        assert funnel.cache_stats()["hits"] == 1
+        stats = json.loads(_run("stats", "-c", config, "--json").stdout)
+        shown = " ".join(_run("stats", "-c", config).stdout.split())
+    assert stats["store"]["entries"] == 1
+    assert not {"requests", "hits", "hit_rate", "flights", "audit", "events"} & stats.keys()
+    assert "funnel.cache_stats()" in stats["live_counters"]
+    assert "store.entries" in shown and "hit_rate" not in shown
+    assert "funnel.cache_stats()" in shown and "metrics: true" in shown
+
+
+def test_stats_of_a_memory_store_say_that_it_is_elsewhere(config: Path) -> None:
+    """An empty store that nobody uses is not passed off as the service's."""
+    plain = config.read_text("utf-8").replace("store: sqlite", "store: memory")
+    config.write_text("\n".join(x for x in plain.splitlines() if "  path:" not in x), "utf-8")
+    assert "not seen here" in _run("stats", "-c", config).stdout
+
+
+def test_stats_without_a_cache_say_so(config: Path) -> None:
+    """No cache: block, no gauges."""
+    config.write_text(config.read_text("utf-8").split("cache:")[0], "utf-8")
+    assert json.loads(_run("stats", "-c", config, "--json").stdout)["store"] == "none"
+    assert "none" in _run("stats", "-c", config).stdout
 
 
 def test_one_query_is_purged(config: Path) -> None:

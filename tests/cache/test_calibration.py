@@ -1,4 +1,8 @@
-"""Exact limits and certificates."""
+"""Exact limits and certificates, and what they are bound to."""
+
+import json
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -6,7 +10,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from funnel.cache.binomial import beta_cdf, interval, lower_limit, upper_limit
+from funnel.cache.calibrate_run import CalibrationRun
 from funnel.cache.calibration import ScoredLabels, certify, least_accepted
+from funnel.cache.calibrator import Calibrator
+from funnel.cache.guards import VERSION
+from funnel.cache.matcher import threshold_for
+from funnel.cache.replay_log import LabelledPair
+from funnel.cache.settings import CacheSettings, GuardSettings
+from funnel.cache.store_memory import MemoryStore
+from tests.cache import world
+from tests.cache.world import TopicEncoder, TopicScorer, World
 
 
 @pytest.mark.parametrize(
@@ -122,3 +135,90 @@ def test_certificates_hold_on_fresh_data(seed: int) -> None:
     accepted = fresh.scores >= found.threshold
     precision = (accepted & fresh.labels).sum() / accepted.sum()
     assert precision >= 0.94
+
+
+def _calibrator(guards: GuardSettings | None = None) -> Calibrator:
+    """Certifies 95% for the models of the tests' world."""
+    pairs = [
+        LabelledPair(f"{first}{_letters(n)} about cats", f"b{_letters(n)} about {topic}", same)
+        for n in range(150)
+        for first, topic, same in (("a", "cats", True), ("c", "dogs", False))
+    ]
+    run = CalibrationRun(TopicEncoder(), TopicScorer(), guards or GuardSettings())
+    return run.run(pairs, 0.95).calibrator
+
+
+def _letters(number: int) -> str:
+    return "".join("abcdefghij"[int(digit)] for digit in str(number))
+
+
+def _uncertified(**changes: Any) -> CacheSettings:
+    return world.settings(threshold=None, floor=None, **changes)
+
+
+def test_certificate_is_of_one_embedder() -> None:
+    """The floor is a cosine, and those of another embedder mean something else."""
+    calibrator = _calibrator()
+    assert threshold_for(_uncertified(), calibrator, "1", ("world:topics", "1")).problem == ""
+    for other in (("world:topics", "2"), ("other", "3")):
+        chosen = threshold_for(_uncertified(), calibrator, "1", other)
+        assert chosen.problem == "calibrated_for_another_embedder"
+        assert chosen.policy.threshold == np.inf
+    same_weights = threshold_for(_uncertified(), calibrator, "1", ("a/path", "1"))
+    assert same_weights.problem == ""
+
+
+def test_older_file_knows_its_embedder_by_name() -> None:
+    """The shipped calibrator names no revision and no guards, and is as good as before."""
+    shipped = Calibrator.shipped()
+    settings = CacheSettings(target_precision=0.9)
+    name = "embedded:all-MiniLM-L6-v2"
+    assert threshold_for(settings, shipped, shipped.revision, (name, "any")).problem == ""
+    other = threshold_for(settings, shipped, shipped.revision, ("other", "any"))
+    assert other.problem == "calibrated_for_another_embedder"
+
+
+def test_certificate_is_of_the_guards_it_was_made_with(tmp_path: Path) -> None:
+    """Pairs that a guard refused were no evidence; without the guard they would be hits."""
+    embedder = ("world:topics", "1")
+    unguarded = _uncertified(guards={"numbers": False})
+    assert threshold_for(unguarded, _calibrator(), "1", embedder).problem == (
+        "calibrated_with_other_guards"
+    )
+    made = _calibrator(unguarded.guards)
+    made.save(tmp_path / "calibrator.json")
+    plain = json.loads((tmp_path / "calibrator.json").read_text("utf-8"))
+    assert (plain["guards"]["numbers"], plain["guards_version"]) == (False, VERSION)
+    assert (
+        threshold_for(unguarded, Calibrator.load(tmp_path / "calibrator.json"), "1").problem == ""
+    )
+    assert threshold_for(_uncertified(), made, "1").problem == "calibrated_with_other_guards"
+
+
+async def test_missing_certificate_is_said_and_leaves_the_exact_tiers(tmp_path: Path) -> None:
+    """Through the cache itself: another embedder than the calibrator's is a reason to miss."""
+    path = tmp_path / "calibrator.json"
+    _calibrator().model_copy(update={"embedder_revision": "another"}).save(path)
+    one = World(threshold=None, floor=None, calibrator=path)
+    await one.ask("a word about cats")
+    info = (await one.ask("another word about cats")).info
+    assert (info.status, info.reason) == ("miss", "calibrated_for_another_embedder")
+    assert (await one.ask("a word about cats")).info.tier == "exact"
+
+
+async def test_what_was_let_through_without_a_guard_is_not_served_with_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Settings and version of the guards are part of an entry's place, so of every alias."""
+    clock = world.Clock()
+    store = MemoryStore(world.settings().limits, clock=clock)
+    lax = World(store=store, clock=clock, guards={"numbers": False})
+    await lax.ask("room 5 about cats")
+    assert (await lax.ask("room 7 about cats")).info.tier == "semantic"
+    assert (await lax.ask("room 7 about cats")).info.tier == "alias"
+    strict = World(store=store, clock=clock)
+    assert (await strict.ask("room 7 about cats")).info.status == "miss"
+    assert (await strict.ask("room 7 about cats")).info.tier == "exact"
+    monkeypatch.setattr("funnel.cache.matcher.VERSION", "next")
+    changed = World(store=store, clock=clock)
+    assert (await changed.ask("room 7 about cats")).info.status == "miss"

@@ -1,10 +1,13 @@
 """Sealed entries: what opens, what does not, and what it is called."""
 
+from dataclasses import replace
+from threading import Lock
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from funnel.cache.codec import AliasNote, Codec, Entry, Sealed, pack_hit, unpack_hit
+from funnel.cache.codec import AliasNote, Codec, Entry, Sealed, copied_hit, pack_hit, unpack_hit
 from funnel.types import Hit, SourceScore
 
 HIT = Hit(
@@ -29,6 +32,17 @@ def test_round_trip() -> None:
     opened = CODEC.open(CODEC.seal(ENTRY, "p", "k"), Entry, "p", "k")
     assert opened == ENTRY
     assert unpack_hit(1, opened.hits[0]) == HIT
+
+
+def test_metadata_that_cannot_be_copied_is_shared() -> None:
+    """A stage of one's own may answer with anything; what cannot be copied harms no query."""
+    lock, tags = Lock(), {"a", "b"}
+    hit = replace(HIT, metadata={"lock": [lock], "tags": tags, "pair": ([1], 2)})
+    copy = copied_hit(hit)
+    assert copy == hit
+    assert copy.metadata["lock"][0] is lock
+    assert copy.metadata["tags"] is not tags
+    assert copy.metadata["pair"][0] is not hit.metadata["pair"][0]
 
 
 @pytest.mark.parametrize(("partition", "key"), [("q", "k"), ("p", "l"), ("", ""), ("pk", "")])

@@ -116,6 +116,20 @@ async def test_store_that_cannot_be_written_still_serves() -> None:
     assert world.cache.counters.events["not_stored_store_unavailable"] == 1
 
 
+async def test_touch_that_fails_is_no_fault_of_the_hit() -> None:
+    """A store that cannot note a use: the hit is served from this process all the same."""
+    world = World()
+    await world.ask("a word about cats")
+
+    def touch(partition: str, key: str) -> None:
+        raise KeyError(partition, key)
+
+    world.store.touch = touch  # type: ignore[method-assign]
+    served = await world.ask("a word about cats")
+    assert (served.info.status, served.info.tier) == ("hit", "exact")
+    assert world.cache.guarded.faults == {"store_error": 1}
+
+
 async def test_flushed_store_is_a_plain_miss() -> None:
     """After somebody emptied the store the cache fills again."""
     world = World(epoch_lag_ms=0)

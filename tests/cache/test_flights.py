@@ -143,5 +143,6 @@ async def test_index_write_during_a_run_separates_old_and_new() -> None:
 
 
 def _letters(number: int) -> str:
+    """A word for a number, of two letters at least: a single one would be a name to the guards."""
     digits = "abcdefghij"
-    return "".join(digits[int(digit)] for digit in str(number))
+    return "".join(digits[int(digit)] for digit in f"{number:02}")

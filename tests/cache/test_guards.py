@@ -28,6 +28,27 @@ def _vetoed(first: str, second: str) -> bool:
         ("install Python 3.1", "install Python 3.10", "number"),
         ("my room for two people", "my room for three people", "number"),
         ("World War I was in 1914", "World War II was in 1939", "number"),
+        ("is -5 degrees cold", "is 5 degrees cold", "number"),
+        ("is minus five degrees cold", "is five degrees cold", "number"),
+        ("limit 10 or 20 per 30 days", "limit 20 or 30 per 10 days", "number"),
+        ("rooms for 2 nights, 3 beds", "rooms for 3 nights, 2 beds", "number"),
+        ("flights on 01/02/2024", "flights on 02/01/2024", "number"),
+        ("flights on 2024-01-02", "flights on 2024-02-01", "number"),
+        ("is 1/2 enough", "is 2/1 enough", "number"),
+        ("1/2 cup of flour", "2 cups of flour", "number"),
+        ("a .3 mm pen", "a .7 mm pen", "number"),
+        ("rows where x > 5", "rows where x >= 5", "symbol"),
+        ("rows where x == 5", "rows where x != 5", "symbol"),
+        ("rows where x > 5", "rows where x < 5", "opposite"),
+        ("rows where x > 5", "rows where x is less than 5", "opposite"),
+        ("rows where x >= 5", "rows where x <= 5", "opposite"),
+        ("is x > y", "is y > x", "role"),
+        ("what is vitamin b good for", "what is vitamin c good for", "entity"),
+        ("price of plan a", "price of plan b", "entity"),
+        ("does plan a include it", "does plan b include it", "entity"),
+        ("price of Plan A", "price of Plan B", "entity"),
+        ("who needs a class a licence", "who needs a class b licence", "entity"),
+        ("how to learn c", "how to learn c++", "entity"),
         ("run 5 km", "run 5 miles", "unit"),
         ("is $50 too much", "is €50 too much", "unit"),
         ("train at 8 am", "train at 8:00 pm", "unit"),
@@ -72,6 +93,28 @@ def test_other_question_is_vetoed(first: str, second: str, kind: str) -> None:
         ("5 GB of space", "5gb of space"),
         ("it costs $1,000", "it costs 1000 dollars"),
         ("ten days in Rome", "10 days in Rome"),
+        ("-5 degrees", "minus five degrees"),
+        ("is covid -19 over", "is covid-19 over"),
+        ("walk 5-10 minutes", "walk 5 to 10 minutes"),
+        ("2 cats and 3 dogs", "3 dogs and 2 cats"),
+        ("500 and 1000 rupee notes", "Rs 1000 and Rs 500 notes"),
+        ("between Python 2 and Python 3", "between Python 3 and Python 2"),
+        ("open on 25/12/2024", "open on 2024-12-25"),
+        ("open on 25/12/2024", "open on 25 December 2024"),
+        ("the 9/11 attacks", "the attacks of September 11"),
+        ("a 2/3 hour film", "a 2 or 3 hour film"),
+        ("0.5 litres of beer", "half a litre of beer"),
+        ("\u00bd cup", "1/2 cup"),
+        ("rows where x > 5", "rows where x is greater than 5"),
+        ("rows where x > 5", "rows where 5 < x"),
+        ("does 1 + 1 = 2", "is 1 + 1 equal to 2"),
+        ("what does a -> b mean", "what does a <br> b mean"),
+        ("how do I plan a trip", "the way to plan trips"),
+        ("write a simple C program", "write C programs"),
+        ("can u help", "can i get help"),
+        ("things i need", "things a man needs"),
+        ("option a or b", "option b or a"),
+        ("difference between C# and C++", "difference between C++ and C#"),
         ("what is New York City like", "what's NYC like"),
         ("I can't log in", "I am unable to sign in"),
         ("is it not legal", "is it illegal"),
@@ -120,6 +163,20 @@ def test_one_sided_number_raises_the_bar() -> None:
     assert finding.margin == MARGINS.one_sided_number
 
 
+def test_one_sided_comparison_raises_the_bar() -> None:
+    """A sign that the other side does not say in words either; "=" alone says too little."""
+    (finding,) = _inspect("rows where x > 5", "rows where x 5")
+    assert (finding.kind, finding.margin) == ("symbol", MARGINS.one_sided_number)
+    assert _inspect("rows where x > 5", "rows where x over 5") == []
+    assert _inspect("does 1 + 1 = 2", "does 1 + 1 make 2") == []
+
+
+def test_half_is_no_other_number() -> None:
+    """What one side writes as 0.5 or 1/2 the other may say loosely."""
+    for written in ("0.5", ".5", "1/2"):
+        assert _inspect(f"fill {written} of it", "fill half of it") == []
+
+
 def test_one_sided_negation_in_other_words_raises_the_bar() -> None:
     """A negation that comes with other words may mean the same."""
     found = _inspect("the app does not open", "why does the application crash at launch")
@@ -152,7 +209,8 @@ def test_guards_are_symmetric(first: str, second: str) -> None:
 
 _KNOWN = """
 how do I not enable disable the 5 10 km miles London Paris from to before after cats dogs
-Python Java and than faster slower can't without 2FA two
+Python Java and than faster slower can't without 2FA two -5 minus < > >= = 1/2 2/1 01/02/2024
+02/01/2024 December or days plan class vitamin a i b c c++ of half
 """
 _WORDS = st.lists(
     st.sampled_from(_KNOWN.split()),

@@ -58,7 +58,7 @@ async def test_paraphrases_in_two_processes_are_one_run_each_at_most(
 ) -> None:
     """Twenty wordings in each of two processes: two runs at most."""
     worlds = await _worlds(make_store, 2, delay_s=0.3)
-    texts = [f"wording {'abcdefghijklmnopqrst'[n]} about cats" for n in range(20)]
+    texts = [f"wording {'abcdefghijklmnopqrst'[n] * 2} about cats" for n in range(20)]
     await asyncio.gather(
         *(
             world.cache.serve(world.request(text), world.stages.of(text))

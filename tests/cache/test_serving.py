@@ -1,18 +1,26 @@
 """What comes from the cache, from which tier, and what it says about it."""
 
+import asyncio
 import resource
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from copy import deepcopy
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
 
+from funnel.cache import store_redis, store_sqlite
 from funnel.cache.admission import Doorkeeper
+from funnel.cache.base import Answer, Served
 from funnel.cache.codec import Codec, Entry
 from funnel.cache.place import Place, place_of
-from funnel.cache.store import Record, StoreLimits
+from funnel.cache.store import Neighbours, Record, StoreLimits
 from funnel.cache.store_memory import MemoryStore
 from funnel.deadline import Deadline
 from funnel.models.base import ScoredPairs, TextPair
+from funnel.types import Hit, SourceScore
+from tests.cache.conftest import MakeStore
 from tests.cache.world import Clock, Stages, TopicEncoder, TopicScorer, World, hit, settle
 
 
@@ -385,15 +393,26 @@ async def test_a_million_records_against_a_small_cap() -> None:
     await store.aclose()
 
 
-async def test_popular_entry_survives_a_scan() -> None:
-    """One-time queries do not push out what is asked all the time."""
-    world = World(max_entries=100, local_entries=0, semantic=False)
-    await world.ask("the popular one about cats")
-    for number in range(2_000):
+@pytest.mark.parametrize("local_entries", [0, 1_024])
+async def test_popular_entry_survives_a_scan(
+    local_entries: int, make_store: MakeStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One-time queries do not push out what is asked all the time, wherever it is answered."""
+    for module in (store_sqlite, store_redis):  # so many records take longer to come than a second
+        monkeypatch.setattr(module, "_FLUSH_S" if module is store_sqlite else "_TEND_S", 0.001)
+    store = await make_store(max_entries=100)
+    world = World(store=store, max_entries=100, local_entries=local_entries, semantic=False)
+    popular = "the popular one about cats"
+    await world.ask(popular)
+    for number in range(1_000):
         text = f"q{number} about t{number}"
         await world.cache.serve(world.request(text), world.stages.of(text))
         if number % 20 == 0:
-            assert (await world.ask("the popular one about cats")).info.status == "hit"
+            assert (await world.ask(popular)).info.status == "hit"
+    place = place_of(world.request(popular), world.cache.matcher.identity)
+    assert place is not None
+    assert (await store.get(place.partition, place.key)).found
+    assert (await store.stats()).evictions > 100
 
 
 async def test_oversized_entry_is_not_kept() -> None:
@@ -413,6 +432,99 @@ async def test_hits_keep_everything_but_trace_and_usage() -> None:
     assert served.answer.hits == (hit(1, "cats-1"), hit(2, "cats-2"))
     assert served.answer.trace == ()
     assert served.answer.usage.calls == 0
+
+
+@pytest.mark.parametrize("local_entries", [0, 1_024])
+async def test_callers_cannot_alter_what_is_kept(local_entries: int) -> None:
+    """Whatever each caller does to its own answer, the next one gets what was computed."""
+    world = World(stages=_RichStages(), local_entries=local_entries)
+    for text in ["one about cats", "one about cats", "two about cats", "two about cats"] * 2:
+        served = await world.ask(text)
+        assert served.answer.hits == (RICH,)
+        _spoil(served)
+    assert world.stages.runs == ["one about cats"]
+
+
+async def test_caller_cannot_alter_an_answer_that_is_being_kept() -> None:
+    """With no time left to wait for the store, what was computed is kept after it was handed out.
+
+    Not what the caller made of it meanwhile.
+    """
+    store = MemoryStore()
+
+    async def hangs(*_: Any, **__: Any) -> Neighbours:
+        await asyncio.sleep(30)
+        raise AssertionError
+
+    store.nearest = hangs  # type: ignore[method-assign]
+    world = World(store=store, stages=_RichStages(), timeout_ms=20)
+    text = "one about cats"
+    _spoil(await world.cache.serve(world.request(text), world.stages.of(text)))
+    await settle()
+    again = await world.ask(text)
+    assert (again.info.status, again.answer.hits) == ("hit", (RICH,))
+
+
+@pytest.mark.parametrize("kept", [False, True], ids=["computed", "kept"])
+async def test_callers_of_one_flight_cannot_alter_each_others_answers(kept: bool) -> None:
+    """Of one computation, or of one kept paraphrase, everybody gets a copy."""
+    world = World(stages=_RichStages(), semantic=kept)
+    world.stages.delay_s = 0.01
+    if kept:
+        await world.ask("two about cats")
+    text = "one about cats"
+
+    async def ask_and_spoil() -> Answer:
+        served = await world.cache.serve(world.request(text), world.stages.of(text))
+        answer = deepcopy(served.answer)
+        _spoil(served)
+        return answer
+
+    answers = await asyncio.gather(*(ask_and_spoil() for _ in range(5)))
+    assert [answer.hits for answer in answers] == [(RICH,)] * 5
+    assert len(world.stages.runs) == 1
+
+
+RICH = Hit(
+    rank=1,
+    id="cats-1",
+    score=1.0,
+    score_kind="logit",
+    score_stage="stage",
+    title="",
+    text="text",
+    metadata={"lang": "en", "tags": ["x", {"deep": [1]}], "more": {"y": [2]}},
+    stage_scores={"stage": 1.0},
+    stage_ranks={"stage": 1},
+    sources={"stage.bm25": SourceScore(1, 2.0)},
+)
+
+
+class _RichStages(Stages):
+    """Answers with one hit that has something of everything."""
+
+    def of(self, text: str) -> Callable[[], Awaitable[Answer]]:
+        async def compute() -> Answer:
+            self.runs.append(text)
+            await asyncio.sleep(self.delay_s)
+            return Answer((replace(RICH, **deepcopy(_parts(RICH))),), elapsed_ms=100.0)
+
+        return compute
+
+
+def _parts(one: Hit) -> dict[str, Any]:
+    return {
+        name: getattr(one, name) for name in ("metadata", "stage_scores", "stage_ranks", "sources")
+    }
+
+
+def _spoil(served: Served) -> None:
+    """Alter everything in an answer that can be altered."""
+    for parts in map(_parts, served.answer.hits):
+        parts["metadata"]["tags"][1]["deep"].append("evil")
+        parts["metadata"]["more"]["y"].clear()
+        for part in parts.values():
+            part["evil"] = 1
 
 
 async def test_uncalibrated_verifier_leaves_the_exact_tiers() -> None:

@@ -3,7 +3,7 @@
 import asyncio
 import time
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from typing import Any
 
 import pytest
@@ -12,7 +12,7 @@ import redis
 from funnel.cache.store import StoreLimits
 from funnel.cache.store_redis import RedisStore
 from funnel.errors import CacheError, ConfigError
-from tests.cache.test_stores import P, axis, eventually, keep, keep_many, near, payload
+from tests.cache.records import P, axis, eventually, keep, keep_many, near, payload
 from tests.redis_servers import RedisFarm, RedisServer
 from tests.vector_set_server import VectorSetServer
 
@@ -341,6 +341,59 @@ class TestMirror:
         await eventually(seen)
 
 
+class TestAnywhere:
+    """Whom a new document concerns must not be answered from a mirror that is behind."""
+
+    async def test_a_server_that_was_down_at_the_start(self, farm: RedisFarm) -> None:
+        """A mirror that was never loaded is loaded before it is searched."""
+        server = farm.server()
+        server.stop()
+        store = RedisStore(server.url, StoreLimits(timeout_ms=5000.0))
+        with pytest.raises(CacheError):
+            await store.start()
+        server.start()
+        other = RedisStore(server.url, StoreLimits(timeout_ms=5000.0))
+        await keep(other, "00", vector=axis(0))
+        await store.bump(invalidate=False)
+        assert [s.key for s in await store.nearest_anywhere(axis(0), limit=5, floor=0.5)] == ["00"]
+        for one in (store, other):
+            await one.aclose()
+        server.stop()
+
+    async def test_a_mirror_whose_connection_was_cut(
+        self, make_redis: MakeRedis, store: RedisStore, redis_server: RedisServer
+    ) -> None:
+        """What was put while it reconnects is waited for."""
+        other = await make_redis()
+        with redis_server.client() as client:
+            client.execute_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+        await eventually(lambda: keep(store, "00", vector=axis(0)))
+        assert [s.key for s in await other.nearest_anywhere(axis(0), limit=5, floor=0.5)] == ["00"]
+
+    async def test_a_store_born_anew(
+        self, make_redis: MakeRedis, store: RedisStore, behind: Behind
+    ) -> None:
+        """After a flush the mirror is loaded again, although its numbers are ahead."""
+        other = await make_redis()
+        await keep_many(store, ["00", "01", "02"], vector=axis(1))
+        await other.nearest_anywhere(axis(0), limit=5, floor=0.5)
+        behind.client.unlink(*(behind.name(key) for key in behind.names()))
+        await store.epoch()
+        await keep(store, "03", vector=axis(0))
+        assert [s.key for s in await other.nearest_anywhere(axis(0), limit=5, floor=0.5)] == ["03"]
+
+    async def test_a_mirror_that_cannot_catch_up(
+        self, make_redis: MakeRedis, store: RedisStore, behind: Behind
+    ) -> None:
+        """It says so, instead of finding nothing."""
+        other = await make_redis()
+        await keep(store, "00", vector=axis(0))
+        behind.client.set(behind.name("side"), b"not a hash")
+        behind.client.hincrby(behind.name("meta"), "seq", 5)
+        with pytest.raises(CacheError, match="the mirror of Redis"):
+            await other.nearest_anywhere(axis(0), limit=5, floor=0.5)
+
+
 class TestManners:
     async def test_all_keys_share_one_hash_tag(self, store: RedisStore, behind: Behind) -> None:
         """Every key of a namespace is in one slot of a cluster, and none is outside the prefix."""
@@ -417,6 +470,22 @@ class TestManners:
 
 
 class TestVectorSets:
+    @pytest.fixture
+    def door(self, redis_server: RedisServer) -> Iterator["Door"]:
+        """A stand-in of the test's own."""
+        door = Door(redis_server)
+        yield door
+        door.close()
+
+    @pytest.fixture
+    async def through(self, door: "Door") -> AsyncIterator[RedisStore]:
+        """A store behind it."""
+        limits = StoreLimits(namespace=f"test-{uuid.uuid4().hex[:12]}", timeout_ms=5000.0)
+        store = RedisStore(door.url, limits)
+        await store.start()
+        yield store
+        await store.aclose()
+
     async def test_elements_without_a_record_are_removed(
         self, redis_server: RedisServer, vector_set_server: VectorSetServer
     ) -> None:
@@ -435,6 +504,36 @@ class TestVectorSets:
         await eventually(removed, within_s=5.0)
         await store.aclose()
 
+    async def test_a_search_that_failed_is_not_an_empty_one(
+        self, door: "Door", through: RedisStore
+    ) -> None:
+        """Only a set of another encoder's vectors is passed over."""
+        await keep(through, "00", vector=axis(0))
+        door.refused = b"VSIM"
+        with pytest.raises(CacheError, match="not in memory yet"):
+            await through.nearest_anywhere(axis(0), limit=5, floor=0.5)
+
+    async def test_a_record_whose_vector_was_refused_does_not_stay(
+        self, door: "Door", through: RedisStore
+    ) -> None:
+        """No reverse search would ever find it."""
+        door.refused = b"VADD"
+        with pytest.raises(CacheError):
+            await keep(through, "00", vector=axis(0))
+
+        async def gone() -> bool:
+            return await payload(through, "00") is None
+
+        await eventually(gone)
+
+    async def test_a_record_whose_vector_came_after_a_write_does_not_stay(
+        self, door: "Door", through: RedisStore
+    ) -> None:
+        """The write's reverse search has missed it."""
+        door.before_vadd = lambda client: client.hincrby(f"{through.prefix}meta", "current", 1)
+        assert not await keep(through, "00", vector=axis(0))
+        assert await payload(through, "00") is None
+
     async def test_they_are_used_where_there_are_some(
         self, vector_set_server: VectorSetServer
     ) -> None:
@@ -443,6 +542,22 @@ class TestVectorSets:
         await store.start()
         assert (await store.stats()).extra["nearest"]["finder"] == "vector_sets"
         await store.aclose()
+
+
+class Door(VectorSetServer):
+    """Refuses one command, and may do something before it takes a vector in."""
+
+    refused = b""
+    before_vadd: Callable[[redis.Redis], Any] | None = None
+
+    def _answer(self, command: list[bytes]) -> bytes | None:
+        name = command[0].upper()
+        if name == self.refused:
+            return b"-LOADING the data set is not in memory yet\r\n"
+        if name == b"VADD" and self.before_vadd is not None:
+            with self._behind.client() as client:
+                self.before_vadd(client)
+        return super()._answer(command)
 
 
 async def _answers(store: RedisStore) -> bool:

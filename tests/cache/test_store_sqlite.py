@@ -17,7 +17,7 @@ from funnel.cache.sqlite_schema import APPLICATION_ID, SCHEMA
 from funnel.cache.store import Missing, StoreLimits
 from funnel.cache.store_sqlite import SqliteStore
 from funnel.errors import CacheError
-from tests.cache.test_stores import P, axis, eventually, keep, keep_many, near, payload
+from tests.cache.records import P, axis, eventually, keep, keep_many, near, payload
 
 LIMITS = StoreLimits(timeout_ms=5000.0)
 
@@ -268,6 +268,15 @@ async def test_recently_used_records_stay(path: Path) -> None:
     assert await payload(store, "00") is not None
     assert await payload(store, "01") is None
     await store.aclose()
+
+
+async def test_anywhere_reads_all_that_others_have_put(store: SqliteStore, path: Path) -> None:
+    """However far this process's mirror is behind: it may have served no query for hours."""
+    other = await reopened(path)
+    await keep_many(other, [f"{i:04x}" for i in range(2_100)], vector=axis(1))
+    await keep(other, "last", vector=axis(0))
+    assert [s.key for s in await store.nearest_anywhere(axis(0), limit=5, floor=0.5)] == ["last"]
+    await other.aclose()
 
 
 def run_python(script: str, *arguments: str) -> str:

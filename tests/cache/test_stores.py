@@ -2,67 +2,15 @@
 
 import asyncio
 import random
-import time
-import uuid
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 
-from funnel.cache.store import MISSING, Record, Store, Stored
+from funnel.cache.store import MISSING, Store, Stored
 from funnel.errors import CacheError
 from tests.cache.conftest import SHARED_KINDS, MakeStore
-
-P, Q = "aa" * 32, "bb" * 32
-DIMENSIONS = 16
-HOSTILE_IDS = ["", "*", "{x}", "a:b", "naïve ☃", "line\nbreak", "\x00", "'; DROP TABLE records --"]
-
-
-def axis(number: int, *, toward: int | None = None, share: float = 0.0) -> NDArray[np.float32]:
-    """A unit vector along one axis, leaning toward another by ``share``."""
-    vector = np.zeros(DIMENSIONS, dtype=np.float32)
-    vector[number] = 1.0
-    if toward is not None:
-        vector[toward] = share
-    return np.asarray(vector / np.linalg.norm(vector), dtype=np.float32)
-
-
-async def keep(store: Store, key: str, *, partition: str = P, **fields: Any) -> bool:
-    """Put a record with sensible defaults, at the current epoch unless told otherwise."""
-    given: dict[str, Any] = {"scope": "", "payload": key.encode(), "retain_s": 60.0, **fields}
-    if "epoch" not in given:
-        given["epoch"] = (await store.epoch()).current
-    return await store.put(Record(partition=partition, key=key, **given))
-
-
-async def keep_many(store: Store, keys: Sequence[str], **fields: Any) -> None:
-    """Put records one after the other under one epoch."""
-    epoch = (await store.epoch()).current
-    for key in keys:
-        assert await keep(store, key, epoch=epoch, **fields)
-
-
-async def payload(store: Store, key: str, *, partition: str = P) -> bytes | None:
-    """What ``get`` finds, None for nothing."""
-    found = (await store.get(partition, key)).found
-    return found.payload if isinstance(found, Stored) else None
-
-
-async def near(store: Store, vector: NDArray[np.float32], **options: Any) -> list[str]:
-    """The keys that ``nearest`` finds, best first."""
-    asked = {"limit": 5, "floor": 0.1, **options}
-    partition = asked.pop("partition", P)
-    return [s.key for s in (await store.nearest(partition, vector, **asked)).found]
-
-
-async def eventually(check: Any, *, within_s: float = 3.0) -> None:
-    """Wait until an awaitable check comes true."""
-    end = time.monotonic() + within_s
-    while not await check():
-        assert time.monotonic() < end, "it did not come true in time"
-        await asyncio.sleep(0.01)
+from tests.cache.records import DIMENSIONS, P, Q, axis, eventually, keep, keep_many, near, payload
 
 
 class TestRecords:
@@ -190,6 +138,27 @@ class TestNearest:
         await asyncio.sleep(0.25)
         assert len(await near(store, axis(0), limit=3)) == 3
 
+    async def test_anywhere_finds_all_however_many_have_expired(self, store: Store) -> None:
+        """Fewer than the limit means that there are no more, not that others were in the way."""
+        for i in range(12):
+            await keep(store, f"{i:02x}", vector=axis(0), retain_s=0.1)
+        await keep(store, "ff", vector=axis(0, toward=1, share=0.2))
+        await asyncio.sleep(0.25)
+        found = await store.nearest_anywhere(axis(0), limit=2, floor=0.5)
+        assert [s.key for s in found] == ["ff"]
+
+    @pytest.mark.parametrize("store_kind", ["memory", "sqlite"], indirect=True)
+    async def test_anywhere_finds_what_is_old_but_used(self, make_store: MakeStore) -> None:
+        """A record can be found as long as it is kept, whatever else came and went."""
+        store = await make_store(max_entries=10)
+        await keep(store, "00", vector=axis(0))
+        for i in range(1, 60):
+            assert await payload(store, "00") is not None
+            await keep(store, f"{i:02x}", vector=axis(1))
+            assert len(await near(store, axis(1), limit=1)) == 1
+        found = await store.nearest_anywhere(axis(0), limit=5, floor=0.5)
+        assert [s.key for s in found] == ["00"]
+
     async def test_a_broken_vector_is_an_error_and_harms_nothing(self, store: Store) -> None:
         """A query vector that is not finite raises CacheError; the store goes on."""
         await keep(store, "00", vector=axis(0))
@@ -310,131 +279,6 @@ class TestAliases:
         assert await payload(store, f"{100:03x}") is not None
 
 
-class TestDocuments:
-    async def test_a_document_takes_its_records_with_it(self, store: Store) -> None:
-        """All records that hold one of the documents go, in every partition; others stay."""
-        await keep(store, "00", documents=["d1", "d2"], vector=axis(0))
-        await keep(store, "01", documents=["d2"], partition=Q)
-        await keep(store, "02", documents=["d3"])
-        assert await store.delete_documents(["d1", "d2", "unknown"]) == 2
-        assert await payload(store, "00") is None
-        assert await payload(store, "01", partition=Q) is None
-        assert await payload(store, "02") is not None
-        assert await near(store, axis(0)) == []
-
-    async def test_hundreds_of_records_of_one_document(self, store: Store) -> None:
-        """A document in many answers takes all of them."""
-        await keep_many(store, [f"{i:03x}" for i in range(250)], documents=["hot", "warm"])
-        await keep(store, "fff", documents=["warm", "d3"])
-        assert await store.delete_documents(["cold", "hot", "d3"]) == 251
-        assert (await store.stats()).entries == 0
-
-    async def test_ids_are_the_callers_own(self, store: Store) -> None:
-        """Any text is a document id."""
-        for i, document in enumerate(HOSTILE_IDS):
-            await keep(store, f"{i:02x}", documents=[document])
-        for i, document in enumerate(HOSTILE_IDS):
-            assert await store.delete_documents([document]) == 1
-            assert await payload(store, f"{i:02x}") is None
-
-    async def test_a_replaced_answer_forgets_its_old_documents(self, store: Store) -> None:
-        """After a replacement only the new answer's documents count."""
-        await keep(store, "00", documents=["old", "both"])
-        await keep(store, "00", documents=["new", "both"])
-        assert await store.delete_documents(["old"]) == 0
-        assert await store.delete_documents(["both"]) == 1
-
-    async def test_no_documents_is_nothing(self, store: Store) -> None:
-        """An empty list deletes nothing."""
-        await keep(store, "00")
-        assert await store.delete_documents([]) == 0
-        assert await payload(store, "00") is not None
-
-
-class TestEpoch:
-    async def test_a_bump_raises_current_only(self, store: Store) -> None:
-        """Records live on through a bump that does not invalidate."""
-        await keep(store, "00", vector=axis(0))
-        before = await store.epoch()
-        after = await store.bump(invalidate=False)
-        assert (after.current, after.floor) == (before.current + 1, before.floor)
-        assert await store.epoch() == after
-        assert await payload(store, "00") is not None
-        assert await near(store, axis(0)) == ["00"]
-
-    async def test_an_invalidating_bump_ends_all_records(self, store: Store) -> None:
-        """What was there is missing at once; what is put afterwards is not."""
-        await keep(store, "00", vector=axis(0), documents=["d"])
-        await store.alias(P, "01", "00", note=b"", retain_s=60)
-        after = await store.bump(invalidate=True)
-        assert after.floor == after.current
-        assert [await payload(store, key) for key in ("00", "01")] == [None, None]
-        assert await near(store, axis(0)) == []
-        await keep(store, "00", vector=axis(0))
-        assert await near(store, axis(0)) == ["00"]
-
-    async def test_new_records_survive_the_tidying_up_of_old_ones(self, store: Store) -> None:
-        """A key put again right after an invalidation is not swept away with its old self."""
-        await keep_many(store, [f"{i:03x}" for i in range(220)], documents=["d"])
-        await store.bump(invalidate=True)
-        again = [f"{i:03x}" for i in range(0, 220, 11)]
-        await keep_many(store, again, payload=b"new", documents=["d"])
-
-        async def tidy() -> bool:
-            return (await store.stats()).entries == len(again)
-
-        await eventually(tidy)
-        assert [await payload(store, key) for key in again] == [b"new"] * len(again)
-
-    async def test_concurrent_bumps_all_count(self, store: Store) -> None:
-        """No bump is lost."""
-        before = (await store.epoch()).current
-        await asyncio.gather(*(store.bump(invalidate=False) for _ in range(20)))
-        assert (await store.epoch()).current == before + 20
-
-
-class TestPurge:
-    async def test_one_scope(self, store: Store) -> None:
-        """A scope's records and the aliases to them go; other scopes stay."""
-        await keep(store, "00", scope="a1", vector=axis(0))
-        await keep(store, "01", scope="a1")
-        await keep(store, "02", scope="b2", partition=Q)
-        await store.alias(P, "03", "00", note=b"who asked", retain_s=60)
-        assert await store.purge(scope="a1") == 2
-        assert [await payload(store, key) for key in ("00", "01", "03")] == [None] * 3
-        assert await near(store, axis(0)) == []
-        assert (await store.stats()).aliases == 0
-        assert await payload(store, "02", partition=Q) is not None
-
-    async def test_everything(self, store: Store) -> None:
-        """A full purge leaves nothing, and the store goes on."""
-        await keep_many(store, [f"{i:03x}" for i in range(220)], vector=axis(0), documents=["d"])
-        await store.alias(P, "fff", "000", note=b"", retain_s=60)
-        assert await store.purge() == 220
-        stats = await store.stats()
-        assert (stats.entries, stats.aliases, stats.bytes) == (0, 0, 0)
-        assert await near(store, axis(0)) == []
-        assert await keep(store, "000")
-
-    async def test_the_epoch_rises(self, store: Store) -> None:
-        """A purge raises the epoch, so that an answer computed before it is not kept after."""
-        before = await store.epoch()
-        await store.purge(scope="a1")
-        between = await store.epoch()
-        await store.purge()
-        assert before.current < between.current < (await store.epoch()).current
-        assert not await keep(store, "00", epoch=before.current)
-
-    async def test_another_namespace_is_left_alone(self, make_store: MakeStore) -> None:
-        """Deployments that share a server do not purge each other."""
-        ours, theirs = await make_store(), await make_store(namespace=f"test-{uuid.uuid4().hex}")
-        await keep(theirs, "00", vector=axis(0))
-        await ours.purge()
-        assert await payload(ours, "00") is None
-        assert await payload(theirs, "00") is not None
-        await theirs.purge()
-
-
 class TestLeases:
     async def test_one_holder_at_a_time(self, store: Store) -> None:
         """Of many who ask at once one gets the lease."""
@@ -552,6 +396,14 @@ class TestSharing:
             return await near(other, axis(0)) == ["00"]
 
         await eventually(seen, within_s=1.0)
+
+    async def test_anywhere_knows_what_the_other_has_just_put(self, pair: Sequence[Store]) -> None:
+        """A process that writes the index and serves no query misses nothing."""
+        one, other = pair
+        for i in range(10):
+            await keep(other, f"{i:02x}", vector=axis(0))
+            await one.bump(invalidate=False)
+            assert len(await one.nearest_anywhere(axis(0), limit=20, floor=0.5)) == i + 1
 
     async def test_a_record_put_before_the_other_came_is_found(self, make_store: MakeStore) -> None:
         """A store that starts later finds by vector what was there."""

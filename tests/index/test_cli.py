@@ -1,14 +1,24 @@
 """``funnel index`` from the command line."""
 
+import asyncio
 import json
+import os
+import signal
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import pytest
 from typer.testing import CliRunner
 
+from funnel.cache.store import StoreLimits
+from funnel.cache.store_sqlite import SqliteStore
 from funnel.cli.app import app
-from funnel.errors import ConfigError, CorpusError
-from tests.fakes import FakeEncoder
+from funnel.errors import CacheError, ConfigError, CorpusError, ModelError
+from tests.cache.records import keep, payload
+from tests.fakes import FakeEncoder, FloatArray
+
+T = TypeVar("T")
 
 CONFIG = """
 collection: docs
@@ -46,6 +56,26 @@ def run(*arguments: str) -> str:
 GOOD = ['{"_id": "a", "text": "one"}', '{"_id": "b", "text": "two"}']
 
 
+class Kept:
+    """One answer in a cache's file."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def put(self) -> None:
+        assert asyncio.run(self._with(lambda store: keep(store, "00")))
+
+    def is_there(self) -> bool:
+        return asyncio.run(self._with(lambda store: payload(store, "00"))) is not None
+
+    async def _with(self, work: Callable[[SqliteStore], Awaitable[T]]) -> T:
+        store = SqliteStore(self._path, StoreLimits(timeout_ms=5000.0))
+        try:
+            return await work(store)
+        finally:
+            await store.aclose()
+
+
 def test_a_corpus_is_indexed_and_a_second_run_finds_nothing_to_do(
     tmp_path: Path, config: Path
 ) -> None:
@@ -76,6 +106,83 @@ def test_rebuild_replaces_the_documents(tmp_path: Path, config: Path) -> None:
     run(corpus(tmp_path, *GOOD), "-c", str(config))
     output = json.loads(run(corpus(tmp_path, *GOOD[:1]), "-c", str(config), "--rebuild", "--json"))
     assert (output["documents"], output["rebuilt"]) == (1, True)
+
+
+class TestCache:
+    """No answer from before a write outlives it, however the command ends."""
+
+    @pytest.fixture
+    def config(self, config: Path, tmp_path: Path) -> Path:
+        """The same, with a cache in a file."""
+        place = tmp_path / "cache.sqlite"
+        config.write_text(f"{config.read_text()}cache: {{store: sqlite, path: {place}}}\n")
+        return config
+
+    @pytest.fixture
+    def kept(self, tmp_path: Path, config: Path) -> Kept:
+        """Two documents in the index, and after them an answer in the cache."""
+        run(corpus(tmp_path, *GOOD), "-c", str(config))
+        kept = Kept(tmp_path / "cache.sqlite")
+        kept.put()
+        assert kept.is_there()
+        return kept
+
+    def test_a_run_drops_what_was_kept(self, tmp_path: Path, config: Path, kept: Kept) -> None:
+        """Nobody says which answers a corpus changes."""
+        run(corpus(tmp_path, '{"_id": "c", "text": "three"}'), "-c", str(config))
+        assert not kept.is_there()
+
+    def test_so_does_a_second_run(self, tmp_path: Path, config: Path, kept: Kept) -> None:
+        """The first one may have been killed when all was written and the cache not told."""
+        run(corpus(tmp_path, *GOOD), "-c", str(config))
+        assert not kept.is_there()
+
+    def test_so_does_a_run_that_failed(
+        self, tmp_path: Path, config: Path, kept: Kept, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Some of it may be in the index."""
+
+        async def breaks(self: FakeEncoder, texts: Sequence[str]) -> FloatArray:
+            raise ModelError("out of order")
+
+        monkeypatch.setattr(FakeEncoder, "aencode", breaks)
+        with pytest.raises(ModelError):
+            run(corpus(tmp_path, '{"_id": "c", "text": "three"}'), "-c", str(config))
+        assert not kept.is_there()
+
+    def test_so_does_a_run_that_was_interrupted(
+        self, tmp_path: Path, config: Path, kept: Kept, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Ctrl-C while documents are embedded."""
+
+        async def interrupted(self: FakeEncoder, texts: Sequence[str]) -> FloatArray:
+            os.kill(os.getpid(), signal.SIGINT)
+            await asyncio.sleep(30)
+            raise AssertionError("it went on")
+
+        monkeypatch.setattr(FakeEncoder, "aencode", interrupted)
+        arguments = ["index", corpus(tmp_path, '{"_id": "c", "text": "three"}'), "-c", str(config)]
+        assert CliRunner().invoke(app, arguments).exit_code != 0
+        assert not kept.is_there()
+
+    def test_a_bad_corpus_drops_nothing(self, tmp_path: Path, config: Path, kept: Kept) -> None:
+        """Nothing was written."""
+        with pytest.raises(CorpusError):
+            run(corpus(tmp_path, '{"_id": "c"}'), "-c", str(config))
+        assert kept.is_there()
+
+    def test_a_store_that_cannot_be_told_is_an_error(
+        self, tmp_path: Path, config: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The documents are written, the command fails and says how to mend it."""
+        monkeypatch.setattr("funnel.cli.index._TOLD_S", 0.3)
+        monkeypatch.setattr("funnel.cache.semantic._CLOSE_S", 0.1)
+        (tmp_path / "cache.sqlite").mkdir()
+        arguments = ["index", corpus(tmp_path, *GOOD), "-c", str(config), "--json"]
+        result = CliRunner().invoke(app, arguments)
+        assert json.loads(result.stdout)["new"] == 2
+        assert isinstance(result.exception, CacheError)
+        assert "run the same command again" in str(result.exception)
 
 
 def test_an_index_in_memory_is_refused(tmp_path: Path, config: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from funnel.errors import ConfigError
+from funnel.errors import ConfigError, InputError
 from funnel.indexing.corpus import BadRow, document_from, given_corpus, read_corpus
 from funnel.indexing.spool import Spool
 from funnel.indexing.terms import Analyzer, Bm25Settings
@@ -90,6 +90,31 @@ def test_byte_order_marks_gzip_and_a_missing_last_newline_are_fine(tmp_path: Pat
     path = tmp_path / "c.jsonl.gz"
     path.write_bytes(gzip.compress(b'\xef\xbb\xbf{"id": "x", "text": "y"}'))
     assert spooled(read_corpus(path)) == ([Document("x", "y")], [])
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        (gzip.compress(b'{"id": "x", "text": "y"}\n' * 3, 0)[:-9], "end too early, after line 2"),
+        (b'{"id": "x", "text": "y"}\n', r"cannot be unpacked at its start \(Not a gzipped file"),
+        (gzip.compress(b"")[:10] + b"\xff" * 20, "cannot be unpacked at its start"),
+    ],
+    ids=["cut off", "not packed", "damaged"],
+)
+def test_an_archive_that_cannot_be_read_to_its_end_is_an_input_error(
+    tmp_path: Path, content: bytes, problem: str
+) -> None:
+    """Cut off, not packed at all, or damaged: file and place are named."""
+    path = written(tmp_path / "c.jsonl.gz", content)
+    with pytest.raises(InputError, match=rf"c\.jsonl\.gz: .*{problem}"):
+        spooled(read_corpus(path))
+
+
+def test_a_number_of_thousands_of_digits_is_a_bad_line(tmp_path: Path) -> None:
+    """Python refuses to read it, with an error of its own."""
+    path = written(tmp_path / "c.jsonl", f'{{"id": "x", "text": "y", "n": {"1" * 5000}}}')
+    (problem,) = spooled(read_corpus(path))[1]
+    assert problem.startswith("line 1: broken JSON")
 
 
 def test_csv_columns_become_metadata(tmp_path: Path) -> None:

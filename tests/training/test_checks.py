@@ -126,6 +126,10 @@ def test_nothing_to_resume(tmp_path: Path, pairs: Pairs) -> None:
         ({"dev_share": 1.0}, "dev_share is 1.0"),
         ({"lora_rank": 0}, "lora_rank is 0"),
         ({"max_tokens": 2}, "max_tokens is 2"),
+        ({"epochs": float("nan")}, "epochs is nan, expected a finite number"),
+        ({"learning_rate": float("inf")}, "learning_rate is inf, expected a finite number"),
+        ({"seed": -1}, "seed is -1, expected 0 to 4294967295"),
+        ({"seed": 2**32}, "seed is 4294967296"),
     ],
 )
 def test_impossible_settings_are_refused_when_made(wrong: dict[str, float], named: str) -> None:

@@ -79,6 +79,9 @@ def test_a_teacher_scores_pairs_and_triples_on_the_way(
     common = ("--base", tiny_bi, "--teacher", teacher, *QUICK)
     told = run_json("bi-encoder", file, "-o", tmp_path / "a", *common)
     assert told["task"].endswith("cosine")
+    mse = ("--loss", "mse", "--base", tiny_base, "--teacher", teacher, *QUICK)
+    told = run_json("cross-encoder", file, "-o", tmp_path / "c", *mse)
+    assert told["data"] == f"{file}, scored by {teacher}" and "spearman" in told["after"]
     triples = tmp_path / "triples.jsonl"
     rows = [
         {"query": f"find {n}", "positive": f"about alpha {n}", "negative": f"about kappa {n}"}
@@ -87,6 +90,24 @@ def test_a_teacher_scores_pairs_and_triples_on_the_way(
     triples.write_text("".join(json.dumps(row) + "\n" for row in rows))
     told = run_json("bi-encoder", triples, "--loss", "margin_mse", "-o", tmp_path / "b", *common)
     assert told["task"].endswith("margin_mse")
+
+
+def test_what_cannot_work_is_refused_before_the_teacher_scores(
+    tmp_path: Path, tiny_bi: str, file: Path
+) -> None:
+    """A teacher can take hours; this one does not even exist."""
+    common = ("bi-encoder", "--base", tiny_bi, "--teacher", tmp_path / "no-such-model")
+    (tmp_path / "m").mkdir()
+    assert "exists already" in str(failure(*common, file, "-o", tmp_path / "m"))
+    assert "nothing to resume" in str(failure(*common, file, "-o", tmp_path / "n", "--resume"))
+    same = tmp_path / "same.jsonl"
+    row = {"query": "find a", "positive": "about a", "negative": "about a"}
+    same.write_text((json.dumps(row) + "\n") * 40)
+    problem = failure(*common, same, "--loss", "margin_mse", "-o", tmp_path / "n")
+    assert "two different documents" in str(problem)
+    few = tmp_path / "few.jsonl"
+    few.write_text("".join(file.read_text().splitlines(keepends=True)[:10]))
+    assert isinstance(failure(*common, few, "-o", tmp_path / "n"), InputError)
 
 
 def test_each_kind_of_model_is_refused_where_the_other_belongs(
@@ -112,6 +133,8 @@ def test_mine_writes_what_cross_encoder_reads(tmp_path: Path, tiny_base: str, fi
     assert told["lines"] == len(output.read_text().splitlines()) > 96
     run_json("cross-encoder", output, "--base", tiny_base, "-o", tmp_path / "m", *QUICK)
     assert isinstance(failure("mine", file, "-o", output), ConfigError)
+    nowhere = failure("mine", file, "-o", file / "m", "--cross-encoder", "no-such-model")
+    assert "cannot write to" in str(nowhere)
 
 
 def test_evaluate_compares_two_models(tmp_path: Path, tiny_bi: str) -> None:
@@ -127,6 +150,35 @@ def test_evaluate_compares_two_models(tmp_path: Path, tiny_bi: str) -> None:
     assert (told["fixed"], told["broken"], told["p_value"]) == ([], [], 1.0)
     result = run("evaluate", cases, "--base", tiny_bi, "--tuned", tiny_bi)
     assert "seen topics" in result.stdout
+
+
+def test_evaluate_compares_with_what_the_card_names(
+    tmp_path: Path, tiny_base: str, file: Path
+) -> None:
+    """Fixed and broken cases are those of the training, so its own base is what counts."""
+    cases, output = tmp_path / "cases.csv", tmp_path / "m"
+    cases.write_text("query,relevant,distractor,topic,seen\nfind a,about a,find b,a,true\n")
+    base = tmp_path / "base"
+    run_json("cross-encoder", file, "--base", tiny_base, "-o", base, *QUICK)
+    run_json("cross-encoder", file, "--base", base, "-o", output, *QUICK)
+    compared = run("evaluate", cases, "--tuned", output)
+    assert compared.exit_code == 0, compared.output
+    assert f"base {base.name}" in compared.stdout
+    (output / "README.md").unlink()
+    assert "--base" in str(failure("evaluate", cases, "--tuned", output))
+
+
+def test_a_duplicate_model_is_told_with_what_it_needs_to_serve(
+    tmp_path: Path, tiny_base: str, file: Path
+) -> None:
+    """A verifier without a certified threshold would only serve exact hits."""
+    output = tmp_path / "m"
+    told = run_json("duplicate", file, "--base", tiny_base, "-o", output, *QUICK)
+    card = (output / "README.md").read_text()
+    for text in (told["use"], card):
+        assert f"verifier: {{ model: {output} }}" in text
+        assert "funnel cache calibrate" in text and "calibrator:" in text
+    assert "kind: cross_encoder" not in card
 
 
 def test_bad_lines_stop_the_command_or_are_skipped(
@@ -149,6 +201,7 @@ def test_bad_lines_stop_the_command_or_are_skipped(
         ("cross-encoder", "x.jsonl"),
         ("cross-encoder", "x.jsonl", "-o", "m", "--loss", "hinge"),
         ("cross-encoder", "x.jsonl", "-o", "m", "--form", "zip"),
+        ("cross-encoder", "x.jsonl", "-o", "m", "--teacher", "embedded:relevance"),
         ("cross-encoder", "x.jsonl", "-o", "m", "--keep", "worst"),
         ("bi-encoder", "x.jsonl", "-o", "m", "--loss", "triplet"),
         ("mine", "x.jsonl", "-o", "m", "--format", "xml"),

@@ -233,6 +233,7 @@ def test_the_card_tells_data_settings_and_figures(
     assert f"base_model: {tiny_base}" in card
     assert f"| train rows | {report.rows['train']} |" in card
     assert "| seed | 13 |" in card
+    assert "| loss | bce |" in card
     assert f"| auc | {report.before['auc']:.4f} | {report.after['auc']:.4f} |" in card
 
 

@@ -2,13 +2,14 @@
 
 import re
 from collections import Counter, defaultdict
+from pathlib import Path
 
 import pytest
 
 from funnel.errors import ConfigError
 from funnel.training import Case, LabelledPair, read_pool, read_rows
 from funnel.training.checks import check_classes, check_probabilities, check_size
-from funnel.training.examples import EXAMPLES, data_file, example_file, unscored_triples
+from funnel.training.examples import EXAMPLES, Place, data_file, example_file, unscored_triples
 from funnel.training.records import case, labelled_pair
 
 NAMES = tuple(EXAMPLES)
@@ -140,3 +141,15 @@ def overlap(query: str, text: str) -> int:
     """Words of four letters and more that both hold."""
     long = [{word for word in each.lower().split() if len(word) > 3} for each in (query, text)]
     return len(long[0] & long[1])
+
+
+def test_an_interrupted_example_goes_on_with_what_is_there(tmp_path: Path) -> None:
+    """Finished models are kept, a begun run is resumed, the rest starts; only with ``resume``."""
+    (tmp_path / "security-teacher").mkdir()
+    checkpoint = tmp_path / "security.checkpoints" / "checkpoint-3"
+    checkpoint.mkdir(parents=True)
+    (checkpoint / "complete").touch()
+    again, anew = Place(tmp_path, resume=True), Place(tmp_path)
+    assert again.has("security-teacher") and not again.has("security")
+    assert again.options("security").resume and not again.options("legal").resume
+    assert not anew.has("security-teacher") and not anew.options("security").resume

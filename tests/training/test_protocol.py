@@ -11,6 +11,7 @@ from scipy.stats import binomtest
 
 from funnel.training import Case, compare, judge
 from funnel.training.protocol import sign_test
+from tests.training.terminal import stderr_terminal
 
 CASES = (
     Case("q1", "r1", "d1", "law", seen=True),
@@ -77,6 +78,33 @@ def test_another_right_answer_is_no_rival() -> None:
     cases = [Case("q", "r1", "d1"), Case("q", "r2", "d2")]
     judged = judge(cases, table({("q", "r1"): 2.0, ("q", "r2"): 1.0}))
     assert judged.figures([0, 1]).mrr == 1.0
+
+
+def test_many_pairs_are_scored_block_by_block(capsys: pytest.CaptureFixture[str]) -> None:
+    """Each pair once, in its place, in blocks of few texts; without a terminal nothing is shown."""
+    cases = [Case(f"q{n}", f"r{n}", f"d{n}") for n in range(100)]
+    scores = {(case.query, case.relevant): 2.0 + n for n, case in enumerate(cases)}
+    asked: list[Sequence[tuple[str, str]]] = []
+
+    def score(pairs: Sequence[tuple[str, str]]) -> np.ndarray[tuple[int], np.dtype[np.float32]]:
+        asked.append(pairs)
+        return table(scores)(pairs)  # type: ignore[no-any-return]
+
+    judged = judge(cases, score)
+    assert [one.relevant for one in judged.cases] == [2.0 + n for n in range(100)]
+    assert judged.figures(range(100)).mrr == 1.0
+    assert len(asked) == 7 * 8
+    every = [pair for pairs in asked for pair in pairs]
+    assert len(every) == len(set(every)) == 100 * 200
+    assert max(len({text for pair in pairs for text in pair}) for pairs in asked) == 16 + 25
+    assert capsys.readouterr().err == ""
+
+
+def test_a_bar_shows_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Judging many cases with a cross-encoder takes minutes."""
+    terminal = stderr_terminal(monkeypatch)
+    judge(CASES, table({}))
+    assert "judge" in terminal.getvalue()
 
 
 @given(st.integers(0, 30), st.integers(0, 30))

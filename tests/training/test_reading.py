@@ -1,5 +1,6 @@
 """Training files: formats, names of columns, and bad lines with their numbers."""
 
+import gzip
 from pathlib import Path
 
 import pytest
@@ -45,6 +46,10 @@ def test_three_formats_and_their_usual_column_names(
         (b'{"query": "a", "document": "b", "label": NaN}', "line 2: broken JSON"),
         (b'{"query": ["a"], "document": "b", "label": 1}', "line 2: 'query' is \\['a'\\]"),
         (b"[1, 2]", "line 2: got a JSON list"),
+        (b'{"query": "a", "document": "b", "label": " "}', "line 2: 'label' is empty"),
+        (b'{"query": "a", "document": "b", "label": 1%b}' % (b"0" * 400), "a finite number"),
+        (b'{"query": "a", "document": "b", "label": 1%b}' % (b"0" * 5000), "line 2: broken JSON"),
+        (b'{"query": "a", "document": "b", "label": "-inf"}', "'label' is '-inf', expected a fin"),
     ],
 )
 def test_a_bad_line_is_named_with_its_number(tmp_path: Path, line: bytes, problem: str) -> None:
@@ -53,6 +58,42 @@ def test_a_bad_line_is_named_with_its_number(tmp_path: Path, line: bytes, proble
     with pytest.raises(CorpusError, match=problem):
         read_rows(path, labelled_pair)
     assert len(read_rows(path, labelled_pair, on_bad_line="skip")) == 2
+
+
+@pytest.mark.parametrize(
+    ("header", "line", "problem"),
+    [
+        ("query,document,label", ",b,1", "line 2: 'query' is empty"),
+        ("query,document,label,text", "a,,1,another", "line 2: 'document' is empty"),
+        ("query,document,label,score", "a,b,,0.5", "line 2: 'label' is empty"),
+    ],
+)
+def test_an_empty_cell_is_empty_and_no_other_column_stands_in(
+    tmp_path: Path, header: str, line: str, problem: str
+) -> None:
+    """The column is there: what is missing is its value."""
+    with pytest.raises(CorpusError, match=problem):
+        read_rows(write(tmp_path, "a.csv", f"{header}\n{line}\n"), labelled_pair)
+
+
+def test_empty_cells_of_what_may_be_missing_are_fine(tmp_path: Path) -> None:
+    """No topic, no scores."""
+    header = "query,positive,negative,positive_score,negative_score,topic"
+    (row,) = read_rows(write(tmp_path, "a.csv", f"{header}\nq,p,n,,,\n"), triple)
+    assert (row.positive_score, row.topic) == (None, "")
+
+
+def test_a_damaged_archive_is_named_with_the_place(tmp_path: Path) -> None:
+    """Half a file trains no model, not even with bad lines skipped."""
+    whole = gzip.compress((GOOD * 3).encode(), compresslevel=0)
+    path = write(tmp_path, "a.jsonl.gz", whole[:-20])
+    with pytest.raises(
+        InputError, match=r"a\.jsonl\.gz: the gzip data end too early, after line 2"
+    ):
+        read_rows(path, labelled_pair, on_bad_line="skip")
+    path = write(tmp_path, "b.csv.gz", "query,document,label\na,b,1\n")
+    with pytest.raises(InputError, match=r"b\.csv\.gz: cannot be unpacked at its start"):
+        read_rows(path, labelled_pair)
 
 
 def test_rows_remember_their_place(tmp_path: Path) -> None:

@@ -1,0 +1,110 @@
+"""What goes wrong in a run is said in one sentence, and what was not measured is said, too."""
+
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from funnel.errors import InputError, ModelError
+from funnel.training import LabelledPair, RunOptions, TrainSettings, train_cross_encoder
+
+Pairs = list[LabelledPair]
+
+_TRAIN = """
+import resource, sys
+from pathlib import Path
+from funnel.errors import ModelError
+from funnel.training import LabelledPair, RunOptions, TrainSettings, train_cross_encoder
+pairs = [LabelledPair(f"find a {n}", "about a" if n % 2 else "about b", n % 2) for n in range(64)]
+settings = TrainSettings(epochs=2, precision="fp32", evaluations=2)
+import funnel.training.loop as loop
+run = loop._trainer
+def limited(*given):
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+    return run(*given)
+loop._trainer = limited
+try:
+    train_cross_encoder(
+        pairs, RunOptions(output=Path(sys.argv[2])), base=sys.argv[1], settings=settings
+    )
+except ModelError as problem:
+    print(problem)
+    sys.exit(3)
+"""
+
+
+@pytest.mark.slow
+def test_a_disk_that_is_full_at_a_checkpoint(tmp_path: Path, tiny_base: str) -> None:
+    """A real limit on file size stands in for it: one sentence that says how to go on."""
+    done = subprocess.run(
+        [sys.executable, "-c", _TRAIN, tiny_base, str(tmp_path / "m")],
+        capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    assert done.returncode == 3, done.stderr[-2000:]
+    assert "could not save to" in done.stdout and "--resume" in done.stdout
+    assert not (tmp_path / "m").exists()
+
+
+@pytest.mark.parametrize("keep_best", [True, False])
+def test_a_run_that_breaks_is_no_model(
+    tmp_path: Path, tiny_base: str, pairs: Pairs, quick: TrainSettings, keep_best: bool
+) -> None:
+    """Weights that are not finite are never written, whatever the logged loss says."""
+    settings = replace(quick, learning_rate=1e38, keep_best=keep_best)
+    with pytest.raises(ModelError, match="NaN or infinite"):
+        train_cross_encoder(
+            pairs, RunOptions(output=tmp_path / "m"), base=tiny_base, settings=settings
+        )
+    assert not (tmp_path / "m").exists()
+
+
+def test_held_out_pairs_that_were_trained_on_are_counted(
+    tmp_path: Path, tiny_base: str, pairs: Pairs, quick: TrainSettings
+) -> None:
+    """Figures on them flatter."""
+    report = train_cross_encoder(
+        pairs, RunOptions(output=tmp_path / "m"), base=tiny_base, dev=pairs[:8],
+        settings=replace(quick, epochs=1),
+    )  # fmt: skip
+    assert "8 of the 8 held-out pairs were trained on, too" in report.notes
+
+
+def test_a_held_out_part_of_one_class_is_not_measured(
+    tmp_path: Path, tiny_base: str, pairs: Pairs, quick: TrainSettings
+) -> None:
+    """An AUC of nothing would look like the worst there is."""
+    few = [replace(pair, query=f"{'yes' if pair.score else 'no'} {n % 4 // 2}")
+           for n, pair in enumerate(pairs)]  # fmt: skip
+    report = train_cross_encoder(
+        few, RunOptions(output=tmp_path / "m"), base=tiny_base,
+        settings=replace(quick, epochs=1, dev_share=0.25),
+    )  # fmt: skip
+    assert report.rows["dev"] > 0
+    assert report.after == {}
+    assert any("are all alike" in note for note in report.notes)
+
+
+def test_a_split_that_leaves_nothing_to_hold_out_is_said(
+    tmp_path: Path, tiny_base: str, pairs: Pairs, quick: TrainSettings
+) -> None:
+    """All pairs of one query stay together."""
+    one = [replace(pair, query="find alpha", document=f"{pair.document} {n}")
+           for n, pair in enumerate(pairs)]  # fmt: skip
+    report = train_cross_encoder(
+        one, RunOptions(output=tmp_path / "m"), base=tiny_base, settings=replace(quick, epochs=1)
+    )
+    assert report.rows["dev"] == 0
+    assert any("no pair could be set aside" in note for note in report.notes)
+
+
+def test_one_class_left_after_the_split_is_refused(
+    tmp_path: Path, tiny_base: str, pairs: Pairs, quick: TrainSettings
+) -> None:
+    """Classes are checked where training happens, not only in the whole file."""
+    bad = [pair for pair in pairs if pair.score == 0.0]
+    with pytest.raises(InputError, match="are irrelevant"):
+        train_cross_encoder(
+            bad, RunOptions(output=tmp_path / "m"), base=tiny_base, dev=pairs, settings=quick
+        )
