@@ -23,54 +23,54 @@ class Doorkeeper:
 
     def __init__(self, capacity: int) -> None:
         self._capacity = max(1, capacity)
-        self._young = _Generation(self._capacity)
-        self._old = _Generation(1)
+        self._bits = _BITS_PER_QUERY * self._capacity
+        self._young = _Generation(self._bits)
+        self._old = _Generation(self._bits)
         self._strangers = 0
         self.full = False
 
     def admits(self, place: Place) -> bool:
-        """Whether to keep an entry for this query."""
+        """Whether an answer for this place may be kept; remembers that it was asked."""
         known = self._seen_before(place)
-        if not self.full or known:
+        if known or not self.full:
             return True
         self._strangers += 1
         return self._strangers % _EVERY == 0
 
     def _seen_before(self, place: Place) -> bool:
-        digest = _digest(place)
-        known = self._old.holds(digest)
-        if self._young.add(digest):
-            if self._young.count >= self._capacity:
-                self._old, self._young = self._young, _Generation(self._capacity)
-            return known
-        return True
+        spots = _spots(place, self._bits)
+        known = self._old.holds(spots)
+        if not self._young.add(spots):
+            return True
+        if self._young.count >= self._capacity:
+            self._old, self._young = self._young, _Generation(self._bits)
+        return known
 
 
 class _Generation:
     """A Bloom filter; ``count`` is how many queries were new to it."""
 
-    def __init__(self, capacity: int) -> None:
-        self._bits = bytearray(-(-capacity * _BITS_PER_QUERY // 8))
+    def __init__(self, bits: int) -> None:
+        self._bytes = bytearray(-(-bits // 8))
         self.count = 0
 
-    def holds(self, digest: tuple[int, int]) -> bool:
-        """Whether this was added, or looks as if it was."""
-        return all(self._bits[spot >> 3] >> (spot & 7) & 1 for spot in self._spots(digest))
+    def holds(self, spots: Sequence[int]) -> bool:
+        """Whether these bits are set: it was added, or looks as if it was."""
+        held = self._bytes
+        return all(held[spot >> 3] >> (spot & 7) & 1 for spot in spots)
 
-    def add(self, digest: tuple[int, int]) -> bool:
-        """Remember it; returns whether it was new."""
-        new = not self.holds(digest)
-        for spot in self._spots(digest):
-            self._bits[spot >> 3] |= 1 << (spot & 7)
-        self.count += new
+    def add(self, spots: Sequence[int]) -> bool:
+        """Set these bits; returns whether that was new."""
+        new = not self.holds(spots)
+        if new:
+            for spot in spots:
+                self._bytes[spot >> 3] |= 1 << (spot & 7)
+            self.count += 1
         return new
 
-    def _spots(self, digest: tuple[int, int]) -> Sequence[int]:
-        """The bits of a query: two hashes make any number of them (Kirsch and Mitzenmacher)."""
-        first, step = digest
-        return [(first + i * step) % (8 * len(self._bits)) for i in range(_SPOTS)]
 
-
-def _digest(place: Place) -> tuple[int, int]:
+def _spots(place: Place, bits: int) -> Sequence[int]:
+    """The bits of a query: two hashes make any number of them (Kirsch and Mitzenmacher)."""
     raw = hashlib.blake2b(f"{place.partition}:{place.key}".encode(), digest_size=16).digest()
-    return int.from_bytes(raw[:8], "big"), int.from_bytes(raw[8:], "big") | 1
+    first, step = int.from_bytes(raw[:8], "big"), int.from_bytes(raw[8:], "big") | 1
+    return [(first + i * step) % bits for i in range(_SPOTS)]

@@ -106,14 +106,13 @@ def train_pairs(
 def _start(task: PairTask, session: Session) -> CrossStudent:
     settings = session.settings
     order: PairOrder = "both_mean" if task.symmetric else "given"
-    student = load_cross_student(
+    return load_cross_student(
         session.base,
         residual=order if task.residual else None,
         max_tokens=settings.max_tokens,
         hardware=session.hardware,
         seed=settings.seed,
     )
-    return student if task.symmetric else student.in_given_order()
 
 
 def _fitted(start: CrossStudent, train: Sequence[LabelledPair], task: PairTask) -> CrossStudent:

@@ -51,13 +51,6 @@ class CrossStudent:
         """Which orders of a pair its score is made of when served."""
         return self.dense.combine.order if self.dense else "given"
 
-    def in_given_order(self) -> "CrossStudent":
-        """The same with pairs read as they are given: what is trained is what is served."""
-        if self.dense is None or self.dense.combine.order == "given":
-            return self
-        combine = replace(self.dense.combine, order="given")
-        return replace(self, dense=replace(self.dense, combine=combine))
-
     def scores(self, texts: Sequence[Texts], offsets: Floats | None) -> Floats:
         """The score as it will be served, shape (n,); ``offsets`` is its fixed part."""
         cross = self.cross_logits(texts)

@@ -1,6 +1,7 @@
 """``funnel train`` from the outside: files in, files and JSON out."""
 
 import json
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -152,20 +153,17 @@ def test_evaluate_compares_two_models(tmp_path: Path, tiny_bi: str) -> None:
     assert "seen topics" in result.stdout
 
 
-def test_evaluate_compares_with_what_the_card_names(
-    tmp_path: Path, tiny_base: str, file: Path
-) -> None:
+def test_evaluate_compares_with_what_the_card_names(tmp_path: Path, tiny_bi: str) -> None:
     """Fixed and broken cases are those of the training, so its own base is what counts."""
-    cases, output = tmp_path / "cases.csv", tmp_path / "m"
+    cases, tuned = tmp_path / "cases.csv", tmp_path / "m"
     cases.write_text("query,relevant,distractor,topic,seen\nfind a,about a,find b,a,true\n")
-    base = tmp_path / "base"
-    run_json("cross-encoder", file, "--base", tiny_base, "-o", base, *QUICK)
-    run_json("cross-encoder", file, "--base", base, "-o", output, *QUICK)
-    compared = run("evaluate", cases, "--tuned", output)
+    shutil.copytree(tiny_bi, tuned)
+    (tuned / "README.md").write_text(f"---\nbase_model: {tiny_bi}\n---\n\n# m\n")
+    compared = run("evaluate", cases, "--tuned", tuned)
     assert compared.exit_code == 0, compared.output
-    assert f"base {base.name}" in compared.stdout
-    (output / "README.md").unlink()
-    assert "--base" in str(failure("evaluate", cases, "--tuned", output))
+    assert f"base {Path(tiny_bi).name}" in compared.stdout
+    (tuned / "README.md").unlink()
+    assert "--base" in str(failure("evaluate", cases, "--tuned", tuned))
 
 
 def test_a_duplicate_model_is_told_with_what_it_needs_to_serve(
