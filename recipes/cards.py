@@ -35,7 +35,8 @@ _DUPLICATE_NOTES = """\
 The tuned encoder is the base after a training of its own, half of it: the mean of those weights
 and the base's. Its cosine carries what the base's does not know of duplicates.
 
-"Quora, question-disjoint" shares no question with training, through any chain of pairs. Of
+"Quora, question-disjoint" shares no question with training, through any chain of pairs; "questions
+of no other pair" are those of its pairs that share none with any pair. Of
 `qqp/dev` no pair was trained on, but most of its questions occur in training pairs. Quora's labels
 are noisy:
 several of the most confident errors are pairs that a reader would call duplicates, which pulls
