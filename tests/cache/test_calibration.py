@@ -18,6 +18,7 @@ from funnel.cache.matcher import threshold_for
 from funnel.cache.replay_log import LabelledPair
 from funnel.cache.settings import CacheSettings, GuardSettings
 from funnel.cache.store_memory import MemoryStore
+from funnel.models.pool import ModelPool
 from tests.cache import world
 from tests.cache.world import TopicEncoder, TopicScorer, World
 
@@ -169,13 +170,30 @@ def test_certificate_is_of_one_embedder() -> None:
 
 
 def test_older_file_knows_its_embedder_by_name() -> None:
-    """The shipped calibrator names no revision and no guards, and is as good as before."""
-    shipped = Calibrator.shipped()
+    """One that names no revision and no guards is as good as before."""
+    shipped = Calibrator.shipped().model_copy(
+        update={"embedder_revision": "", "guards_version": ""}
+    )
     settings = CacheSettings(target_precision=0.9)
     name = "embedded:all-MiniLM-L6-v2"
     assert threshold_for(settings, shipped, shipped.revision, (name, "any")).problem == ""
     other = threshold_for(settings, shipped, shipped.revision, ("other", "any"))
     assert other.problem == "calibrated_for_another_embedder"
+
+
+def test_the_shipped_calibrator_is_for_what_ships() -> None:
+    """Verifier, embedder and guards are those of this version: nothing of them is stale."""
+    shipped = Calibrator.shipped()
+    models = ModelPool.shared()
+    embedder = models.encoder("embedded:all-MiniLM-L6-v2")
+    assert shipped.guards_version == VERSION
+    found = threshold_for(
+        CacheSettings(target_precision=0.9),
+        shipped,
+        models.scorer("embedded:duplicate").revision,
+        (embedder.name, embedder.revision),
+    )
+    assert found.problem == ""
 
 
 def test_certificate_is_of_the_guards_it_was_made_with(tmp_path: Path) -> None:
