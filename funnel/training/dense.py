@@ -44,7 +44,10 @@ class DensePart:
 
     def offsets(self, texts: Sequence[Texts]) -> Floats:
         """The part of each score that is not trained, shape (n,)."""
-        return self._logits(replace(self.combine, cross=0.0), texts)
+        fixed = replace(self.combine, cross=0.0)
+        if not (fixed.cosine or fixed.maxsim or fixed.tuned):
+            return np.full(len(texts), fixed.bias)
+        return self._logits(fixed, texts)
 
     def fitted(
         self, texts: Sequence[Texts], targets: Sequence[float], cross: Floats | None

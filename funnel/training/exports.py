@@ -91,7 +91,7 @@ def _fixed(student: CrossStudent) -> "Weights":
     return student.dense.fixed if student.dense else {}
 
 
-def export_adapter(adapter: Adapter, report: TrainReport, use: Use = "stage") -> None:
+def export_adapter(adapter: Adapter, report: TrainReport, use: Use) -> None:
     """Write ``adapter`` with its card, whole or not at all.
 
     Raises:
@@ -100,7 +100,7 @@ def export_adapter(adapter: Adapter, report: TrainReport, use: Use = "stage") ->
     save_adapter(report.output, adapter, card=cross_card(report, use))
 
 
-def export_cross_encoder(student: CrossStudent, report: TrainReport, use: Use = "stage") -> None:
+def export_cross_encoder(student: CrossStudent, report: TrainReport, use: Use) -> None:
     """Write a sentence-transformers directory with its card, whole or not at all.
 
     Raises:
@@ -130,7 +130,7 @@ def usage(output: Path, use: Use) -> str:
     calibrator = f"{output}.calibrator.json"
     return (
         f"cache:\n  verifier: {{ model: {output} }}\n"
-        f"  # Only exact hits are served until a threshold is certified:\n"
+        "  # Only exact hits are served until a threshold is certified:\n"
         f"  # funnel cache calibrate PAIRS --config THIS.yaml --out {calibrator}\n"
         f"  # calibrator: {calibrator}"
     )

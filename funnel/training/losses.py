@@ -16,7 +16,8 @@ def pair_loss(
 
     With ``scale="probability"`` the squared error is taken after a sigmoid. ``residual_weight``
     is None for a plain cross-encoder; otherwise labels are ``[target, offset]`` and the loss is
-    taken on ``residual_weight × logit + offset``, the score that will be served.
+    taken on ``residual_weight × logit + offset``, the score that will be
+    served (of a base that scores both orders: in the order that is trained).
     """
     from sentence_transformers.cross_encoder.losses import BinaryCrossEntropyLoss, MSELoss
     from torch import nn

@@ -64,6 +64,12 @@ class Behind:
         return self.prefix + key
 
 
+def cut_connections(server: RedisServer) -> None:
+    """As a network or a proxy does: all but the one that asks for it."""
+    with server.client() as client:
+        client.execute_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+
+
 def loads(stats: Any) -> int:
     """How often the mirror was loaded."""
     count: int = stats.extra["nearest"]["loads"]
@@ -331,8 +337,7 @@ class TestMirror:
     ) -> None:
         """Killed connections cost nothing that lasts."""
         other = await make_redis()
-        with redis_server.client() as client:
-            client.execute_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+        cut_connections(redis_server)
         await eventually(lambda: keep(store, "00", vector=axis(0)))
 
         async def seen() -> bool:
@@ -365,8 +370,7 @@ class TestAnywhere:
     ) -> None:
         """What was put while it reconnects is waited for."""
         other = await make_redis()
-        with redis_server.client() as client:
-            client.execute_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+        cut_connections(redis_server)
         await eventually(lambda: keep(store, "00", vector=axis(0)))
         assert [s.key for s in await other.nearest_anywhere(axis(0), limit=5, floor=0.5)] == ["00"]
 

@@ -53,6 +53,8 @@ def test_parts_that_an_adapter_does_without_stay_out(tiny_bi: str) -> None:
     base = BaseModel(tiny_bi, sha256(source.folder / "model.safetensors"))
     texts = [("find alpha", "about alpha"), ("find alpha", "about kappa")] * 10
     part = DensePart(Combination(cosine=3.0), base, source, 64)
+    bare = DensePart(Combination(bias=0.5), base, source, 64)
+    assert bare.offsets(texts) == pytest.approx([0.5] * 20)
     assert part.fitted(texts, [1.0, 0.0] * 10, None).combine.maxsim == 0.0
     both = DensePart(Combination(), base, source, 64).fitted(texts, [1.0, 0.0] * 10, None)
     assert both.combine.cosine and both.combine.maxsim
