@@ -17,8 +17,11 @@ Quora terms, non-commercial |
 questions |
 | SQuAD's questions: edits, and pairs about one sentence | training, a little | CC BY-SA |
 | MRPC train, STS benchmark train | training, a little | Microsoft research licence; CC BY-SA |
+| groups of queries and near misses, written for this project by a language model \
+(`recipes/written/`) | training, topics held out | as the project |
 
-The base has itself seen Quora duplicates. None of the data is part of this package."""
+The base has itself seen Quora duplicates. None of the data is part of this
+package; only the written groups are part of its repository."""
 
 _RELEVANCE_DATA = """\
 | data | use | terms |

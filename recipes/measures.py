@@ -72,6 +72,7 @@ def duplicate_figures(
         "qqp/dev": questions.shared,
         "edited Quora questions": questions.adversaries,
         "hand-written contrasts": read_contrasts(),
+        "written groups, topics held out": questions.written,
         **paraphrase_tests(data / "paraphrase"),
     }
     figures: Figures = {}
@@ -84,7 +85,10 @@ def duplicate_figures(
         }
         for way, scores in ways.items():
             figures[way] = _rounded(classification_figures(scores, labels))
-    return figures | {"auc by kind of edit": _by_kind(model, combine, questions)}
+    return figures | {
+        "auc by kind of edit": _by_kind(model, combine, questions.adversaries),
+        "auc by kind of near miss": _by_kind(model, combine, questions.written),
+    }
 
 
 def thinned(pairs: Sequence[Pair], share: float) -> list[Pair]:
@@ -95,16 +99,15 @@ def thinned(pairs: Sequence[Pair], share: float) -> list[Pair]:
     return other + same[:: max(1, len(same) // max(1, wanted))][:wanted]
 
 
-def _by_kind(model: Model, combine: Combination, questions: Questions) -> dict[str, float]:
-    """AUC of each breaking edit against all keeping edits."""
-    pairs = questions.adversaries
+def _by_kind(model: Model, combine: Combination, pairs: Sequence[Pair]) -> dict[str, float]:
+    """AUC of all duplicates against the others of each kind."""
     scores = model.scores(combine, pairs)
     labels = np.array([pair.label for pair in pairs])
     kinds = np.array([pair.kind for pair in pairs])
-    breaking = sorted({pair.kind for pair in pairs if not pair.label})
+    others = sorted({pair.kind for pair in pairs if not pair.label})
     return {
         kind: round(roc_auc(scores[chosen], labels[chosen]), 4)
-        for kind in breaking
+        for kind in others
         for chosen in [(kinds == kind) | (labels == 1)]
     }
 

@@ -56,3 +56,9 @@ class Clusters:
 def fold(text: str) -> str:
     """Case, punctuation and spacing aside."""
     return " ".join(re.sub(r"[^\w\s]", " ", text.lower()).split())
+
+
+def overlap(first: str, second: str) -> float:
+    """Share of the longer text's words that the other has, too, from 0 to 1."""
+    left, right = (Counter(fold(text).split()) for text in (first, second))
+    return (left & right).total() / max(1, left.total(), right.total())

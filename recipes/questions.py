@@ -7,7 +7,8 @@ pair, through any chain, fall into the same part, so that the held-out parts sha
 with the training part. The pairs of ``qqp/dev`` are all held out, too; those whose questions occur
 in training pairs make a part of their own. Questions of another origin (SQuAD's) are edited as
 well, and two of them about one sentence are a hard negative; requests to an assistant come with
-their intents (:mod:`recipes.intents`); so not all is Quora.
+their intents (:mod:`recipes.intents`), and groups written for this project with their near misses
+(:mod:`recipes.written`); so not all is Quora.
 """
 
 import hashlib
@@ -26,7 +27,8 @@ from funnel.training import augment
 from funnel.training.word_order import WordOrder
 from recipes.intents import intent_pairs
 from recipes.network import Base
-from recipes.pairs import Clusters, Pair, fold
+from recipes.pairs import Clusters, Pair, fold, overlap
+from recipes.written import FOLDER, held_out_pairs, read_groups, trained_pairs
 
 SEED = 7
 _TEST_SHARE, _DEV_SHARE = 45, 20  # per thousand clusters of linked questions
@@ -51,6 +53,7 @@ class Questions:
 
     ``shared`` are the pairs of ``qqp/dev`` of which a question, though never the pair, is in
     ``train``. ``alone`` are the pairs of ``test`` whose questions are in no other pair at all.
+    ``written`` are pairs of the written groups whose topics are held out.
     """
 
     train: list[Pair]
@@ -59,10 +62,11 @@ class Questions:
     adversaries: list[Pair]
     shared: list[Pair]
     alone: list[Pair]
+    written: list[Pair]
 
 
-def read_questions(data: Path, base: Base) -> Questions:
-    """All parts, from the folder of data sets."""
+def read_questions(data: Path, base: Base, written: Path = FOLDER) -> Questions:
+    """All parts, from the folder of data sets and that of the written groups."""
     parts = held_apart(data)
     rng = random.Random(SEED)  # noqa: S311  # sampling
     train, paraphrases = _derived(parts["train"], rng)
@@ -75,7 +79,9 @@ def read_questions(data: Path, base: Base) -> Questions:
     edited = _edited([*questions, *elsewhere], _EDITS, order, alike, paraphrases, rng)
     general = _sentences(data / "paraphrase")
     intents = intent_pairs(data, base, random.Random(SEED))  # noqa: S311  # sampling
-    everything = [*train, *apart, *edited, *same_sentence, *general, *intents]
+    groups = read_groups(written)
+    by_hand = trained_pairs(groups, random.Random(SEED))  # noqa: S311  # sampling
+    everything = [*train, *apart, *edited, *same_sentence, *general, *intents, *by_hand]
     held = {_key(pair) for name in ("dev", "test", "shared") for pair in parts[name]}
     everything = [pair for pair in everything if _key(pair) not in held]
     rng.shuffle(everything)
@@ -86,7 +92,7 @@ def read_questions(data: Path, base: Base) -> Questions:
     )
     return Questions(
         train=everything, dev=parts["dev"], test=parts["test"], adversaries=adversaries,
-        shared=parts["shared"], alone=parts["alone"],
+        shared=parts["shared"], alone=parts["alone"], written=held_out_pairs(groups),
     )  # fmt: skip
 
 
@@ -165,7 +171,7 @@ def _derived(pairs: Sequence[Pair], rng: random.Random) -> tuple[list[Pair], dic
         _sample(extra, "extra", rng),
         _sample(_transitive(members.values(), rng), "transitive", rng),
         _sample(_across(real, clusters, members, rng), "transitive negative", rng),
-        [pair._replace(kind="overlap") for pair in kept if _overlap(pair) >= 0.85],
+        [pair._replace(kind="overlap") for pair in kept if overlap(*pair[:2]) >= 0.85],
     ]
     return [pair for part in parts for pair in part], _paraphrases(kept)
 
@@ -211,11 +217,6 @@ def _across(
         if not pair.label and (len(left) > 1 or len(right) > 1):
             found.append(Pair(rng.choice(left), rng.choice(right), 0.0, "transitive negative"))
     return found
-
-
-def _overlap(pair: Pair) -> float:
-    left, right = (Counter(fold(text).split()) for text in pair[:2])
-    return (left & right).total() / max(1, left.total(), right.total())
 
 
 def _paraphrases(pairs: Iterable[Pair]) -> dict[str, str]:
@@ -348,7 +349,7 @@ def _other_questions(folder: Path, rng: random.Random) -> tuple[list[str], list[
         if len(questions) > 1
         for first, second in [rng.sample(questions, 2)]
     ]
-    different = [pair for pair in pairs if _overlap(pair) < 0.8]
+    different = [pair for pair in pairs if overlap(*pair[:2]) < 0.8]
     kept = rng.sample(different, min(len(different), _SAME_SENTENCE))
     return [question for questions in about.values() for question in questions], kept
 

@@ -4,8 +4,8 @@ A run leaves its weights in the scratch folder under its name and is not repeate
 there: a chain that was stopped begins again with the run it was in.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Final, Literal
@@ -31,7 +31,7 @@ Kind = Literal["cross-encoder", "encoder"]
 class Stage:
     """One run: which network, from where, for how long, at which rate.
 
-    ``later``: no first round over all kinds of pairs.
+    ``later``: no first round over all kinds of pairs. ``caps``: of each kind in later rounds.
     """
 
     name: str
@@ -41,6 +41,7 @@ class Stage:
     rate: float
     dropout: float
     later: bool = False
+    caps: Mapping[str, int] = field(default_factory=lambda: duplicate.LATER_ROUNDS)
 
 
 STAGES: Final = (
@@ -48,10 +49,21 @@ STAGES: Final = (
     Stage("second", "cross-encoder", ("first",), 28, 6e-5, 0.1, later=True),
     Stage("third", "cross-encoder", ("second",), 46, 1.2e-4, 0.1, later=True),
     Stage("encoder", "encoder", (BASE,), 58, 7e-5, 0.05),
+    Stage("later-encoder", "encoder", ("encoder",), 27, 6e-5, 0.05),
+    Stage(
+        "fourth",
+        "cross-encoder",
+        ("first", "second", "third"),
+        45,
+        1.2e-4,
+        0.1,
+        later=True,
+        caps=duplicate.MOSTLY_WRITTEN,
+    ),
 )
 SHIPPED: Final[dict[Kind, tuple[str, ...]]] = {
-    "cross-encoder": ("first", "second", "third"),
-    "encoder": ("encoder", BASE),
+    "cross-encoder": ("first", "second", "third", "fourth", "fourth", "fourth"),
+    "encoder": ("later-encoder", BASE),
 }
 
 
@@ -101,7 +113,7 @@ class Chain:
         torch.manual_seed(duplicate.SEED)
         network = self._opened.cross(self.mean(stage.network, stage.start), stage.dropout)
         trainer = duplicate.Trainer(network, self.questions, self._opened.words, self._opened.base)
-        trainer.run(self._schedule(stage), unfinished, later=stage.later)
+        trainer.run(self._schedule(stage), unfinished, later=stage.later, caps=stage.caps)
 
     def _train_encoder(self, stage: Stage, unfinished: Path) -> None:
         torch.manual_seed(twin.SEED)
