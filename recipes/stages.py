@@ -20,6 +20,7 @@ from recipes.bert import mean_weights, trunk_weights
 from recipes.opened import Opened
 from recipes.questions import Questions, extra_duplicates, read_questions
 from recipes.schedule import Schedule
+from recipes.written import FOLDER
 
 _log = structlog.get_logger(__name__)
 BASE = "base"
@@ -71,18 +72,20 @@ class Chain:
     """Trains what is missing.
 
     ``share``: of every run's minutes; ``steps``: instead of minutes, for a repeatable chain.
+    ``written``: the folder of written groups.
     """
 
     def __init__(
-        self, opened: Opened, data: Path, scratch: Path, *, share: float, steps: int | None
-    ) -> None:
+        self, opened: Opened, data: Path, scratch: Path, *, share: float, steps: int | None,
+        written: Path = FOLDER,
+    ) -> None:  # fmt: skip
         self._opened, self._data, self._scratch = opened, data, scratch
-        self._share, self._steps = share, steps
+        self._share, self._steps, self._written = share, steps, written
 
     @cached_property
     def questions(self) -> Questions:
         """The pairs as their files label them."""
-        return read_questions(self._data, self._opened.base)
+        return read_questions(self._data, self._opened.base, self._written)
 
     def run(self) -> None:
         """Train every stage that has left no weights yet, in order."""

@@ -45,3 +45,14 @@ def write_data(data: Path) -> None:
         (squad / f"src-{split}.txt").write_text("the sky is blue .\n" * 2)
         (squad / f"tgt-{split}.txt").write_text("what is blue ?\nwhich colour has the sky ?\n")
     write_intents(data)
+
+
+def write_groups(folder: Path) -> None:
+    """One question about each topic in two wordings, and a near miss."""
+    folder.mkdir()
+    groups = (
+        f"@ {topic}\n= Is {topic} safe at night?\n= can one walk in {topic} after dark\n"
+        f"! negation | Is {topic} not safe at night?\n"
+        for topic in TOPICS
+    )
+    (folder / "safety.txt").write_text("\n".join(groups))

@@ -10,7 +10,7 @@ from recipes.measures import read_contrasts
 from recipes.pairs import Pair, fold
 from recipes.questions import Questions, paraphrase_tests, read_questions
 from tests.recipes.assistant import SmallBase
-from tests.recipes.hotels import write_data
+from tests.recipes.hotels import write_data, write_groups
 
 if TYPE_CHECKING:
     from recipes.network import Base
@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 def questions(tmp_path_factory: pytest.TempPathFactory) -> Questions:
     data = tmp_path_factory.mktemp("data")
     write_data(data)
-    return read_questions(data, cast("Base", SmallBase()))
+    write_groups(data / "written")
+    return read_questions(data, cast("Base", SmallBase()), data / "written")
 
 
 def _texts(pairs: list[Pair]) -> set[str]:
@@ -64,6 +65,14 @@ def test_edits_are_labelled_by_what_they_do(questions: Questions) -> None:
     labels = {pair.kind: pair.label for pair in questions.train}
     assert labels["antonym"] == labels["direction"] == 0.0
     assert labels["clause"] == labels["surface"] == 1.0
+
+
+def test_written_groups_are_held_apart_by_topic(questions: Questions) -> None:
+    """Most train, a few only measure; no question is in both parts."""
+    trained = [pair for pair in questions.train if pair.kind.startswith("written")]
+    assert len(trained) > len(questions.written) > 0
+    assert not _texts(trained) & _texts(questions.written)
+    assert {pair.label for pair in questions.written} == {0.0, 1.0}
 
 
 def test_other_sentences_carry_soft_labels(questions: Questions) -> None:

@@ -14,7 +14,7 @@ from recipes.network import Words  # noqa: E402
 from recipes.opened import Opened  # noqa: E402
 from recipes.stages import SHIPPED, STAGES, Chain  # noqa: E402
 from tests.recipes.assistant import UnlikeBase  # noqa: E402
-from tests.recipes.hotels import write_data  # noqa: E402
+from tests.recipes.hotels import write_data, write_groups  # noqa: E402
 from tests.training.tiny import tiny_encoder  # noqa: E402
 
 if TYPE_CHECKING:
@@ -29,7 +29,11 @@ def chain(tmp_path: Path) -> Chain:
     words = Words(transformers.AutoTokenizer.from_pretrained(folder))
     opened = Opened(folder, words, cast("Base", UnlikeBase()))
     (tmp_path / "scratch").mkdir()
-    return Chain(opened, tmp_path / "data", tmp_path / "scratch", share=1.0, steps=2)
+    write_groups(tmp_path / "written")
+    return Chain(
+        opened, tmp_path / "data", tmp_path / "scratch", share=1.0, steps=2,
+        written=tmp_path / "written",
+    )  # fmt: skip
 
 
 def test_a_chain_leaves_every_run_and_repeats_none(chain: Chain, tmp_path: Path) -> None:
