@@ -81,7 +81,7 @@ def settings(entries: int, store: str, folder: Path, threshold: float) -> CacheS
     return CacheSettings.model_validate(
         {
             "store": store,
-            "path": folder / "cache.sqlite",
+            **({"path": folder / "cache.sqlite"} if store == "sqlite" else {}),
             "threshold": threshold,
             "floor": 0.75,
             "max_entries": 2 * entries + 100,

@@ -60,7 +60,7 @@ class CacheSettings(BaseModel):
     ``metrics`` reports the cache in the default Prometheus registry.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     store: Literal["memory", "sqlite", "redis"] = "memory"
     url: SecretStr | None = None
@@ -108,6 +108,17 @@ class CacheSettings(BaseModel):
             raise ValueError("url: missing; store 'redis' needs url: ${REDIS_URL} or redis://…")
         if self.store != "redis" and self.url is not None:
             raise ValueError(f"url: got one, but store is {self.store!r}; set store: redis")
+        return self
+
+    @model_validator(mode="after")
+    def _a_file_is_used(self) -> Self:
+        """A store that is named says what is meant, as a variable over a file that has both."""
+        if (
+            self.store != "sqlite"
+            and "path" in self.model_fields_set
+            and "store" not in self.model_fields_set
+        ):
+            raise ValueError(f"path: got one, but store is {self.store!r}; set store: sqlite")
         return self
 
     @property

@@ -88,14 +88,22 @@ class SqliteFile:
     async def _answer(self, worker: "_Worker", work: Work[T], timeout_s: float | None) -> T:
         future = worker.submit(work)
         patience = self._timeout_s if timeout_s is None else timeout_s
+        waited = asyncio.wrap_future(future)
+        waited.add_done_callback(_retrieve)
         try:
-            await asyncio.wait((asyncio.wrap_future(future),), timeout=patience)
+            await asyncio.wait((waited,), timeout=patience)
         finally:
             late = not future.done()
             future.cancel()  # what has not begun need not begin
         if late:
             raise CacheError(f"{self.path} gave no answer within {patience * 1000:.0f} ms")
         return future.result()
+
+
+def _retrieve(future: "asyncio.Future[T]") -> None:
+    """Take the exception, which ``_answer`` raises from the worker's own future."""
+    if not future.cancelled():
+        future.exception()
 
 
 class _Worker:

@@ -58,7 +58,8 @@ def plan(stages: Sequence[Stage], options: CallOptions) -> tuple[Step, ...]:
     """Join stages and options: a call that asks for more than a stage keeps widens that stage.
 
     Raises:
-        InputError: an override names no stage, or a key that calls may not change.
+        InputError: an override names no stage, or a key that calls may not change, or a
+            ``min_score`` where there are no scores.
     """
     names = tuple(stage.settings.name for stage in stages)
     for name in options.overrides:
@@ -72,6 +73,11 @@ def plan(stages: Sequence[Stage], options: CallOptions) -> tuple[Step, ...]:
 
 def _step(stage: Stage, options: CallOptions) -> Step:
     settings = _overridden(stage.settings, options.overrides.get(stage.settings.name, EMPTY))
+    if settings.min_score is not None and stage.score_kind == "rank":
+        raise InputError(
+            f"overrides[{settings.name!r}].min_score: got {settings.min_score}, "
+            "but this stage orders without scores; set it on an earlier stage"
+        )
     return Step(stage, settings, max(settings.k, options.k or 0))
 
 

@@ -152,10 +152,13 @@ class Chain:
     ) -> StageOutput:
         deadline = limits.deadline.within(budget_s)
         request = StageRequest(query, step.k, step.settings, deadline, limits.aim)
+        limit = asyncio.timeout(budget_s)
         try:
-            async with asyncio.timeout(budget_s):
+            async with limit:
                 return await step.stage.run(request, step.read(candidates))
         except TimeoutError as error:
+            if not limit.expired():
+                raise _unforeseen(step, error) from error
             raise StageTimeout(
                 f"stage {step.name!r} ran past its {(budget_s or 0) * 1000:.0f} ms",
                 stage=step.name,
@@ -173,12 +176,7 @@ class Chain:
             failure.reason = getattr(error, "reason", failure.reason)
             raise failure from error
         except Exception as error:
-            log.error("stage_failed", stage=step.name, exc_info=error)
-            raise StageError(
-                f"stage {step.name!r} failed: {type(error).__name__}: {error}",
-                stage=step.name,
-                cause=error,
-            ) from error
+            raise _unforeseen(step, error) from error
 
     def _failed(
         self,
@@ -202,6 +200,15 @@ class Chain:
             budget_s=budget_s,
             message=str(error),
         )
+
+
+def _unforeseen(step: Step, error: Exception) -> StageError:
+    log.error("stage_failed", stage=step.name, exc_info=error)
+    return StageError(
+        f"stage {step.name!r} failed: {type(error).__name__}: {error}",
+        stage=step.name,
+        cause=error,
+    )
 
 
 def _select(step: Step, output: StageOutput, candidates: Sequence[Candidate]) -> Selection:

@@ -16,6 +16,8 @@ KeyPath: TypeAlias = tuple[str | int, ...]
 PREFIX = "FUNNEL__"
 _REFERENCE = re.compile(r"\$\{(?P<name>[A-Za-z_][A-Za-z0-9_]*)(?::-(?P<default>[^}]*))?\}")
 _SECRET_KEYS = frozenset({"api_key", "password", "secret", "token"})
+_CACHE_ADDRESS: tuple[KeyPath, ...] = (("cache",), ("cache", "url"))
+_K_ALIASES = frozenset({"top_k", "top_n"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +49,11 @@ def read_config(path: str | Path, environment: Mapping[str, str] | None = None) 
 
 def overlay(data: Mapping[str, Any], source: str, environment: Mapping[str, str]) -> RawConfig:
     """Fill references and lay the environment's overrides over ``data`` (which is not changed)."""
-    filled = _fill(data, (), source, environment)
+    try:
+        filled = _fill(data, (), source, environment)
+    except RecursionError as error:
+        raise _too_deep(source) from error
+    _fold_k(filled)
     origins: dict[KeyPath, str] = {}
     for name, path, value in _overrides(environment):
         _set(filled, path, value, name)
@@ -61,6 +67,15 @@ def dotted(path: KeyPath) -> str:
     for part in path:
         text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else str(part)
     return text or "(top level)"
+
+
+def shown(path: KeyPath, value: object) -> str:
+    """A refused value for a message, unless it is, or may hold, a password."""
+    if path in _CACHE_ADDRESS or (path and path[-1] in _SECRET_KEYS):
+        return "a value that is not shown"
+    if isinstance(value, Mapping):
+        return "a mapping"
+    return "a list" if isinstance(value, list | tuple) else f"{value!r:.80}"
 
 
 class _UniqueKeyLoader(yaml.SafeLoader):
@@ -90,7 +105,9 @@ def _parse(path: Path, source: str) -> dict[str, Any]:
         data = yaml.load(text, Loader=_UniqueKeyLoader)  # noqa: S506 - a SafeLoader
     except yaml.MarkedYAMLError as error:
         raise ConfigError(f"{source}: {_yaml_problem(error)}") from error
-    except (yaml.YAMLError, TypeError) as error:
+    except RecursionError as error:
+        raise _too_deep(source) from error
+    except (yaml.YAMLError, TypeError, ValueError) as error:
         raise ConfigError(f"{source}: not valid YAML: {error}") from error
     if not isinstance(data, dict):
         raise ConfigError(
@@ -103,6 +120,13 @@ def _yaml_problem(error: yaml.MarkedYAMLError) -> str:
     mark = error.problem_mark
     where = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
     return f"{where}not valid YAML: {error.problem or error}"
+
+
+def _too_deep(source: str) -> ConfigError:
+    return ConfigError(
+        f"{source}: got lists or mappings nested too deeply, or an alias inside what it stands "
+        "for; write each value out"
+    )
 
 
 def _fill(value: Any, path: KeyPath, source: str, environment: Mapping[str, str]) -> Any:
@@ -133,17 +157,33 @@ def _lookup(
     return value
 
 
+def _fold_k(data: dict[str, Any]) -> None:
+    """Name each stage's size ``k``, so that the environment finds it whatever the file calls it."""
+    stages = data.get("stages")
+    for stage in stages if isinstance(stages, list) else ():
+        names = [name for name in ("k", *_K_ALIASES) if isinstance(stage, dict) and name in stage]
+        if len(names) == 1:  # more are left for validation to refuse
+            stage["k"] = stage.pop(names[0])
+
+
 def _overrides(environment: Mapping[str, str]) -> Iterator[tuple[str, list[str], Any]]:
     for name in sorted(environment):
         if name.upper().startswith(PREFIX) and len(name) > len(PREFIX):
             path = name[len(PREFIX) :].lower().split("__")
-            yield name, path, _scalar(environment[name])
+            if len(path) == 3 and path[0] == "stages" and path[2] in _K_ALIASES:
+                path[2] = "k"
+            yield name, path, _value(environment[name].strip(), secret=path[-1] in _SECRET_KEYS)
 
 
-def _scalar(text: str) -> Any:
+def _value(text: str, *, secret: bool) -> Any:
+    """Text as it stands, which the fields convert: YAML would make a name ``no`` a boolean."""
+    if text in ("", "null"):
+        return None
+    if secret or not text.startswith(("[", "{")):
+        return text
     try:
         return yaml.safe_load(text)
-    except yaml.YAMLError:
+    except (yaml.YAMLError, TypeError, ValueError, RecursionError):
         return text
 
 

@@ -3,6 +3,9 @@
 import time
 from dataclasses import dataclass
 
+RESERVE_SHARE = 0.05
+"""Of the time left, kept back so that what was done in time is also handed over in time."""
+
 
 @dataclass(frozen=True, slots=True)
 class Deadline:
@@ -34,6 +37,11 @@ class Deadline:
             return self
         end = time.monotonic() + max(0.0, seconds)
         return Deadline(end if self.end is None else min(end, self.end))
+
+    def earlier(self) -> "Deadline":
+        """When to stop working, so that the result is there before this deadline cancels it."""
+        remaining = self.remaining_s()
+        return self if remaining is None else self.within(remaining * (1 - RESERVE_SHARE))
 
 
 NO_DEADLINE = Deadline()

@@ -4,25 +4,27 @@ import importlib.util
 import os
 import platform
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
-from funnel.cache.base import QueryCache
 from funnel.engine import Funnel
-from funnel.errors import FunnelError
+from funnel.errors import AuthError, CacheError, FunnelError
 from funnel.models.hardware import cpu_flags, cpu_has_fast_bf16
 from funnel.models.pool import ModelPool
 from funnel.settings import Secrets
+from funnel.stages.openrouter import check_key
 
 if TYPE_CHECKING:
     from funnel.models.calibration import Measured
     from funnel.models.scorer import CrossEncoderScorer
+    from funnel.stages.base import StageSettings
 
-Status: TypeAlias = Literal["ok", "warn", "fail", "absent"]
+Status: TypeAlias = Literal["ok", "warn", "fail", "absent", "skipped"]
 
 CORE = ("torch", "sentence-transformers", "qdrant-client", "redis", "httpx")
 # extra -> the modules that it brings
@@ -34,12 +36,17 @@ EXTRAS: dict[str, tuple[str, ...]] = {
     "train": ("accelerate", "datasets", "peft"),
     "plots": ("matplotlib",),
 }
+_PROBE_SCOPE = "funnel-doctor"
+"""A tenant of the probes' own: no tenant of the operator's gets their answers, or a question."""
 CPU_FLAGS = ("avx2", "avx512f", "avx512_bf16", "avx512_vnni", "amx_bf16", "amx_int8")
 
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One line of the report. ``absent`` means optional and not there; ``mend`` what to do."""
+    """One line of the report; ``mend`` is what to do.
+
+    ``absent`` means optional and not there, ``skipped`` not tried as something before it failed.
+    """
 
     name: str
     status: Status
@@ -59,7 +66,7 @@ def examine(config: Path) -> Iterator[Check]:
     with funnel:
         yield Check("configuration", "ok", f"{config.name}, hash {funnel.config_hash}")
         yield from _opened(funnel)
-    yield openrouter_key()
+    yield openrouter_key(funnel.settings.stages)
 
 
 def installed() -> Iterator[Check]:
@@ -87,22 +94,32 @@ def hardware() -> Check:
     return Check("hardware", "warn", detail, mend)
 
 
-def openrouter_key() -> Check:
-    """Whether the list-wise LLM stage has its key."""
-    if Secrets().openrouter_api_key is None:
-        return Check("OPENROUTER_API_KEY", "absent", "not set", "needed by llm_listwise only")
+def openrouter_key(stages: "Sequence[StageSettings]") -> Check:
+    """Whether the list-wise LLM stage has its key; without one it fails on every query."""
+    needing = [stage.name for stage in stages if stage.kind == "llm_listwise"]
+    try:
+        check_key(Secrets().openrouter_api_key)
+    except AuthError as error:
+        if needing:
+            mend = f"needed by {', '.join(needing)}"
+            return Check("OPENROUTER_API_KEY", "fail", str(error), mend)
+        mend = "needed by llm_listwise only"
+        return Check("OPENROUTER_API_KEY", "absent", "not set, or not usable", mend)
     return Check("OPENROUTER_API_KEY", "ok", "set")
 
 
 def _opened(funnel: Funnel) -> Iterator[Check]:
     yield (started := _timed("index, models and stages", lambda: _start(funnel)))
-    if started.status == "ok":
-        pool = ModelPool.shared()
-        yield _timed("embedder", lambda: _embedder(pool, funnel.settings.models.embedder))
-        for scorer in pool.scorers():
-            yield _timed(f"scorer {scorer.name}", partial(_scorer, scorer))
+    if started.status != "ok":  # each further check would start it again, and fail alike
+        for name in ("query", "cache"):
+            yield Check(name, "skipped", "not tried: the funnel did not start", "see above")
+        return
+    pool = ModelPool.shared()
+    yield _timed("embedder", lambda: _embedder(pool, funnel.settings.models.embedder))
+    for scorer in pool.scorers():
+        yield _timed(f"scorer {scorer.name}", partial(_scorer, scorer))
     yield _timed("query", lambda: _query(funnel))
-    yield _cache(funnel.cache, funnel)
+    yield _timed("cache", lambda: _cache(funnel))
 
 
 def _start(funnel: Funnel) -> str:
@@ -137,31 +154,44 @@ def _refusal(row: "Measured") -> str:
     return "" if row.agrees else f" refused ({row.reason})"
 
 
-def _query(funnel: Funnel) -> str:
-    funnel.run("is anybody there?", cache=False)
+def _query(funnel: Funnel) -> str | Check:
+    funnel.run("is anybody there?", cache=False, scope=_PROBE_SCOPE)
     began = time.perf_counter()
-    result = funnel.run("is anybody there?", cache=False)
+    result = funnel.run("is anybody there?", cache=False, scope=_PROBE_SCOPE)
     stages = ", ".join(f"{s.name} {s.ms:.1f} ms" for s in result.trace)
-    degraded = f"; degraded: {', '.join(result.degraded)}" if result.degraded else ""
-    return f"warm query {(time.perf_counter() - began) * 1000:.1f} ms: {stages}{degraded}"
+    detail = f"warm query {(time.perf_counter() - began) * 1000:.1f} ms: {stages}"
+    if not result.degraded:
+        return detail
+    said = "; ".join(dict.fromkeys(s.message for s in result.trace if s.message))
+    mend = said or "mend the stages named, or give them more time"
+    return Check("query", "warn", f"{detail}; degraded: {', '.join(result.degraded)}", mend)
 
 
-def _cache(cache: QueryCache, funnel: Funnel) -> Check:
-    result = funnel.run("is the cache there?")
-    name = type(cache).__name__
-    if result.cache.status == "error":
+def _cache(funnel: Funnel) -> str | Check:
+    question, name = "is the cache there?", type(funnel.cache).__name__
+    try:
+        info = funnel.run(question, scope=_PROBE_SCOPE).cache
+    finally:
+        with suppress(CacheError):  # a store that cannot forget has failed the lookup too
+            funnel.forget_cached(question, scope=_PROBE_SCOPE)
+    if info.status == "error":
         mend = "start the store, or mend cache.url; queries are answered without it meanwhile"
-        return Check("cache", "fail", f"{name}: {result.cache.reason}", mend)
-    return Check("cache", "ok", f"{name}: lookup {result.cache.lookup_ms:.2f} ms")
+        return Check("cache", "fail", f"{name}: {info.reason}", mend)
+    return f"{name}: lookup {info.lookup_ms:.2f} ms"
 
 
-def _timed(name: str, act: Callable[[], str]) -> Check:
+def _timed(name: str, act: Callable[[], str | Check]) -> Check:
+    """What ``act`` found, well unless it says otherwise; the report goes on whatever it raises."""
     began = time.perf_counter()
     try:
-        detail = act()
+        found = act()
     except FunnelError as error:
         return Check(name, "fail", str(error), "see the message")
-    return Check(name, "ok", f"{detail} ({time.perf_counter() - began:.2f} s)")
+    except Exception as error:
+        return Check(name, "fail", f"{type(error).__name__}: {error}", "see the message")
+    if isinstance(found, Check):
+        return found
+    return Check(name, "ok", f"{found} ({time.perf_counter() - began:.2f} s)")
 
 
 def _package(name: str) -> Check:

@@ -3,7 +3,8 @@
 import asyncio
 import secrets
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
 
@@ -15,7 +16,7 @@ from funnel.cache.base import Answer, CacheRequest, QueryCache, Served
 from funnel.call import CallOptions, Overrides, one_k, plan
 from funnel.chain import Chain, Step
 from funnel.deadline import Deadline
-from funnel.errors import InputError, ModelError
+from funnel.errors import ConfigError, InputError, ModelError
 from funnel.index import DocumentIndex, IndexReport
 from funnel.indexing.filters import check_filters
 from funnel.log import get_logger
@@ -28,6 +29,7 @@ from funnel.query import Query, normalise_query
 from funnel.resources import Resources
 from funnel.result import FunnelResult
 from funnel.settings import FunnelSettings, Secrets
+from funnel.stages.base import Stage
 from funnel.types import Filters
 from funnel.writing import Documents, Writer
 
@@ -159,7 +161,7 @@ class Funnel:
         return await self._loop.acall(self._answer(query, options))
 
     def run_many(
-        self, queries: Sequence[str], *, concurrency: int = 8, **options: Any
+        self, queries: Iterable[str], *, concurrency: int = 8, **options: Any
     ) -> list[FunnelResult]:
         """Answer many queries, at most ``concurrency`` at a time, results in their order.
 
@@ -169,7 +171,7 @@ class Funnel:
         return self._loop.call(self._many(queries, concurrency, options))
 
     async def arun_many(
-        self, queries: Sequence[str], *, concurrency: int = 8, **options: Any
+        self, queries: Iterable[str], *, concurrency: int = 8, **options: Any
     ) -> list[FunnelResult]:
         """Answer many queries from a coroutine; as :meth:`run_many`."""
         return await self._loop.acall(self._many(queries, concurrency, options))
@@ -187,9 +189,11 @@ class Funnel:
         """Write documents (insert or replace by id); unchanged ones cost nothing.
 
         With ``rebuild`` they become a new collection that replaces the old one at once when it is
-        complete; queries see the old one until then.
+        complete; queries see the old one until then. It works also where :meth:`start` refuses a
+        collection that other settings made.
 
         Raises:
+            InputError: ``on_bad`` is neither of the two, or a rebuild got no good document.
             CorpusError: some documents are bad and ``on_bad`` is ``fail``; nothing was written.
         """
         return self._loop.call(self._index(documents, on_bad, rebuild, progress))
@@ -408,10 +412,11 @@ class Funnel:
         )
 
     async def _many(
-        self, queries: Sequence[str], concurrency: int, options: Mapping[str, Any]
+        self, queries: Iterable[str], concurrency: int, options: Mapping[str, Any]
     ) -> list[FunnelResult]:
         if isinstance(queries, str):
             raise InputError("queries: got one string, expected a list; use run for one query")
+        queries = list(queries)
         for text in queries:
             normalise_query(text)
         gate = asyncio.Semaphore(max(1, concurrency))
@@ -434,10 +439,19 @@ class Funnel:
         rebuild: bool,
         progress: bool,
     ) -> IndexReport:
-        await self._ensure_started()
-        return await self._writer.index(
-            documents, on_bad=on_bad, rebuild=rebuild, progress=progress
+        work = partial(
+            self._writer.index, documents, on_bad=on_bad, rebuild=rebuild, progress=progress
         )
+        try:
+            await self._ensure_started()
+        except ConfigError:
+            if not (rebuild and self.documents.refused):  # which is what a rebuild is for
+                raise
+            await self.cache.start()  # to be told; the rest waits for the documents
+            report = await work()
+            await self._ensure_started()
+            return report
+        return await work()
 
     async def _ensure_started(self) -> None:
         if self._started is None:
@@ -459,10 +473,18 @@ class Funnel:
         if self._started is not None and not self._started.done():
             self._started.cancel()
             await asyncio.wait({self._started})
-        await self.cache.aclose()
+        await _closed(self.cache)
         for stage in self.stages:
-            await stage.aclose()
-        await self.documents.aclose()
+            await _closed(stage)
+        await _closed(self.documents)
+
+
+async def _closed(part: QueryCache | Stage | DocumentIndex) -> None:
+    """Close a part; that it fails must not leave the others open."""
+    try:
+        await part.aclose()
+    except (Exception, asyncio.CancelledError) as error:
+        log.error("close_failed", part=type(part).__name__, exc_info=error)
 
 
 async def _without_cache(compute: Callable[[], Any]) -> Served:

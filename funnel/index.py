@@ -5,12 +5,12 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 
 import numpy as np
 
 from funnel.deadline import Deadline
-from funnel.errors import CorpusError, InputError
+from funnel.errors import ConfigError, CorpusError, FunnelError, InputError
 from funnel.indexing.catalogue import Ask, Catalogue
 from funnel.indexing.collection import (
     DOCUMENT_KEYS,
@@ -80,6 +80,8 @@ class DocumentIndex:
         self._writing = asyncio.Lock()
         self._state: CollectionState | None = None
         self._read_at = 0.0
+        self._refused: ConfigError | None = None
+        self._refreshing: asyncio.Task[None] | None = None
 
     # -- life
 
@@ -102,7 +104,15 @@ class DocumentIndex:
 
     async def aclose(self) -> None:
         """Release connections and locks. Idempotent."""
+        if self._refreshing is not None:
+            self._refreshing.cancel()
+            await asyncio.wait({self._refreshing})
         await self._backend.aclose()
+
+    @property
+    def refused(self) -> bool:
+        """Whether the collection, as last read, does not fit the settings; a rebuild mends it."""
+        return self._refused is not None
 
     # -- reading
 
@@ -126,6 +136,7 @@ class DocumentIndex:
 
         Raises:
             InputError: k, the vector or a filter is wrong.
+            ConfigError: another process has rebuilt the collection with other settings.
             StageTimeout: the deadline passed.
             BackendUnavailable: Qdrant cannot be reached.
         """
@@ -133,7 +144,7 @@ class DocumentIndex:
             raise InputError(f"k: got {k}, expected at least 1")
         conditions = parse_filters(filters or {})
         ask = partial(self._backend.call, deadline=deadline)
-        state = self._state or await self._refresh(ask)
+        state = await self._present(ask)
         if state is None:
             return SearchResult()
         if conditions:
@@ -190,9 +201,7 @@ class DocumentIndex:
 
         Another process's writes to a server show within a second.
         """
-        state = self._state
-        if not self._backend.is_local and time.monotonic() - self._read_at > _REFRESH_S:
-            state = await self._refresh()
+        state = await self._refresh() if self._is_old else self._state
         return state.epoch if state else 0
 
     # -- writing
@@ -216,10 +225,12 @@ class DocumentIndex:
             progress: show a bar if standard error is a terminal.
 
         Raises:
+            InputError: ``on_bad`` is neither of the two.
             CorpusError: bad rows, all of them named, with ``on_bad="fail"``.
             BackendUnavailable: Qdrant went away on the way.
         """
         began = time.perf_counter()
+        _check_on_bad(on_bad)
         async with self._writing:
             with Spool(self._analyzer) as spool:
                 await self._fill(spool, documents, on_bad, progress=progress)
@@ -239,7 +250,8 @@ class DocumentIndex:
             if state is None or not ids:
                 return 0
             target = await self._catalogue.live(self._backend.write) or self.collection
-            self._state, gone = await self._upkeep.delete(target, state, ids)
+            state, gone = await self._upkeep.delete(target, state, ids)
+            self._keep(state)
             return gone
 
     async def rebuild(
@@ -256,14 +268,17 @@ class DocumentIndex:
         by the next one.
 
         Raises:
+            InputError: there is no good document; the old collection stays.
             CorpusError: as :meth:`upsert`; the old collection stays.
         """
         began = time.perf_counter()
+        _check_on_bad(on_bad)
         await self._backend.open()
         await asyncio.to_thread(_load, self._encoder)
         async with self._writing:
             with Spool(self._analyzer) as spool:
                 await self._fill(spool, documents, on_bad, progress=progress)
+                _refuse_empty(spool)
                 tally = await self._write_anew(spool, progress)
                 return replace(self._report(spool, tally, began), rebuilt=True)
 
@@ -307,9 +322,41 @@ class DocumentIndex:
 
     async def _refresh(self, ask: Ask | None = None) -> CollectionState | None:
         """Read the state anew; None if nothing was ever indexed."""
-        self._state = await self._catalogue.live_state(ask or self._backend.call)
+        try:
+            state = await self._catalogue.live_state(ask or self._backend.call)
+        except ConfigError as error:
+            self._refused = error
+            self._read_at = time.monotonic()
+            raise
+        self._keep(state)
+        return state
+
+    def _keep(self, state: CollectionState | None) -> None:
+        self._state = state
+        self._refused = None
         self._read_at = time.monotonic()
+
+    @property
+    def _is_old(self) -> bool:
+        """Whether another process may have changed the state since it was read."""
+        return not self._backend.is_local and time.monotonic() - self._read_at > _REFRESH_S
+
+    async def _present(self, ask: Ask) -> CollectionState | None:
+        """The state to search by. No search waits for an old one to be read anew beside it."""
+        if self._refused is not None and not self._is_old:
+            raise ConfigError(str(self._refused))
+        if self._state is None or self._refused is not None:
+            return await self._refresh(ask)
+        if self._is_old and (self._refreshing is None or self._refreshing.done()):
+            self._refreshing = asyncio.create_task(self._refresh_beside())
         return self._state
+
+    async def _refresh_beside(self) -> None:
+        async with self._writing:  # whose new state must not be overwritten by the old one
+            try:
+                await self._refresh()
+            except FunnelError as error:  # the next search says it, or meets it itself
+                log.debug("index_not_refreshed", collection=self.collection, error=str(error))
 
     # -- inside: writing
 
@@ -328,22 +375,25 @@ class DocumentIndex:
         if state is None or target is None:
             target, state = await self._catalogue.create(spool, building=False)
             await self._catalogue.switch_to(target)
-        self._state, tally = await self._writer.write(target, state, spool, progress=progress)
+        state, tally = await self._writer.write(target, state, spool, progress=progress)
+        self._keep(state)
         self._warn_if_large()
         return tally
 
     async def _write_anew(self, spool: Spool, progress: bool) -> Tally:
         old = await self._catalogue.live(self._backend.write)
-        target, state = await self._catalogue.unfinished(old) or await self._catalogue.create(
+        target, state = await self._catalogue.unfinished() or await self._catalogue.create(
             spool, building=True
         )
         state, tally = await self._writer.write(target, state, spool, progress=progress)
-        if await self._upkeep.prune(target, spool.holds):
+        pruned = await self._upkeep.prune(target, spool.holds)
+        if pruned or state.documents != spool.documents:  # a killed run may have pruned uncounted
             state = await self._upkeep.recounted(target, state)
         epoch = self._state.epoch if self._state else 0
-        self._state = replace(state, building=False, epoch=next_epoch(max(epoch, state.epoch)))
-        await self._upkeep.save(target, self._state)
+        state = replace(state, building=False, epoch=next_epoch(max(epoch, state.epoch)))
+        await self._upkeep.save(target, state)
         await self._catalogue.switch_to(target, instead_of=old)
+        self._keep(state)
         self._warn_if_large()
         return tally
 
@@ -373,6 +423,20 @@ class DocumentIndex:
 def _load(encoder: Encoder) -> int:
     """Its dimension, which loads the model: seconds, so not on the event loop."""
     return encoder.dim
+
+
+def _check_on_bad(on_bad: str) -> None:
+    if on_bad not in get_args(OnBad):
+        raise InputError(f"on_bad: got {on_bad!r:.80}, expected 'fail' or 'skip'")
+
+
+def _refuse_empty(spool: Spool) -> None:
+    """What exhausted its generator, or spoilt all its rows, must not replace what is searched."""
+    if not spool.documents:
+        raise InputError(
+            f"rebuild: got no good document in {spool.rows_read} rows, expected at least one; "
+            "nothing was written: mend the rows, or delete the documents instead"
+        )
 
 
 def _ranked(points: Sequence[Any], k: int) -> tuple[Found, ...]:

@@ -1,12 +1,21 @@
 """What the engine does with a stage's output: order, threshold, cut, tail."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Real
 
 from funnel.errors import MalformedOutput
 from funnel.stages.base import Ranked, StageOutput, StageSettings
-from funnel.types import Candidate, ScoreKind
+from funnel.types import Candidate, Document, ScoreKind, Usage
+
+_OUTPUT_TYPES: dict[str, type | tuple[type, ...]] = {
+    "ranking": Sequence,
+    "usage": Usage,
+    "truncated": int,
+    "degraded": (str, type(None)),
+    "details": Mapping,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,8 +43,10 @@ def select(
     shorter than ``k`` is filled up from what it did not read, so that being slow loses no hits.
 
     Raises:
-        MalformedOutput: repeated or foreign ids, or scores that are no finite numbers.
+        MalformedOutput: values of another type than the contract's, repeated or foreign ids, or
+            scores that are no finite numbers.
     """
+    _check_types(output, settings.name)
     before = {candidate.id: position for position, candidate in enumerate(candidates)}
     _check(output.ranking, before, score_kind, settings.name, retrieves=retrieves)
     ordered = _ordered(output.ranking, before, score_kind)
@@ -67,12 +78,53 @@ def _check(
                 f"stage {stage!r} ranked {doc_id!r}, which was not among its candidates",
                 stage=stage,
             )
-        if score_kind != "rank" and (row.score is None or not math.isfinite(row.score)):
+        unscored = row.score is None and score_kind == "rank"
+        if not unscored and not _is_finite(row.score):
             raise MalformedOutput(
-                f"stage {stage!r} scored {doc_id!r} {row.score}, expected a finite number",
+                f"stage {stage!r} scored {doc_id!r} {row.score!r:.80}, expected a finite number",
                 stage=stage,
             )
         seen.add(doc_id)
+
+
+def _check_types(output: StageOutput, stage: str) -> None:
+    """A third party's stage may return anything, whatever its annotations say."""
+    _expect(output, StageOutput, "", stage)
+    for name, expected in _OUTPUT_TYPES.items():
+        _expect(getattr(output, name), expected, f" as its {name}", stage)
+    for position, row in enumerate(output.ranking):
+        if not _is_row(row):
+            raise MalformedOutput(
+                f"stage {stage!r} returned {row!r:.80} at position {position}, expected a Ranked "
+                "of a Document whose id is a text, with sources in a mapping; mend the stage's run",
+                stage=stage,
+            )
+
+
+def _expect(value: object, expected: type | tuple[type, ...], where: str, stage: str) -> None:
+    if not isinstance(value, expected):
+        types = expected if isinstance(expected, tuple) else (expected,)
+        raise MalformedOutput(
+            f"stage {stage!r} returned {value!r:.80}{where}, expected "
+            f"{' or '.join(each.__name__ for each in types)}; mend the stage's run",
+            stage=stage,
+        )
+
+
+def _is_row(row: object) -> bool:
+    return (
+        isinstance(row, Ranked)
+        and isinstance(row.document, Document)
+        and isinstance(row.document.id, str)
+        and isinstance(row.sources, Mapping)
+    )
+
+
+def _is_finite(score: object) -> bool:
+    try:
+        return isinstance(score, Real) and math.isfinite(score)
+    except OverflowError:  # an integer beyond any float
+        return False
 
 
 def _ordered(

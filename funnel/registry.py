@@ -5,7 +5,7 @@ from collections.abc import Callable
 from functools import cache
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 from funnel.errors import ConfigError, MissingExtra
 
@@ -77,7 +77,7 @@ def _load(kind: str, point: EntryPoint) -> object:
     try:
         return point.load()
     except Exception as error:  # a third party's module may fail in any way
-        package = point.dist.name if point.dist else "its package"
+        package = _package(point)
         raise ConfigError(
             f"stage kind {kind!r}: {point.value} of {package} cannot be imported: "
             f"{type(error).__name__}: {error}; mend or uninstall {package}"
@@ -90,6 +90,34 @@ def _checked(kind: str, load: Callable[[], object]) -> "type[Stage]":
     found = load()
     if not (isinstance(found, type) and issubclass(found, Stage)):
         raise ConfigError(
-            f"stage kind {kind!r}: got {found!r}, expected a subclass of funnel.stages.base.Stage"
+            f"stage kind {kind!r}: got {found!r}{_origin(kind)}, "
+            "expected a subclass of funnel.stages.base.Stage"
         )
+    if (wrong := _misfit(found)) is not None:
+        raise ConfigError(f"stage kind {kind!r}: {found.__name__}{_origin(kind)}: {wrong}")
     return found
+
+
+def _misfit(found: "type[Stage]") -> str | None:
+    """What a stage's class lacks; without it the first use would fail with a bare error."""
+    from funnel.stages.base import Role, StageSettings
+
+    missing = sorted(getattr(found, "__abstractmethods__", ()))
+    if missing:
+        return f"got an abstract class, expected one that implements {', '.join(missing)}"
+    role, roles = getattr(found, "role", None), get_args(Role)
+    if role not in roles:
+        return f"role: got {role!r}, expected {' or '.join(map(repr, roles))}"
+    model: object = found.Settings
+    if not (isinstance(model, type) and issubclass(model, StageSettings)):
+        return f"Settings: got {model!r}, expected a subclass of funnel.stages.base.StageSettings"
+    return None
+
+
+def _origin(kind: str) -> str:
+    point = None if kind in _STAGES else _third_party().get(kind)
+    return f" (entry point {point.value} of {_package(point)})" if point else ""
+
+
+def _package(point: EntryPoint) -> str:
+    return point.dist.name if point.dist else "its package"

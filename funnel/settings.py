@@ -19,7 +19,7 @@ from pydantic import (
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from funnel.cache.settings import CacheSettings
-from funnel.config_source import KeyPath, RawConfig, dotted, overlay, read_config
+from funnel.config_source import KeyPath, RawConfig, dotted, overlay, read_config, shown
 from funnel.errors import ConfigError
 from funnel.indexing.qdrant import Bm25Settings, QdrantSettings
 from funnel.models.names import EncoderName
@@ -63,7 +63,7 @@ class FunnelSettings(BaseModel):
     ``scope`` must equal; without it a scope separates cache entries only.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
     collection: str = Field(default="documents", pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,127}$")
     deadline_ms: float | None = Field(default=None, gt=0, allow_inf_nan=False)
@@ -98,6 +98,12 @@ class FunnelSettings(BaseModel):
         """
         return _validated(overlay(data, "settings", environment or {}))
 
+    @field_validator("stages", mode="before")
+    @classmethod
+    def _typed_stages(cls, value: Any) -> Any:
+        """Each stage as its kind's own settings; ConfigError as ``from_mapping`` raises it."""
+        return _stages(RawConfig({}, "settings"), value)
+
     @field_validator("qdrant", mode="before")
     @classmethod
     def _memory_shorthand(cls, value: Any) -> Any:
@@ -105,8 +111,10 @@ class FunnelSettings(BaseModel):
 
     @model_validator(mode="after")
     def _stages_fit_together(self) -> Self:
+        _check_time(self.deadline_ms, self.reserve_ms)
         _check_names(self.stages)
         _check_roles(self.stages)
+        _check_first(self.stages[0])
         _check_k(self.stages)
         return self
 
@@ -116,6 +124,15 @@ class FunnelSettings(BaseModel):
         plain = self.model_dump(mode="json", exclude={"qdrant": {"api_key"}})
         canonical = json.dumps(plain, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode()).hexdigest()[:12]
+
+
+def _check_time(deadline_ms: float | None, reserve_ms: float) -> None:
+    if deadline_ms is not None and deadline_ms <= reserve_ms:
+        raise _Misfit(
+            ("deadline_ms",),
+            f"got {deadline_ms:g}, expected more than reserve_ms ({reserve_ms:g}), which is kept "
+            "back: no stage could run; raise deadline_ms or lower reserve_ms",
+        )
 
 
 def _check_names(stages: tuple[StageSettings, ...]) -> None:
@@ -133,12 +150,34 @@ def _check_names(stages: tuple[StageSettings, ...]) -> None:
 def _check_roles(stages: tuple[StageSettings, ...]) -> None:
     for index, stage in enumerate(stages):
         expected = "retrieve" if index == 0 else "rerank"
-        role = stage_class(stage.kind).role
+        found = stage_class(stage.kind)
+        if not isinstance(stage, found.Settings):
+            raise _Misfit(
+                ("stages", index),
+                f"got {type(stage).__name__} of kind {stage.kind!r}, "
+                f"expected {found.Settings.__name__}",
+            )
+        role = found.role
         if role != expected:
             raise _Misfit(
                 ("stages", index, "kind"),
                 f"got {stage.kind!r}, which does {role}; expected a stage that does {expected} "
                 f"({'the first finds' if index == 0 else 'later ones rerank'})",
+            )
+
+
+def _check_first(stage: StageSettings) -> None:
+    without_effect = {
+        "depth": stage.depth is not None,
+        "optional": stage.optional,
+        "tail": stage.tail != "drop",
+    }
+    for key, given in without_effect.items():
+        if given:
+            raise _Misfit(
+                ("stages", 0, key),
+                f"got {getattr(stage, key)!r}, which has no effect on the stage that retrieves; "
+                "leave it out, or give it to a later stage",
             )
 
 
@@ -155,19 +194,27 @@ def _check_k(stages: tuple[StageSettings, ...]) -> None:
 
 def _validated(raw: RawConfig) -> FunnelSettings:
     data = dict(raw.data)
-    if isinstance(data.get("stages"), list):
-        data["stages"] = [_stage(raw, index, item) for index, item in enumerate(data["stages"])]
+    if "stages" in data:
+        data["stages"] = _stages(raw, data["stages"])
     try:
         return FunnelSettings.model_validate(data)
     except ValidationError as error:
         raise _config_error(error, FunnelSettings, raw, ()) from error
 
 
+def _stages(raw: RawConfig, value: Any) -> Any:
+    if not isinstance(value, list | tuple):
+        return value  # pydantic says what is expected
+    return [_stage(raw, index, item) for index, item in enumerate(value)]
+
+
 def _stage(raw: RawConfig, index: int, item: Any) -> StageSettings:
+    if isinstance(item, StageSettings):
+        return item
     place = raw.place(("stages", index))
     if not isinstance(item, Mapping) or not isinstance(item.get("kind"), str):
         raise ConfigError(
-            f"{place}: stages[{index}]: got {item!r:.80}, expected a mapping with a 'kind'"
+            f"{place}: stages[{index}]: got {shown((), item)}, expected a mapping with a 'kind'"
         )
     try:
         model = stage_class(item["kind"]).Settings
@@ -200,7 +247,7 @@ def _line(
     if problem["type"] == "missing":
         return f"{place}: {dotted(path)}: missing; expected a value"
     expected = problem["msg"].removeprefix("Input should be ").lower()
-    return f"{place}: {dotted(path)}: got {problem['input']!r:.80}, expected {expected}"
+    return f"{place}: {dotted(path)}: got {shown(path, problem['input'])}, expected {expected}"
 
 
 def _known_keys(model: type[BaseModel], location: tuple[str | int, ...]) -> str:

@@ -44,7 +44,7 @@ class Writer:
         write = self._documents.rebuild if rebuild else self._documents.upsert
         try:
             report = await write(documents, on_bad=on_bad, progress=progress)
-        except CorpusError:  # nothing was written
+        except (CorpusError, InputError):  # nothing was written
             raise
         except BaseException:
             await self._cache.documents_changed()

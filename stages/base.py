@@ -31,7 +31,9 @@ class StageSettings(BaseModel):
     is short. ``depth``: a reranker reads only that many of what comes in.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, populate_by_name=True, allow_inf_nan=False
+    )
 
     kind: str
     name: str = ""

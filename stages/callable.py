@@ -7,9 +7,11 @@ The YAML says ``kind: callable`` and ``function: NAME``; the code hands the func
 import asyncio
 import inspect
 from collections.abc import Awaitable, Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextvars import copy_context
 from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeAlias, cast
 
-from funnel.errors import ConfigError, StageError
+from funnel.errors import ConfigError, Overloaded, StageError
 from funnel.stages.base import (
     Ranked,
     Role,
@@ -27,6 +29,9 @@ ScoreFunction: TypeAlias = Callable[
     [str, Sequence[Candidate]], Sequence[float] | Awaitable[Sequence[float]]
 ]
 """Query text and candidates in, one score for each candidate out, in their order."""
+
+_THREADS = 8
+"""Of each stage's own: a function that never returns takes none from the models and the index."""
 
 
 class CallableSettings(StageSettings):
@@ -48,6 +53,8 @@ class CallableStage(Stage):
     def __init__(self, settings: CallableSettings, function: ScoreFunction) -> None:
         super().__init__(settings)
         self._function = function
+        self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix=f"funnel-{settings.name}")
+        self._outlived: set[Future[Any]] = set()
 
     @classmethod
     def build(cls, settings: StageSettings, resources: "Resources") -> Self:
@@ -71,8 +78,16 @@ class CallableStage(Stage):
         """As the settings declare it."""
         return self.settings.score_kind
 
+    async def aclose(self) -> None:
+        """Let the threads go; calls that still run are not waited for."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
     async def run(self, request: StageRequest, candidates: Sequence[Candidate]) -> StageOutput:
-        """Call the function (in a thread unless it is a coroutine function) and sort."""
+        """Call the function (in a thread unless it is a coroutine function) and sort.
+
+        Raises:
+            Overloaded: calls that nobody waits for any more hold all of the stage's threads.
+        """
         scores = await self._call(request.query.text, candidates)
         if len(scores) != len(candidates):
             raise StageError(
@@ -88,5 +103,20 @@ class CallableStage(Stage):
     async def _call(self, text: str, candidates: Sequence[Candidate]) -> Sequence[float]:
         if inspect.iscoroutinefunction(self._function):
             return cast("Sequence[float]", await self._function(text, candidates))
-        result: Any = await asyncio.to_thread(self._function, text, candidates)
+        result = await self._in_thread(text, candidates)
         return cast("Sequence[float]", await result if inspect.isawaitable(result) else result)
+
+    async def _in_thread(self, text: str, candidates: Sequence[Candidate]) -> Any:
+        if len(self._outlived) >= _THREADS:
+            raise Overloaded(
+                f"function {self.settings.function!r}: got {_THREADS} calls that still run after "
+                "their time was up, expected a free thread; give the function a limit of its own"
+            )
+        future = self._pool.submit(copy_context().run, self._function, text, candidates)
+        try:
+            return await asyncio.wrap_future(future)
+        except asyncio.CancelledError:
+            if not future.cancel():  # a thread cannot be interrupted, only counted
+                self._outlived.add(future)
+                future.add_done_callback(self._outlived.discard)
+            raise

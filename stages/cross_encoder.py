@@ -20,9 +20,6 @@ if TYPE_CHECKING:
     from funnel.models.scorer import CrossEncoderScorer
     from funnel.resources import Resources
 
-_RESERVE_SHARE = 0.05
-"""Of the time left, kept back so that what was scored in time is also handed over in time."""
-
 
 class CrossEncoderSettings(StageSettings):
     """``model``: ``embedded:relevance``, a hub id or a path; ``template``: what it reads.
@@ -122,7 +119,7 @@ class CrossEncoderStage(Stage):
     ) -> "tuple[ScoredPairs, Stopped | None]":
         """Scores of a beginning of the pairs, and why it is not all of them if it was enough."""
         settings = cast("CrossEncoderSettings", request.settings)
-        deadline = _earlier(request.deadline)
+        deadline = request.deadline.earlier()
         shortening = _shortening(request, deadline)
         if settings.early_stop is None or len(pairs) <= settings.block:
             scored = await self._scorer.ascore(pairs, deadline=deadline, shortening=shortening)
@@ -146,11 +143,6 @@ def _shortening(request: StageRequest, deadline: Deadline) -> Shortening | None:
     own = Deadline.after_ms(settings.target_ms)
     ends = [each.end for each in (own, request.target, deadline) if each.end is not None]
     return Shortening(Deadline(min(ends)), settings.min_depth) if ends else None
-
-
-def _earlier(deadline: Deadline) -> Deadline:
-    remaining = deadline.remaining_s()
-    return deadline if remaining is None else deadline.within(remaining * (1 - _RESERVE_SHARE))
 
 
 def _output(

@@ -2,11 +2,12 @@
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Self, cast
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self, cast
 
 import numpy as np
 from pydantic import Field
 
+from funnel.deadline import Deadline
 from funnel.errors import StageTimeout
 from funnel.models.maxsim import maxsim
 from funnel.models.names import EncoderName
@@ -19,17 +20,29 @@ if TYPE_CHECKING:
 
     from funnel.index import DocumentIndex
     from funnel.models.encoder import Embedder
+    from funnel.models.representations import Representation
     from funnel.resources import Resources
 
     FloatArray = NDArray[np.float32]
+
+_RANK_OFFSET = 60
+"""Flattens reciprocal ranks, as in the hybrid stage's fusion."""
+
+
+class _Read(NamedTuple):
+    """A document's token vectors from the index, and whether they leave out its end."""
+
+    tokens: "FloatArray"
+    truncated: bool
 
 
 class LateInteractionSettings(StageSettings):
     """``model``: a ColBERT-type model or any encoder; the index's own embedder by default.
 
-    ``mix``: the previous stage's share in the order, 0 to 1. Both scores are standardised over
-    the query's candidates first, so a mixed score says nothing across queries and the stage then
-    counts as rank-only. ``template``: what the model reads of a document.
+    ``mix``: the previous stage's share in the order, 0 to 1, by its scores where it scored all
+    candidates, else by the order they come in. Both scores are standardised over the query's
+    candidates first, so a mixed score says nothing across queries and the stage then counts as
+    rank-only. ``template``: what the model reads of a document.
     """
 
     kind: str = "late_interaction"
@@ -77,7 +90,7 @@ class LateInteractionStage(Stage):
 
     async def start(self) -> None:
         """Load the model."""
-        await asyncio.to_thread(self._encoder.load)
+        await asyncio.to_thread(self._encoder.load_tokens)
 
     def identity(self) -> Mapping[str, Any]:
         """The settings and the model's revision."""
@@ -89,18 +102,28 @@ class LateInteractionStage(Stage):
         Raises:
             StageTimeout: not one document's vectors were there in time.
         """
+        deadline = request.deadline.earlier()
+        # Without the query's tokens nothing can be scored, however much was read.
+        (query,) = await self._encoder.arepresent([request.query.text], deadline)
+        found = [] if query is None else await self._found(request, candidates, deadline)
+        if query is None or (candidates and all(each is None for each in found)):
+            raise StageTimeout(f"stage {self.settings.name!r}: no vectors were ready in time")
+        return await asyncio.to_thread(self._rank, query.tokens, candidates, found)
+
+    async def _found(
+        self, request: StageRequest, candidates: Sequence[Candidate], deadline: Deadline
+    ) -> "list[_Read | Representation | None]":
         stored = await self._stored(candidates, request)
         texts = [
             document_text(candidate.document, self.settings.template)
             for candidate in candidates
             if candidate.id not in stored
         ]
-        made = iter(await self._encoder.arepresent([request.query.text, *texts], request.deadline))
-        query = next(made)
-        found = [stored[c.id] if c.id in stored else _tokens(next(made)) for c in candidates]
-        if query is None or (candidates and all(each is None for each in found)):
-            raise StageTimeout(f"stage {self.settings.name!r}: no vectors were ready in time")
-        return await asyncio.to_thread(self._rank, query.tokens, candidates, found)
+        made = iter(await self._encoder.arepresent(texts, deadline))
+        return [
+            self._read_before(stored[each.id]) if each.id in stored else next(made)
+            for each in candidates
+        ]
 
     async def _stored(
         self, candidates: Sequence[Candidate], request: StageRequest
@@ -110,29 +133,29 @@ class LateInteractionStage(Stage):
         ids = [candidate.id for candidate in candidates]
         return await self._index.token_vectors(ids, deadline=request.deadline)
 
+    def _read_before(self, tokens: "FloatArray") -> "_Read":
+        # The index does not store whether a text went on; at the full window it most likely did.
+        return _Read(tokens, len(tokens) >= self._encoder.max_tokens)
+
     def _rank(
         self,
         query: "FloatArray",
         candidates: Sequence[Candidate],
-        found: "Sequence[FloatArray | None]",
+        found: "Sequence[_Read | Representation | None]",
     ) -> StageOutput:
         there = [
-            (candidate, vectors)
-            for candidate, vectors in zip(candidates, found, strict=True)
-            if vectors is not None
+            (candidate, read)
+            for candidate, read in zip(candidates, found, strict=True)
+            if read is not None
         ]
-        values = maxsim(query, [vectors for _, vectors in there])
+        values = maxsim(query, [read.tokens for _, read in there])
         kept = [candidate for candidate, _ in there]
-        cut = sum(len(vectors) >= self._encoder.max_tokens for _, vectors in there)
+        cut = sum(read.truncated for _, read in there)
         return StageOutput(
             _mixed(kept, values, self.settings.mix) if self.settings.mix else _plain(kept, values),
             truncated=cut,
             degraded="deadline" if len(there) < len(candidates) else None,
         )
-
-
-def _tokens(made: Any) -> "FloatArray | None":
-    return None if made is None else cast("FloatArray", made.tokens)
 
 
 def _plain(candidates: Sequence[Candidate], values: "FloatArray") -> list[Ranked]:
@@ -141,7 +164,7 @@ def _plain(candidates: Sequence[Candidate], values: "FloatArray") -> list[Ranked
 
 
 def _mixed(candidates: Sequence[Candidate], values: "FloatArray", mix: float) -> list[Ranked]:
-    before = np.array([_last_score(candidate) for candidate in candidates], np.float32)
+    before = np.array(_scores_before(candidates), np.float32)
     mixed = (1 - mix) * _standardised(values) + mix * _standardised(before)
     ranks = np.empty(len(values), int)
     ranks[np.argsort(-values, kind="stable")] = np.arange(1, len(values) + 1)
@@ -156,9 +179,23 @@ def _mixed(candidates: Sequence[Candidate], values: "FloatArray", mix: float) ->
     ]
 
 
-def _last_score(candidate: Candidate) -> float:
-    scores = list(candidate.stage_scores.values())
-    return scores[-1] if scores else 0.0
+def _scores_before(candidates: Sequence[Candidate]) -> list[float]:
+    """The previous stage's scores, or reciprocal ranks where they do not say the incoming order.
+
+    Candidates that it left in the tail have another stage's score or none, and a stage that only
+    orders may have scores that mean something else, or those of the stage before it.
+    """
+    (stage, *others) = {_last_stage(candidate) for candidate in candidates} or {""}
+    if not others and all(stage in candidate.stage_scores for candidate in candidates):
+        scores = [candidate.stage_scores[stage] for candidate in candidates]
+        if scores == sorted(scores, reverse=True):
+            return scores
+    return [1 / (_RANK_OFFSET + rank) for rank in range(1, len(candidates) + 1)]
+
+
+def _last_stage(candidate: Candidate) -> str:
+    names = [*(candidate.stage_ranks or candidate.stage_scores)]
+    return names[-1] if names else ""
 
 
 def _standardised(values: "FloatArray") -> "FloatArray":

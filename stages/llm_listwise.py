@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, cast
 from pydantic import Field, SecretStr, field_validator, model_validator
 
 from funnel.deadline import Deadline
-from funnel.errors import StageError
+from funnel.errors import ConfigError, StageError
 from funnel.log import get_logger
 from funnel.stages.attempts import Attempts, MaxPrice, Wishes, models_of
 from funnel.stages.base import Ranked, Role, Stage, StageOutput, StageRequest, StageSettings
@@ -168,6 +168,7 @@ class LlmListwiseStage(Stage):
 
         Raises:
             StageError: nothing could be ranked.
+            ConfigError: the same, because no endpoint meets the constraints.
         """
         if len(candidates) < 2:
             return StageOutput([Ranked(candidate.document, None) for candidate in candidates])
@@ -177,10 +178,10 @@ class LlmListwiseStage(Stage):
         try:
             for start, end in spans:
                 await listwise.rank(start, end)
-        except StageError as error:
+        except (StageError, ConfigError) as error:  # a 404 is one of the configuration
             if settings.on_error == "raise" or not listwise.worth_keeping:
                 raise
-            listwise.degrade(error.reason, str(error))
+            listwise.degrade(getattr(error, "reason", StageError.reason), str(error))
         return listwise.output(len(spans))
 
     def _begin(

@@ -6,8 +6,9 @@ from pathlib import Path
 
 from funnel.errors import ConfigError
 from funnel.evaluation.beir import Dataset, load_beir
+from funnel.evaluation.evaluate import with_words
 from funnel.evaluation.trec import read_run
-from funnel.indexing.corpus import document_from
+from funnel.indexing.corpus import BadRow, document_from
 from funnel.indexing.postings import Postings
 from funnel.indexing.terms import (
     Analyzer,
@@ -17,8 +18,11 @@ from funnel.indexing.terms import (
     document_weights,
     query_weights,
 )
+from funnel.log import get_logger
 from funnel.stages.document_text import document_text
 from funnel.types import Document
+
+log = get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,9 +68,21 @@ def load_candidates(folder: Path, *, split: str, depth: int, limit: int | None) 
 
 
 def _documents(dataset: Dataset) -> Iterator[Document]:
-    for row in dataset.corpus().rows:
-        if row.content is not None:
-            yield document_from(row.content)
+    """The corpus as ``index_dataset`` writes it: wordless documents are left out with a warning.
+
+    Raises:
+        ConfigError: another document of the corpus is bad.
+    """
+    corpus = dataset.corpus()
+    empty: list[str] = []
+    for row in with_words(corpus.rows, empty):
+        try:
+            if row.content is not None:
+                yield document_from(row.content)
+        except BadRow as bad:
+            raise ConfigError(f"{corpus.source}: {row.place}: {bad}; mend this line") from bad
+    if empty:
+        log.warning("documents_left_out", corpus=corpus.source, empty=len(empty), first=empty[:5])
 
 
 def _known(ids: Sequence[str], texts: Mapping[str, str]) -> list[str]:

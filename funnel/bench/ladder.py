@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -15,6 +15,7 @@ from funnel.bench.load import (
     LoadPoint,
     Quality,
     capacity,
+    finite,
     idle,
     open_loop,
     poisson,
@@ -89,14 +90,20 @@ class LoadReport:
             "profile_ms": list(self.profile_ms),
             "ndcg@10": self.full_ndcg,
             "points": [
-                {**point.to_dict(), "p99_over_idle": point.p99_ms / idle_p99}
+                {**point.to_dict(), "p99_over_idle": finite(point.p99_ms / idle_p99)}
                 for point in self.points
             ],
         }
 
 
 def bench_load(
-    dataset: Dataset, model: str, embedder: str, plan: LoadPlan, *, progress: bool = False
+    dataset: Dataset,
+    model: str,
+    embedder: str,
+    plan: LoadPlan,
+    *,
+    on_bad: Literal["skip", "fail"] = "fail",
+    progress: bool = False,
 ) -> LoadReport:
     """Measure capacity and idle latency, then climb the ladder.
 
@@ -104,7 +111,7 @@ def bench_load(
         FunnelError: the model or the dataset cannot be used.
     """
     with Funnel(_settings(dataset, model, embedder, plan.depth)) as funnel:
-        index_dataset(funnel, dataset, progress=progress)
+        index_dataset(funnel, dataset, on_bad=on_bad, progress=progress)
         return asyncio.run(_climb(funnel, dataset, model, plan, progress=progress))
 
 

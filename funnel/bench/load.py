@@ -60,15 +60,27 @@ class LoadPoint:
     warm_up_p99_ms: float | None
 
     @property
-    def ndcg_loss(self) -> float:
-        """Share of the full depth's nDCG@10 that is lost; negative where less was better."""
+    def ndcg_loss(self) -> float | None:
+        """Share of the full depth's nDCG@10 that is lost; negative where less was better.
+
+        None if nothing was answered.
+        """
+        if self.failed == self.requests:
+            return None
         return 1 - self.ndcg / self.full_ndcg if self.full_ndcg else 0.0
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-ready; shares are 0 to 1."""
+        """JSON-ready; shares are 0 to 1, and a time without end is None, as JSON has none."""
         plain = asdict(self)
+        for name in ("p50_ms", "p95_ms", "p99_ms", "warm_up_p99_ms"):
+            plain[name] = finite(plain[name])
         ndcg = plain.pop("ndcg")
         return {**plain, "ndcg@10": ndcg, "ndcg_loss": self.ndcg_loss}
+
+
+def finite(value: float | None) -> float | None:
+    """The value, None if it is not finite."""
+    return value if value is not None and np.isfinite(value) else None
 
 
 def poisson(rate: float, seconds: float, seed: int, *, warm_up: float = 0.0) -> list[float]:

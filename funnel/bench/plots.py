@@ -1,12 +1,26 @@
 """Latency against rate as a picture (PNG or SVG, by the file's ending)."""
 
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 
 from funnel.bench.load import LoadPoint
 from funnel.errors import ConfigError, MissingExtra
 
 _ENDINGS = (".png", ".svg")
+
+
+def check_plot(path: Path) -> None:
+    """Whether a picture can be drawn into that file, before what it shows is measured.
+
+    Raises:
+        MissingExtra: matplotlib is not installed.
+        ConfigError: the file's ending is neither .png nor .svg.
+    """
+    if path.suffix not in _ENDINGS:
+        raise ConfigError(f"{path}: got {path.suffix or 'no ending'}, expected .png or .svg")
+    if find_spec("matplotlib") is None:
+        raise MissingExtra("drawing", "plots")
 
 
 def plot_load(points: Sequence[LoadPoint], path: Path) -> None:
@@ -16,13 +30,10 @@ def plot_load(points: Sequence[LoadPoint], path: Path) -> None:
         MissingExtra: matplotlib is not installed.
         ConfigError: the file's ending is neither .png nor .svg.
     """
-    if path.suffix not in _ENDINGS:
-        raise ConfigError(f"{path}: got {path.suffix or 'no ending'}, expected .png or .svg")
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise MissingExtra("drawing", "plots") from error
+    check_plot(path)
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(7, 4.5), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots()

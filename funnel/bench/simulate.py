@@ -165,6 +165,7 @@ def simulate(path: Path, shares: Sequence[float]) -> list[SimulatedPoint]:
 def _compared(profile: Profile, row: Mapping[str, Any]) -> SimulatedPoint:
     point = simulate_point(profile, row["share"], cache=row["cache"], adapt=row["adapt"])
     plain = point.to_dict()
-    plain["p50_error"] = point.p50_ms / row["p50_ms"] - 1
-    plain["p99_error"] = point.p99_ms / row["p99_ms"] - 1
+    for name in ("p50", "p99"):  # no time was measured where requests failed
+        measured = row[f"{name}_ms"]
+        plain[f"{name}_error"] = measured and plain[f"{name}_ms"] / measured - 1
     return SimulatedPoint(**plain)

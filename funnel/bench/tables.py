@@ -80,7 +80,7 @@ def show_load(report: LoadReport, console: Console) -> None:
             *(f"{value:.0%}" for value in (point.degraded, point.cached)),
             str(point.failed),
             f"{point.ndcg:.4f}",
-            f"{point.ndcg_loss:.1%}",
+            "" if point.ndcg_loss is None else f"{point.ndcg_loss:.1%}",
         )
     console.print(table)
 

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from funnel.cli.options import JSON_OUT
+from funnel.cli.options import JSON_OUT, ON_BAD_LINE, bad_lines, make_room, writing
 
 bench_app = typer.Typer(
     help="Measure reranking, models and load on this machine.", no_args_is_help=True
@@ -97,12 +97,13 @@ def load(
     trace: Annotated[
         Path | None, typer.Option(help="Arrival times, a number of seconds a line; else Poisson.")
     ] = None,
+    on_bad_line: ON_BAD_LINE = "fail",
     plot: Annotated[Path | None, typer.Option(help="Latency against rate, .png or .svg.")] = None,
     json_out: JSON_OUT = False,
 ) -> None:
     """Climb a ladder of rates in an open loop, with and without cache and adaptive depth."""
     from funnel.bench.ladder import LoadPlan, bench_load
-    from funnel.bench.plots import plot_load
+    from funnel.bench.plots import check_plot, plot_load
     from funnel.bench.tables import show_load
     from funnel.evaluation.beir import load_beir
 
@@ -115,14 +116,19 @@ def load(
         seed=seed,
         trace=trace,
     )
-    dataset = load_beir(data, split).first(limit)
-    report = bench_load(dataset, model, embedder, plan, progress=not json_out)
+    on_bad = bad_lines(on_bad_line)
     if plot is not None:
-        plot_load(report.points, plot)
+        check_plot(plot)
+        make_room("--plot", plot)
+    dataset = load_beir(data, split).first(limit)
+    report = bench_load(dataset, model, embedder, plan, on_bad=on_bad, progress=not json_out)
     if json_out:
         typer.echo(json.dumps(report.to_dict()))
-        return
-    show_load(report, Console())
+    else:
+        show_load(report, Console())
+    if plot is not None:
+        with writing("--plot", plot):
+            plot_load(report.points, plot)
 
 
 @bench_app.command()

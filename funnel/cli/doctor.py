@@ -10,7 +10,7 @@ from rich.text import Text
 
 from funnel.cli.options import CONFIG, JSON_OUT, config_path
 
-_STYLE = {"ok": "green", "warn": "yellow", "fail": "bold red", "absent": "dim"}
+_STYLE = {"ok": "green", "warn": "yellow", "fail": "bold red", "absent": "dim", "skipped": "dim"}
 
 
 def doctor(config: CONFIG = None, json_out: JSON_OUT = False) -> None:

@@ -2,12 +2,19 @@
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal, cast
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from rich.console import Console
 
-from funnel.cli.options import CONFIG, JSON_OUT, config_path
+from funnel.cli.options import (
+    CONFIG,
+    JSON_OUT,
+    ON_BAD_LINE,
+    bad_lines,
+    config_path,
+    writing,
+)
 
 if TYPE_CHECKING:
     from funnel.evaluation.evaluate import Evaluation
@@ -28,9 +35,7 @@ def eval_(
     deadline_ms: Annotated[
         float | None, typer.Option(min=1, help="Deadline for each query; none if not given.")
     ] = None,
-    on_bad_line: Annotated[
-        str, typer.Option(help="Bad lines of the corpus: fail, or skip them with a warning.")
-    ] = "fail",
+    on_bad_line: ON_BAD_LINE = "fail",
     run_out: Annotated[
         Path | None, typer.Option(help="Folder for a TREC run of each stage and all figures.")
     ] = None,
@@ -43,19 +48,20 @@ def eval_(
     """
     from funnel.evaluation.report import show, write_files
 
-    if on_bad_line not in ("fail", "skip"):
-        raise typer.BadParameter(
-            f"got {on_bad_line!r}, expected fail or skip", param_hint="--on-bad-line"
-        )
-    evaluation = _evaluated(
-        dataset, config, split, limit, level, deadline_ms, on_bad_line, progress=not json_out
-    )
+    on_bad = bad_lines(on_bad_line)
     if run_out is not None:
-        write_files(evaluation, run_out)
+        with writing("--run-out", run_out):
+            run_out.mkdir(parents=True, exist_ok=True)
+    evaluation = _evaluated(
+        dataset, config, split, limit, level, deadline_ms, on_bad, progress=not json_out
+    )
     if json_out:
         typer.echo(json.dumps(evaluation.to_dict(), ensure_ascii=False))
-        return
-    show(evaluation, Console())
+    else:
+        show(evaluation, Console())
+    if run_out is not None:
+        with writing("--run-out", run_out):
+            write_files(evaluation, run_out)
 
 
 def _evaluated(
@@ -65,7 +71,7 @@ def _evaluated(
     limit: int | None,
     level: int,
     deadline_ms: float | None,
-    on_bad_line: str,
+    on_bad: "Literal['skip', 'fail']",
     *,
     progress: bool,
 ) -> "Evaluation":
@@ -77,6 +83,5 @@ def _evaluated(
     base = FunnelSettings.from_yaml(config_path(config))
     data = load_beir(folder, split).first(limit)
     with Funnel(evaluation_settings(base, data, deadline_ms=deadline_ms)) as funnel:
-        on_bad = cast("Literal['skip', 'fail']", on_bad_line)
         index_dataset(funnel, data, on_bad=on_bad, progress=progress)
         return evaluate(funnel, data, config_hash=base.hash, level=level, progress=progress)

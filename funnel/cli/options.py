@@ -1,10 +1,14 @@
 """Options that several commands share."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.resources import files
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
 
 import typer
+
+from funnel.errors import ConfigError
 
 if TYPE_CHECKING:
     from funnel.engine import Funnel
@@ -14,6 +18,51 @@ CONFIG: TypeAlias = Annotated[
     typer.Option("--config", "-c", help="YAML file; the embedded default if not given."),
 ]
 JSON_OUT: TypeAlias = Annotated[bool, typer.Option("--json", help="One JSON object for machines.")]
+
+ON_BAD_LINE: TypeAlias = Annotated[
+    str, typer.Option(help="Bad lines of the corpus: fail, or skip them with a warning.")
+]
+
+
+def bad_lines(text: str) -> Literal["skip", "fail"]:
+    """Read ``--on-bad-line``.
+
+    Raises:
+        BadParameter: it is neither.
+    """
+    if text == "fail":
+        return "fail"
+    if text == "skip":
+        return "skip"
+    raise typer.BadParameter(f"got {text!r}, expected fail or skip", param_hint="--on-bad-line")
+
+
+@contextmanager
+def writing(option: str, path: Path) -> Iterator[None]:
+    """Around what makes or writes the file or folder that an option names.
+
+    Raises:
+        ConfigError: it cannot be made or written.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise ConfigError(
+            f"{option}: got {path}, which cannot be written ({error.strerror or error}); "
+            "expected a path in a folder that exists or can be made"
+        ) from error
+
+
+def make_room(option: str, path: Path) -> None:
+    """Make the folder of a file to be written, before the work whose result it is to hold.
+
+    Raises:
+        ConfigError: the folder cannot be made, or the path is a folder itself.
+    """
+    with writing(option, path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.is_dir():
+            raise IsADirectoryError(21, "it is a folder")
 
 
 def config_path(config: Path | None) -> Path:

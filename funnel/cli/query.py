@@ -62,7 +62,7 @@ def parse_filters(text: str | None) -> dict[str, Any] | None:
         return None
     try:
         value = json.loads(text)
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:  # also numbers and nesting beyond all reason
         raise InputError(f"--filter: got {text!r:.80}, expected JSON: {error}") from error
     if not isinstance(value, dict):
         raise InputError(f"--filter: got {text!r:.80}, expected an object such as '{{\"a\": 1}}'")

@@ -3,12 +3,20 @@
 import json
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from rich.console import Console
 
-from funnel.cli.options import CONFIG, JSON_OUT, config_path
+from funnel.cli.options import (
+    CONFIG,
+    JSON_OUT,
+    ON_BAD_LINE,
+    bad_lines,
+    config_path,
+    make_room,
+    writing,
+)
 
 if TYPE_CHECKING:
     from funnel.evaluation.beir import Dataset
@@ -37,6 +45,7 @@ def tune(
     verify: Annotated[
         bool, typer.Option(help="Really run the recommendation on the held-out queries.")
     ] = True,
+    on_bad_line: ON_BAD_LINE = "fail",
     out: Annotated[
         Path | None, typer.Option(help="Write the recommended configuration to this file.")
     ] = None,
@@ -51,15 +60,21 @@ def tune(
     from funnel.evaluation.tune_report import as_dict, planned_yaml, show
 
     target = Target(max_p95_ms, min_ndcg)
-    tuning = _tuned(dataset, config, split, limit, depth, target, verify, progress=not json_out)
+    on_bad = bad_lines(on_bad_line)
+    if out is not None:
+        make_room("--out", out)
+    tuning = _tuned(
+        dataset, config, split, limit, depth, target, verify, on_bad, progress=not json_out
+    )
     found = tuning.recommended
     text = None if found is None else planned_yaml(config_path(config), found.plan)
-    if out is not None and text is not None:
-        out.write_text(text, encoding="utf-8")
     if json_out:
         typer.echo(json.dumps(as_dict(tuning, text), ensure_ascii=False))
     else:
         show(tuning, text, Console())
+    if out is not None and text is not None:
+        with writing("--out", out):
+            out.write_text(text, encoding="utf-8")
     if found is None:
         raise typer.Exit(1)
 
@@ -72,6 +87,7 @@ def _tuned(
     depth: int,
     target: "Target",
     verify: bool,
+    on_bad: "Literal['skip', 'fail']",
     *,
     progress: bool,
 ) -> "Tuning":
@@ -84,15 +100,20 @@ def _tuned(
     base = FunnelSettings.from_yaml(config_path(config))
     data = load_beir(folder, split).first(limit)
     with Funnel(evaluation_settings(base, data)) as funnel:
-        index_dataset(funnel, data, progress=progress)
+        index_dataset(funnel, data, on_bad=on_bad, progress=progress)
         tuning = tune_funnel(
             funnel, data, target=target, depth=depth, config_hash=base.hash, progress=progress
         )
-    return _verified(tuning, base, data, progress=progress) if verify else tuning
+    return _verified(tuning, base, data, on_bad, progress=progress) if verify else tuning
 
 
 def _verified(
-    tuning: "Tuning", base: "FunnelSettings", data: "Dataset", *, progress: bool
+    tuning: "Tuning",
+    base: "FunnelSettings",
+    data: "Dataset",
+    on_bad: "Literal['skip', 'fail']",
+    *,
+    progress: bool,
 ) -> "Tuning":
     """Run the recommendation on the queries that did not choose it."""
     from funnel.engine import Funnel
@@ -104,6 +125,6 @@ def _verified(
     planned = planned_settings(base, tuning.recommended.plan)
     held_out = data.only(list(tuning.held_out))
     with Funnel(evaluation_settings(planned, data)) as funnel:
-        index_dataset(funnel, data, progress=progress)
+        index_dataset(funnel, data, on_bad=on_bad, progress=progress)
         run = evaluate(funnel, held_out, config_hash=planned.hash, progress=progress)
     return replace(tuning, verified=run)

@@ -74,7 +74,8 @@ def demo_settings(base: "FunnelSettings", llm_config: Path | None) -> "FunnelSet
 
     The collection is named after the corpus' content, so that the operator's own is untouched and
     a newer corpus is indexed anew. The cache lives in memory, so that every run begins cold. There
-    is no deadline and the cache's limits are wide: a slow machine shows the same answers, later.
+    is no tenant and no deadline, and the cache's limits are wide: a slow machine shows the same
+    answers, later.
     The LLM stage of ``llm_config`` is appended when one is given and there is none yet.
     """
     stages = base.stages
@@ -84,6 +85,7 @@ def demo_settings(base: "FunnelSettings", llm_config: Path | None) -> "FunnelSet
         update={
             "collection": f"demo-{loader.corpus_fingerprint()}",
             "deadline_ms": None,
+            "scope_field": None,
             "stages": stages,
             "cache": _patient_cache(base.cache),
         }

@@ -69,7 +69,7 @@ class StageEvaluation:
         return percentile(self.times_ms, 95)
 
     def to_dict(self) -> dict[str, Any]:
-        """Name, size, quality and speed, JSON-ready."""
+        """Name, size, quality, speed, cost and trouble, JSON-ready."""
         return {
             "name": self.name,
             "kind": self.kind,
@@ -77,6 +77,9 @@ class StageEvaluation:
             "metrics": self.metrics,
             "p50_ms": self.p50_ms,
             "p95_ms": self.p95_ms,
+            "cost_usd": self.cost_usd,
+            "skipped": dict(self.skipped),
+            "degraded": dict(self.degraded),
         }
 
 
@@ -100,13 +103,26 @@ class Evaluation:
         """What remote models took, for all queries."""
         return sum(stage.cost_usd for stage in self.stages)
 
+    @property
+    def troubles(self) -> list[str]:
+        """One line for each reason why a stage did not do all that was asked of it."""
+        return [
+            f"{stage.name}: {what} in {count} of {self.queries} queries ({reason})"
+            for stage in self.stages
+            for what, reasons in (("skipped", stage.skipped), ("degraded", stage.degraded))
+            for reason, count in reasons.items()
+        ]
+
     def to_dict(self) -> dict[str, Any]:
-        """The report, JSON-ready."""
+        """The report, JSON-ready; times are those of whole queries."""
         return {
             "dataset": self.dataset,
             "config_hash": self.config_hash,
             "queries": self.queries,
             "metrics": self.metrics,
+            "p50_ms": percentile(self.totals_ms, 50),
+            "p95_ms": percentile(self.totals_ms, 95),
+            "cost_usd": self.cost_usd,
             "stages": [stage.to_dict() for stage in self.stages],
         }
 
@@ -147,7 +163,7 @@ def index_dataset(
     """
     corpus = dataset.corpus()
     empty: list[str] = []
-    rows = Corpus(corpus.source, _with_words(corpus.rows, empty))
+    rows = Corpus(corpus.source, with_words(corpus.rows, empty))
     report = funnel.index(rows, on_bad=on_bad, progress=progress)
     if empty or report.problems:
         log.warning(
@@ -160,7 +176,7 @@ def index_dataset(
     return report
 
 
-def _with_words(rows: Iterable[Row], empty: list[str]) -> Iterator[Row]:
+def with_words(rows: Iterable[Row], empty: list[str]) -> Iterator[Row]:
     """The rows without those of wordless documents, whose places are put into ``empty``."""
     for row in rows:
         content = row.content
@@ -224,6 +240,8 @@ def answer_all(
     progress: bool = False,
 ) -> dict[str, "FunnelResult"]:
     """Answer queries one after another, after one that warms up models and connections."""
+    if not queries:
+        return {}
     first = next(iter(queries.values()))
     funnel.run(first, overrides=overrides, cache=False)
     results = {}

@@ -30,8 +30,10 @@ def show(evaluation: Evaluation, console: Console) -> None:
         times = (f"{stage.p50_ms:.1f}", f"{stage.p95_ms:.1f}")
         table.add_row(Text(stage.name), str(stage.k), *values, *times)
     console.print(table)
-    for line in (*_gains(evaluation), _total(evaluation), *_troubles(evaluation)):
+    for line in (*_gains(evaluation), _total(evaluation)):
         console.print(Text(line))
+    for trouble in evaluation.troubles:
+        console.print(Text(f"! {trouble}"))
 
 
 def write_files(evaluation: Evaluation, folder: Path) -> list[Path]:
@@ -71,29 +73,16 @@ def _total(evaluation: Evaluation) -> str:
     )
 
 
-def _troubles(evaluation: Evaluation) -> list[str]:
-    return [
-        f"! {stage.name}: {what} in {count} of {evaluation.queries} queries ({reason})"
-        for stage in evaluation.stages
-        for what, reasons in (("skipped", stage.skipped), ("degraded", stage.degraded))
-        for reason, count in reasons.items()
-    ]
-
-
 def _details(evaluation: Evaluation) -> dict[str, Any]:
     stages = [
         {
             **stage.to_dict(),
-            "cost_usd": stage.cost_usd,
-            "skipped": dict(stage.skipped),
-            "degraded": dict(stage.degraded),
             "interval95": {name: _interval(values) for name, values in stage.per_query.items()},
             "per_query": _by_query(stage),
         }
         for stage in evaluation.stages
     ]
-    totals = {f"p{percent}_ms": percentile(evaluation.totals_ms, percent) for percent in (50, 95)}
-    return {**evaluation.to_dict(), **totals, "stages": stages}
+    return {**evaluation.to_dict(), "stages": stages}
 
 
 def _interval(values: PerQuery) -> list[float]:

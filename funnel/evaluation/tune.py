@@ -119,7 +119,7 @@ def tune(
 
     Raises:
         InputError: there are too few queries.
-        StageError: retrieval failed, or no query went through all stages.
+        StageError: retrieval failed, or fewer than two queries went through all stages.
     """
     if len(dataset.queries) < 2:
         raise InputError(

@@ -140,7 +140,8 @@ def _measured(tuning: Tuning, point: Point) -> list[str]:
     return [
         f"really run on the held-out queries: {tuning.metric} {run.metrics[tuning.metric]:.4f} "
         f"(expected {point.held_out:.4f}), p95 {percentile(run.totals_ms, 95):.1f} ms "
-        f"(expected {point.p95_ms:.1f})"
+        f"(expected {point.p95_ms:.1f})",
+        *(f"! {trouble}" for trouble in run.troubles),
     ]
 
 
@@ -163,5 +164,8 @@ def _recommended_dict(tuning: Tuning, yaml_text: str | None) -> dict[str, Any] |
         "metrics": run.metrics,
         "p50_ms": percentile(run.totals_ms, 50),
         "p95_ms": percentile(run.totals_ms, 95),
+        "cost_usd": run.cost_usd,
+        "skipped": {stage.name: dict(stage.skipped) for stage in run.stages if stage.skipped},
+        "degraded": {stage.name: dict(stage.degraded) for stage in run.stages if stage.degraded},
     }
     return {**_point_dict(tuning, tuning.recommended), "measured": measured, "yaml": yaml_text}

@@ -4,6 +4,7 @@ The name that services use is an alias. Behind it stands a collection with a nam
 that a rebuild can fill another one and move the alias in one step.
 """
 
+import re
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeAlias
 
@@ -24,6 +25,7 @@ from funnel.models.base import Encoder
 
 Ask: TypeAlias = Callable[..., Awaitable[Any]]
 """One of the backend's two ways to call: ``call`` gives up at once, ``write`` is patient."""
+_EPOCH_DIGITS = 13  # of microseconds in hexadecimal, from 1978 on; a year in a name is shorter
 
 
 class Catalogue:
@@ -72,7 +74,7 @@ class Catalogue:
     async def create(self, spool: Spool, *, building: bool) -> tuple[str, CollectionState]:
         """A new, empty collection for a corpus, not yet behind the alias."""
         state = new_state(self._encoder, self._bm25, self._settings, spool, building=building)
-        target = f"{self._prefix}{next_epoch(0):x}"
+        target = f"{self._collection}--{next_epoch(0):x}"
         schema = collection_schema(state, self._settings)
         await self._backend.write("create_collection", collection_name=target, **schema)
         if not self._backend.is_local:
@@ -92,28 +94,30 @@ class Catalogue:
         if instead_of not in (None, target):
             await self._backend.write("delete_collection", collection_name=instead_of)
 
-    async def unfinished(self, live: str | None) -> tuple[str, CollectionState] | None:
-        """A rebuild that was killed and can be continued; others are removed."""
-        answer = await self._backend.write("get_collections")
-        names = [c.name for c in answer.collections if c.name.startswith(self._prefix)]
+    async def unfinished(self) -> tuple[str, CollectionState] | None:
+        """A rebuild that was killed and can be continued; others are removed.
+
+        A collection behind an alias is in use, whoever's it is. The name alone does not tell:
+        ``docs--en`` may be a collection of its own beside ``docs``.
+        """
+        collections = (await self._backend.write("get_collections")).collections
+        aliases = (await self._backend.write("get_aliases")).aliases
+        in_use = {alias.collection_name for alias in aliases}
+        made = re.compile(rf"{re.escape(self._collection)}--[0-9a-f]{{{_EPOCH_DIGITS},}}")
+        names = [c.name for c in collections if made.fullmatch(c.name) and c.name not in in_use]
         for name in names:
-            if name == live:
-                continue
             if (state := await self._continuable(name)) is not None:
                 return name, state
             await self._backend.write("delete_collection", collection_name=name)
         return None
-
-    @property
-    def _prefix(self) -> str:
-        return f"{self._collection}--"
 
     async def _continuable(self, name: str) -> CollectionState | None:
         try:
             state = await self._checked_state(name, name, self._backend.write)
         except (ConfigError, StageError):
             return None
-        return state if state.token_vectors == self._settings.token_vectors else None
+        wanted = state.building and state.token_vectors == self._settings.token_vectors
+        return state if wanted else None
 
     async def _checked_state(self, target: str, name: str, ask: Ask) -> CollectionState:
         info = await ask("get_collection", collection_name=target)

@@ -5,14 +5,16 @@ the same run can be started again after a kill: what is in is skipped, nothing i
 """
 
 import asyncio
+import json
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from funnel.errors import ModelError
+from funnel.indexing.batches import FLOAT_BYTES, cut
 from funnel.indexing.collection import (
     CollectionState,
     payload,
@@ -36,9 +38,6 @@ if TYPE_CHECKING:
 log = get_logger(__name__)
 WINDOW = 512  # texts sorted by length together: padding is 1%, and a kill loses little work
 _AHEAD = 1  # windows on their way while the next one is compared
-BATCH_POINTS = 256
-BATCH_BYTES = 8_000_000  # a server refuses requests over 32 MB
-_FLOAT_BYTES = 12  # as JSON
 
 
 @dataclass(slots=True)
@@ -194,7 +193,7 @@ class Writer:
             )
             for item, row, matrix in zip(items, dense, tokens, strict=True)
         )
-        return list(_cut(points))
+        return list(cut(points))
 
     async def _store(
         self,
@@ -209,19 +208,19 @@ class Writer:
                 "upsert", collection_name=target, points=list(batch), wait=True
             )
         operations = [
-            models.OverwritePayloadOperation(
-                overwrite_payload=models.SetPayload(
-                    payload=payload(item), points=[point_id(item.document.id)]
-                )
+            (
+                models.OverwritePayloadOperation(
+                    overwrite_payload=models.SetPayload(
+                        payload=payload(item), points=[point_id(item.document.id)]
+                    )
+                ),
+                _payload_size(item),
             )
             for item in overwrite
         ]
-        for start in range(0, len(operations), BATCH_POINTS):
+        for together in cut(operations):
             await self._backend.write(
-                "batch_update_points",
-                collection_name=target,
-                update_operations=operations[start : start + BATCH_POINTS],
-                wait=True,
+                "batch_update_points", collection_name=target, update_operations=together, wait=True
             )
 
     async def _finish(self, run: _Run) -> CollectionState:
@@ -264,19 +263,10 @@ def unit_vectors(vectors: "FloatArray", count: int, encoder: Encoder) -> "FloatA
 
 def _size(item: Prepared, dense: "FloatArray", tokens: "FloatArray | None") -> int:
     floats = dense.size + 2 * len(item.terms.ids) + (0 if tokens is None else tokens.size)
-    return floats * _FLOAT_BYTES + 4 * len(item.document.text)
+    return floats * FLOAT_BYTES + _payload_size(item)
 
 
-def _cut(
-    points: "Iterable[tuple[models.PointStruct, int]]",
-) -> "Iterator[list[models.PointStruct]]":
-    batch: list[models.PointStruct] = []
-    total = 0
-    for item, size in points:
-        if batch and (len(batch) == BATCH_POINTS or total + size > BATCH_BYTES):
-            yield batch
-            batch, total = [], 0
-        batch.append(item)
-        total += size
-    if batch:
-        yield batch
+def _payload_size(item: Prepared) -> int:
+    document = item.document
+    metadata = len(json.dumps(dict(document.metadata)))
+    return 4 * (len(document.title) + len(document.text)) + metadata

@@ -54,7 +54,7 @@ class QdrantSettings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     url: str | None = None
-    path: str | None = None
+    path: str | None = Field(default=None, min_length=1)
     api_key: SecretStr | None = None
     timeout_ms: float = Field(default=5_000, gt=0, le=600_000)
     prefer_grpc: bool = False

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from funnel.indexing.batches import FLOAT_BYTES, cut
 from funnel.indexing.collection import IDENTITY_KEYS, CollectionState, point_id
 from funnel.indexing.qdrant import BM25, Backend
 from funnel.indexing.terms import Bm25Settings, SparseTerms, counts_of, document_weights
@@ -49,24 +50,35 @@ class Upkeep:
     async def delete(
         self, target: str, state: CollectionState, ids: Sequence[str]
     ) -> tuple[CollectionState, int]:
-        """Remove documents by id; unknown ids are ignored."""
+        """Remove documents by id; unknown ids are ignored.
+
+        The state says so meanwhile: a delete that was killed is counted anew by the next write.
+        """
+        recount = state.writing
         wanted = list(dict.fromkeys(point_id(doc_id) for doc_id in ids))
         gone = lost = 0
         for start in range(0, len(wanted), _SCROLL):
             stored = await self.stored(target, wanted[start : start + _SCROLL])
             if stored:
+                if not gone:
+                    state = state.written(writing=True)
+                    await self.save(target, state)
                 await self._backend.write(
                     "delete", collection_name=target, points_selector=list(stored), wait=True
                 )
             gone += len(stored)
             lost += sum(known["length"] for known in stored.values())
-        if gone:
-            state = state.written(
+        if recount:
+            state = await self.recounted(target, state)
+        elif gone:
+            state = replace(
+                state,
                 documents=max(0, state.documents - gone),
                 total_length=max(0, state.total_length - lost),
             )
-            state = await self.settled(target, state)
-        return state, gone
+        else:
+            return state, 0
+        return await self.settled(target, state.written(writing=False)), gone
 
     async def prune(self, target: str, keep: Callable[[str], bool]) -> int:
         """Remove the documents that ``keep`` does not know; returns how many."""
@@ -105,24 +117,27 @@ class Upkeep:
         from qdrant_client import models
 
         log.info("bm25_reweighed", collection=target, average=round(state.true_average, 1))
-        pending: list[models.PointVectors] = []
+        pending: list[tuple[models.PointVectors, int]] = []
         async for record in self._scrolled(target, ["length"], vectors=[BM25]):
             stored = record.vector[BM25]
             weights = SparseTerms(list(stored.indices), list(stored.values))
             counts = counts_of(weights, record.payload["length"], self._bm25, state.average_length)
             moved = document_weights(counts, self._bm25, state.true_average)
             vector = models.SparseVector(indices=moved.ids, values=moved.values)
-            pending.append(models.PointVectors(id=record.id, vector={BM25: vector}))
+            point = models.PointVectors(id=record.id, vector={BM25: vector})
+            pending.append((point, 2 * len(moved.ids) * FLOAT_BYTES))
             if len(pending) == _SCROLL:
                 await self._update_vectors(target, pending)
                 pending = []
-        if pending:
-            await self._update_vectors(target, pending)
+        await self._update_vectors(target, pending)
 
-    async def _update_vectors(self, target: str, points: "list[models.PointVectors]") -> None:
-        await self._backend.write(
-            "update_vectors", collection_name=target, points=points, wait=True
-        )
+    async def _update_vectors(
+        self, target: str, sized: "Sequence[tuple[models.PointVectors, int]]"
+    ) -> None:
+        for points in cut(sized):
+            await self._backend.write(
+                "update_vectors", collection_name=target, points=points, wait=True
+            )
 
     async def _scrolled(
         self, target: str, keys: list[str], vectors: list[str] | None = None

@@ -113,7 +113,8 @@ def choose(
     """The fastest backend whose ranking agrees with the reference's; of equally fast ones the best.
 
     Args:
-        key: names machine, model and versions; a choice made before under it is taken as it is.
+        key: names machine, model and versions; what was measured before under it is taken as it
+            is, only what failed, perhaps by accident, is tried again.
         reference: the backend that is always right; one of ``openers``.
         openers: how to open each backend; the simplest first, which wins if all else is equal.
         tokenizer: makes the calibration pairs.
@@ -121,24 +122,35 @@ def choose(
             only if none may.
     """
     name = f"calibration/{key}.json"
-    measured = _kept(name, reference)
-    if measured is None:
-        measured = _in_own_thread(lambda: _measure(reference, openers, tokenizer, exact))
-        sealed.write(name, json.dumps([asdict(row) for row in measured]).encode())
+    kept = measured = _kept(name, reference)
+    if not kept or any(_wanted(backend, kept, reference, exact) for backend in openers):
+        measured = _in_own_thread(lambda: _measure(reference, openers, tokenizer, exact, kept))
+        done = [asdict(row) for row in measured if not row.failed]
+        sealed.write(name, json.dumps(done).encode())
     return _best(measured, reference), measured
 
 
-def _kept(name: str, reference: str) -> list[Measured] | None:
+def _kept(name: str, reference: str) -> list[Measured]:
     content = sealed.read(name)
     if content is None:
-        return None
+        return []
     try:
-        rows = [Measured(**row) for row in json.loads(content)]
+        rows = [row for kept in json.loads(content) if not (row := Measured(**kept)).failed]
         _best(rows, reference)
     except (ValueError, TypeError, StopIteration) as error:
         log.warning("calibration_refused", error=str(error), mend="it is measured anew")
-        return None
+        return []
     return rows
+
+
+def _wanted(backend: str, rows: Sequence[Measured], reference: str, exact: Collection[str]) -> bool:
+    """Whether a backend is not measured yet and could win."""
+    if any(row.backend == backend for row in rows):
+        return False
+    slow = next(row.seconds for row in rows if row.backend == reference)
+    return not (
+        backend in exact and any(row.agrees and row.seconds < WORTHWHILE * slow for row in rows)
+    )
 
 
 def _best(measured: Sequence[Measured], reference: str) -> str:
@@ -155,15 +167,15 @@ def _measure(
     openers: "Mapping[str, Callable[[], CrossNetwork]]",
     tokenizer: "TextTokenizer",
     exact: Collection[str],
+    kept: Sequence[Measured],
 ) -> list[Measured]:
     set_torch_threads(1)
     pairs = calibration_pairs(tokenizer)
     network = openers[reference]()
     expected, seconds = _timed(network, pairs)
-    rows = [Measured(reference, seconds, 1.0, 1.0)]
+    rows = [*kept] or [Measured(reference, seconds, 1.0, 1.0)]
     for backend in sorted(openers, key=lambda name: name in exact):
-        served = any(row.agrees and row.seconds < WORTHWHILE * seconds for row in rows)
-        if backend == reference or (backend in exact and served):
+        if not _wanted(backend, rows, reference, exact):
             continue
         rows.append(_candidate(backend, openers[backend], pairs, expected))
         log.info("backend_measured", **asdict(rows[-1]), reason=rows[-1].reason)

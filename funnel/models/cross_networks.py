@@ -218,7 +218,7 @@ def padded_arrays(batch: Sequence[Tokens]) -> "list[NDArray[Any]]":
 
 
 def window(folder: Path, asked: int | None) -> int:
-    """The window of a cross-encoder: what is asked for, at most what it was made for.
+    """The window of a model: what is asked for, at most what it was made for.
 
     Raises:
         ModelError: more is asked than the model has positions.

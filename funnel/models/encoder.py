@@ -94,6 +94,10 @@ class Embedder:
         """Load the model now rather than at first use."""
         self._model()
 
+    def load_tokens(self) -> None:
+        """Load what reads token vectors too: it may run in another precision."""
+        self._tokens_network()
+
     @property
     def name(self) -> str:
         """As the YAML names it."""

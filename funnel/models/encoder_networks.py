@@ -23,6 +23,7 @@ from funnel.models.bert import (
     read_config,
     read_weights,
 )
+from funnel.models.cross_networks import window
 from funnel.models.openvino_encoder import Ways, choose_ways
 from funnel.models.representations import Representation
 from funnel.models.source import ModelSource
@@ -52,17 +53,34 @@ def _is_plain(folder: Path) -> bool:
     if not isinstance(modules, list):
         return False
     kinds = [str(module.get("type", "")).rsplit(".", 1)[-1] for module in modules]
-    pooling = _json(folder / "1_Pooling" / "config.json") or {}
-    modes = {key for key, on in pooling.items() if key.startswith("pooling_mode") and on is True}
     settings = _json(folder / "config_sentence_transformers.json") or {}
     return (
         tuple(kinds) in (_PLAIN_MODULES, _PLAIN_MODULES[:2])
         and all(not module.get("path") or module["path"] != "0" for module in modules[:1])
-        and modes == {"pooling_mode_mean_tokens"}
-        and not (_json(folder / "sentence_bert_config.json") or {}).get("do_lower_case")
+        and _is_mean(_json(folder / "1_Pooling" / "config.json") or {})
+        and _reads_plainly(_json(folder / "sentence_bert_config.json") or {})
         and not settings.get("default_prompt_name")
         and (folder / "tokenizer.json").is_file()
         and bert_shape(read_config(folder)) is not None
+    )
+
+
+def _is_mean(pooling: Mapping[str, Any]) -> bool:
+    """Whether only means are pooled, as saved since sentence-transformers 6 or before."""
+    if "pooling_mode" in pooling:
+        return pooling["pooling_mode"] in ("mean", ["mean"])
+    modes = {key for key, on in pooling.items() if key.startswith("pooling_mode") and on is True}
+    return modes == {"pooling_mode_mean_tokens"}
+
+
+def _reads_plainly(settings: Mapping[str, Any]) -> bool:
+    """Whether text goes into the network as it is and its last states come out."""
+    text = (settings.get("modality_config") or {}).get("text") or {}
+    return (
+        not settings.get("do_lower_case")
+        and not settings.get("processing_kwargs")
+        and settings.get("transformer_task", "feature-extraction") == "feature-extraction"
+        and text.get("method_output_name", "last_hidden_state") == "last_hidden_state"
     )
 
 
@@ -88,10 +106,9 @@ class PlainEncoder:
         shape = bert_shape(read_config(source.folder))
         if shape is None:
             raise ModelError(f"model {source.name!r}: config.json names no plain BERT")
-        window = (_json(source.folder / "sentence_bert_config.json") or {}).get("max_seq_length")
         self.dim = shape.hidden
         self.key = f"{source.revision}:{precision}"
-        self.max_tokens = min(int(window or shape.max_positions), shape.max_positions)
+        self.max_tokens = window(source.folder, None)
         self._tokenizer = TextTokenizer(source.folder, self.max_tokens)
         self._dtype = torch.bfloat16 if precision == "bf16" else torch.float32
         try:
@@ -139,7 +156,10 @@ class PlainEncoder:
         states = self._states(inputs)
         pooled, tokens = _numpy(_mean(states, inputs.lengths)), _numpy(F.normalize(states, dim=-1))
         rows = zip(pooled, tokens, batch, strict=True)
-        return [Representation(one, many[: len(each)].copy()) for one, many, each in rows]
+        return [
+            Representation(one, many[: len(each)].copy(), each.truncated)
+            for one, many, each in rows
+        ]
 
     @torch.inference_mode()
     def _states(self, batch: Batch) -> torch.Tensor:
@@ -203,7 +223,8 @@ class LibraryEncoder:
             output_value="token_embeddings",
         )
         tokens = [_numpy(F.normalize(state.float(), dim=-1)) for state in states]
-        return [Representation(*row) for row in zip(self.pooled(batch), tokens, strict=True)]
+        cut = [each.truncated for each in batch]
+        return [Representation(*row) for row in zip(self.pooled(batch), tokens, cut, strict=True)]
 
 
 @lru_cache(maxsize=8)

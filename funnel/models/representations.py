@@ -3,7 +3,7 @@
 import hashlib
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from threading import Lock
 from typing import TYPE_CHECKING, Any
@@ -21,10 +21,14 @@ KEPT_BYTES = 256 * 2**20
 
 @dataclass(frozen=True, slots=True)
 class Representation:
-    """A text's unit vector (dim,) and the unit vectors of its tokens (tokens, dim)."""
+    """A text's unit vector (dim,) and the unit vectors of its tokens (tokens, dim).
+
+    ``truncated`` says that the text was longer than the window.
+    """
 
     pooled: "FloatArray"
     tokens: "NDArray[Any]"
+    truncated: bool = False
 
     @property
     def nbytes(self) -> int:
@@ -85,7 +89,7 @@ class RepresentationCache:
             asked for before.
         """
         key = _key(model, text)
-        kept = Representation(made.pooled, made.tokens.astype(np.float16))
+        kept = replace(made, tokens=made.tokens.astype(np.float16))
         with self._lock:
             self._drop(key)
             self._kept[key] = kept
@@ -101,7 +105,7 @@ class RepresentationCache:
 
 
 def _widened(kept: Representation) -> Representation:
-    return Representation(kept.pooled, kept.tokens.astype(np.float32))
+    return replace(kept, tokens=kept.tokens.astype(np.float32))
 
 
 def _key(model: str, text: str) -> bytes:

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Sequence
-from threading import Lock
+from threading import Event, Lock
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -183,7 +183,14 @@ class CrossEncoderScorer:
         cosines: Sequence[float] | None,
         shortening: Shortening | None,
     ) -> "tuple[list[PairItem], ScoredPairs]":
-        items, future = await asyncio.to_thread(self._submit, pairs, deadline, cosines, shortening)
+        gone = Event()
+        try:
+            items, future = await asyncio.to_thread(
+                self._submit, pairs, deadline, cosines, shortening, gone
+            )
+        except asyncio.CancelledError:
+            gone.set()  # the thread goes on; what it would submit, nobody could cancel
+            raise
         await awaited(future, self._worker, deadline)
         return items, self._collect(items, future)
 
@@ -225,8 +232,11 @@ class CrossEncoderScorer:
         deadline: Deadline,
         cosines: Sequence[float] | None = None,
         shortening: Shortening | None = None,
+        gone: Event | None = None,
     ) -> "Job":
         items = self._loaded().prepare(pairs, cosines)
+        if gone is not None and gone.is_set():
+            raise ModelError(f"model {self._name!r}: the caller went away")
         costs = [item.cost for item in items]
         return items, self._worker.submit(
             self._lane, items, costs, deadline=deadline, shortening=shortening

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
 from funnel.bench.load import (
     Answered,
@@ -20,6 +21,7 @@ from funnel.bench.load import (
 from funnel.bench.models import kendall_tau
 from funnel.bench.plots import plot_load
 from funnel.bench.simulate import Profile, read_profile, simulate, simulate_point
+from funnel.cli.bench import bench_app
 from funnel.errors import BackendUnavailable, ConfigError
 
 
@@ -212,3 +214,42 @@ def test_a_run_without_requests_is_an_error() -> None:
     """Rather than figures of nothing."""
     with pytest.raises(ConfigError, match="raise --seconds"):
         summarise([], len, share=0.1, rate=0.01, cache=False, adapt=False)
+
+
+def test_failures_make_no_figures_that_json_lacks() -> None:
+    """Infinite times are null, and so is the quality lost where nothing was answered."""
+    answers = [Answered(float(i), 0.1, i, failed="Overloaded") for i in range(4)]
+    point = summarise(
+        answers, lambda _: 0.0, share=1, rate=1, cache=False, adapt=False, warm_up=2.0
+    )
+    plain = json.loads(json.dumps(point.to_dict(), allow_nan=False))
+    names = ("p50_ms", "p95_ms", "p99_ms", "warm_up_p99_ms", "ndcg_loss")
+    assert [plain[name] for name in names] == [None] * 5
+    assert (plain["failed"], point.p50_ms) == (2, np.inf)
+
+
+def test_a_measured_time_without_end_has_no_error(tmp_path: Path) -> None:
+    """A ladder with failures can be simulated."""
+    row = {"share": 0.5, "cache": False, "adapt": False, "p50_ms": 100.0, "p99_ms": None}
+    file = tmp_path / "load.json"
+    file.write_text(json.dumps(_report([row])))
+    (point,) = simulate(file, [0.5])
+    assert point.p50_error is not None
+    assert point.p99_error is None
+
+
+@pytest.mark.parametrize("name", ["load.jpg", "afile/load.png"])
+def test_a_bad_place_for_the_plot_is_said_before_the_ladder(tmp_path: Path, name: str) -> None:
+    """Not after an hour of measuring: the data are not even looked for."""
+    (tmp_path / "afile").write_text("")
+    arguments = ["load", "--data", str(tmp_path / "none"), "--plot", str(tmp_path / name)]
+    with pytest.raises(ConfigError, match=r"expected \.png|--plot: got"):
+        CliRunner().invoke(bench_app, arguments, catch_exceptions=False)
+
+
+def test_the_ladder_can_skip_bad_lines(tmp_path: Path) -> None:
+    """The option that the error names is there."""
+    arguments = ["load", "--data", str(tmp_path), "--on-bad-line", "what"]
+    done = CliRunner().invoke(bench_app, arguments)
+    assert done.exit_code == 2
+    assert "expected fail or skip" in done.output

@@ -161,3 +161,14 @@ def test_an_unknown_model_is_a_clear_error(tmp_path: Path) -> None:
     """Before anything is measured."""
     with pytest.raises(ModelError, match="unknown embedded"):
         plain_folder("embedded:relevant", tmp_path)
+
+
+def test_wordless_documents_are_no_candidates(beir: Path) -> None:
+    """As in an index: left out; any other bad document is refused with its line."""
+    with (beir / "corpus.jsonl").open("a") as stream:
+        stream.write('{"_id": "empty", "title": "", "text": " "}\n')
+    assert "empty" not in load_candidates(beir, split="test", depth=3, limit=None).texts
+    with (beir / "corpus.jsonl").open("a") as stream:
+        stream.write('{"title": "x", "text": "no id"}\n')
+    with pytest.raises(ConfigError, match="line 22: no 'id'"):
+        load_candidates(beir, split="test", depth=3, limit=None)

@@ -1,6 +1,8 @@
 """What only a file can suffer: damage, other programs, other processes, clocks and full disks."""
 
 import asyncio
+import contextlib
+import gc
 import os
 import shutil
 import sqlite3
@@ -176,6 +178,18 @@ async def test_a_folder_in_the_way(tmp_path: Path) -> None:
     with pytest.raises(CacheError, match=str(tmp_path)):
         await store.start()
     await store.aclose()
+
+
+async def test_a_failed_call_is_reported_once(tmp_path: Path) -> None:
+    """The caller gets the error; the event loop finds none that nobody took."""
+    untaken: list[object] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: untaken.append(context))
+    store = SqliteStore(tmp_path, LIMITS)
+    with contextlib.suppress(CacheError):  # which pytest.raises would keep alive
+        await store.epoch()
+    await store.aclose()
+    gc.collect()
+    assert untaken == []
 
 
 async def test_a_deleted_file_is_begun_anew(store: SqliteStore, path: Path) -> None:

@@ -62,3 +62,9 @@ def test_llm_stage_is_not_doubled() -> None:
     """A file that has an LLM stage keeps its own."""
     base = FunnelSettings.from_yaml(CONFIGS / "llm.yaml", environment={})
     assert demo_settings(base, CONFIGS / "llm.yaml").stages == base.stages
+
+
+def test_demo_asks_without_a_tenant(embedded: FunnelSettings) -> None:
+    """Its documents belong to nobody, so the operator's tenants are no part of it."""
+    base = embedded.model_copy(update={"scope_field": "tenant"})
+    assert demo_settings(base, None).scope_field is None

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from funnel.cli.app import configure_logging
 from funnel.cli.eval import eval_
-from funnel.errors import CorpusError, StageError
+from funnel.errors import ConfigError, CorpusError, StageError
 from funnel.evaluation.beir import Dataset, load_beir
 from funnel.evaluation.evaluate import Evaluation, evaluate, evaluation_settings, index_dataset
 from funnel.evaluation.report import write_files
@@ -57,11 +57,15 @@ def test_what_retrieval_missed_stays_missed(dataset: Dataset) -> None:
 def test_the_json_is_the_documented_object(dataset: Dataset) -> None:
     """Keys and nesting are a contract with machines."""
     report = evaluated(dataset).to_dict()
-    assert set(report) == {"dataset", "config_hash", "queries", "metrics", "stages"}
+    figures = {"metrics", "stages", "p50_ms", "p95_ms", "cost_usd"}
+    assert set(report) == {"dataset", "config_hash", "queries", *figures}
     assert set(report["metrics"]) == {"ndcg@10", "mrr@10", "recall@100"}
     assert report["config_hash"] == settings().hash
     for stage in report["stages"]:
-        assert set(stage) == {"name", "kind", "k", "metrics", "p50_ms", "p95_ms"}
+        assert set(stage) == {
+            *("name", "kind", "k", "metrics", "p50_ms", "p95_ms"),
+            *("cost_usd", "skipped", "degraded"),
+        }
         assert set(stage["metrics"]) == set(report["metrics"])
     json.dumps(report, allow_nan=False)
 
@@ -167,3 +171,25 @@ def test_the_command_shows_a_table_and_writes_runs(command: typer.Typer, tmp_pat
     assert "bm25" in result.stdout
     assert "whole query" in result.stdout
     assert (tmp_path / "out" / "1-bm25.run").read_text().startswith("q1 Q0 d1 1 ")
+
+
+def test_the_json_counts_trouble_cost_and_whole_queries(dataset: Dataset) -> None:
+    """A machine that reads the report learns of degradation as people do."""
+
+    def broken(query: str, candidates: Sequence[Candidate]) -> list[float]:
+        raise StageError("no")
+
+    report = evaluated(dataset, words=broken).to_dict()
+    assert report["stages"][1]["skipped"] == {"error": 3}
+    assert report["stages"][0]["degraded"] == {}
+    assert report["cost_usd"] == report["stages"][1]["cost_usd"] == 0
+    assert report["p95_ms"] >= report["p50_ms"] > 0
+
+
+def test_a_bad_folder_for_runs_is_said_before_the_run(command: typer.Typer, tmp_path: Path) -> None:
+    """Nothing is measured that could not be written."""
+    (tmp_path / "afile").write_text("")
+    (tmp_path / "c.yaml").write_text(CONFIG)
+    arguments = ["not there", "-c", str(tmp_path / "c.yaml"), "--run-out"]
+    with pytest.raises(ConfigError, match="--run-out: got"):
+        CliRunner().invoke(command, [*arguments, str(tmp_path / "afile/x")], catch_exceptions=False)

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,15 +12,16 @@ import typer
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
+from rich.console import Console
 from typer.testing import CliRunner
 
 from funnel.cli.app import configure_logging
 from funnel.cli.tune import tune as tune_command
 from funnel.errors import ConfigError, InputError, StageError
 from funnel.evaluation.beir import load_beir
-from funnel.evaluation.evaluate import index_dataset
+from funnel.evaluation.evaluate import answer_all, evaluate, index_dataset
 from funnel.evaluation.tune import Point, Target, Tuning, halves, pareto, recommend, tune
-from funnel.evaluation.tune_report import planned_yaml
+from funnel.evaluation.tune_report import as_dict, planned_yaml, show
 from funnel.models.pool import ModelPool
 from funnel.settings import FunnelSettings
 from tests.evaluation import folders
@@ -223,7 +225,9 @@ def test_the_command_prints_one_object_and_a_file_that_loads(
     report = json.loads(result.stdout)
     found = report["recommended"]
     assert found["k"] == {"bm25": 2}
-    assert set(found["measured"]) == {"metrics", "p50_ms", "p95_ms"}
+    measured = found["measured"]
+    assert set(measured) >= {"metrics", "p50_ms", "p95_ms", "cost_usd"}
+    assert measured["skipped"] == measured["degraded"] == {}
     assert found["measured"]["metrics"]["ndcg@10"] == pytest.approx(found["held_out"]["ndcg@10"])
     assert report["queries"] == {"tuned": 2, "held_out": 1, "failed": 0}
     assert FunnelSettings.from_yaml(out, environment={}).stages[0].k == 2
@@ -245,3 +249,70 @@ def test_the_command_shows_a_table(command: typer.Typer, arguments: list[str]) -
     result = CliRunner().invoke(command, arguments, catch_exceptions=False)
     for said in ("held out", "recommended", "really run", "stages:"):
         assert said in result.stdout
+
+
+def test_one_query_that_got_through_cannot_be_halved(tmp_path: Path) -> None:
+    """A held-out half of nothing would report 0.0; how many got through is said instead."""
+
+    def picky(query: str, candidates: Sequence[Any]) -> list[float]:
+        if query != "red apples":
+            raise StageError("no")
+        return folders.shared_letters(query, candidates)
+
+    with pytest.raises(StageError, match=r"1 of 3 queries .* at least 2 \(words:error\)"):
+        tuned(tmp_path, words=picky)
+
+
+def test_no_queries_are_answered_by_nothing(tmp_path: Path) -> None:
+    """Nothing to warm up with is no error."""
+    data = load_beir(beir_folder(tmp_path / "tiny"))
+    with funnel_over(data, folders.settings()) as funnel:
+        assert answer_all(funnel, {}) == {}
+
+
+def test_trouble_of_the_real_run_is_shown(tmp_path: Path) -> None:
+    """Figures of a degraded run are not those of the recommended sizes; people and JSON say so."""
+
+    def broken(query: str, candidates: Sequence[Any]) -> list[float]:
+        raise StageError("no")
+
+    tuning = tuned(tmp_path)
+    data = load_beir(tmp_path / "tiny")
+    with funnel_over(data, folders.settings(), words=broken) as funnel:
+        index_dataset(funnel, data)
+        run = evaluate(funnel, data)
+    tuning = replace(tuning, verified=run)
+    console = Console(width=200)
+    with console.capture() as shown:
+        show(tuning, None, console)
+    measured = as_dict(tuning, None)["recommended"]["measured"]
+    assert measured["skipped"] == {"words": {"error": 3}}
+    assert "! words: skipped in 3 of 3 queries (error)" in shown.get()
+
+
+def test_a_bad_place_for_the_file_is_said_before_the_run(
+    command: typer.Typer, arguments: list[str], tmp_path: Path
+) -> None:
+    """A missing folder is made; what cannot be written is refused while nothing is lost."""
+    (tmp_path / "afile").write_text("")
+    with pytest.raises(ConfigError, match="--out: got"):
+        CliRunner().invoke(
+            command, [*arguments, "--out", str(tmp_path / "afile" / "x")], catch_exceptions=False
+        )
+    made = tmp_path / "new" / "x.yaml"
+    result = CliRunner().invoke(
+        command, [*arguments, "--no-verify", "--out", str(made)], catch_exceptions=False
+    )
+    assert result.exit_code == 0
+    assert made.exists()
+
+
+def test_bad_lines_can_be_skipped(
+    command: typer.Typer, arguments: list[str], tmp_path: Path
+) -> None:
+    """The option that the error names is there."""
+    with (tmp_path / "tiny" / "corpus.jsonl").open("a") as stream:
+        stream.write("{broken\n")
+    skipping = [*arguments, "--on-bad-line", "skip"]
+    assert CliRunner().invoke(command, skipping, catch_exceptions=False).exit_code == 0
+    assert CliRunner().invoke(command, [*arguments, "--on-bad-line", "what"]).exit_code == 2

@@ -8,12 +8,12 @@ import pytest
 from funnel.cache.base import Answer
 from funnel.chain import Chain, Step
 from funnel.deadline import Deadline
-from funnel.errors import BackendUnavailable, Overloaded, StageError, StageTimeout
+from funnel.errors import BackendUnavailable, MalformedOutput, Overloaded, StageError, StageTimeout
 from funnel.pacing import Pace
 from funnel.result import FunnelResult
 from funnel.stages.base import Ranked, StageOutput
 from funnel.types import CacheInfo, Candidate
-from tests.funnel.chains import FunctionStage, ListStage, query, step
+from tests.funnel.chains import DOCUMENTS, FunctionStage, ListStage, query, step
 
 
 async def run(*steps: Step, deadline_ms: float | None = None, k: int = 10) -> Answer:
@@ -84,6 +84,15 @@ async def test_a_foreign_exception_becomes_a_stage_error() -> None:
     assert isinstance(caught.value.cause, KeyError)
 
 
+@pytest.mark.parametrize("timeout_ms", [None, 60_000])
+async def test_a_timeout_of_the_stages_own_is_not_the_engines(timeout_ms: float | None) -> None:
+    """What a stage raises within its limit, or without one, is said to be its failure."""
+    act = fail(TimeoutError("a socket's"))
+    with pytest.raises(StageError, match="failed: TimeoutError: a socket's") as caught:
+        await run(step(), step(FunctionStage, act=act, timeout_ms=timeout_ms, on_error="raise"))
+    assert not isinstance(caught.value, StageTimeout)
+
+
 async def test_an_overloaded_stage_is_skipped_with_its_cause() -> None:
     """Other errors of the tree are stage errors too."""
     answer = await run(step(), step(FunctionStage, act=fail(Overloaded("full"))))
@@ -106,6 +115,30 @@ async def test_nan_scores_are_an_error_not_an_order() -> None:
     answer = await run(step(), step(FunctionStage, act=act))
     assert answer.degraded == ("function:malformed",)
     assert [hit.id for hit in answer.hits][:2] == ["d0", "d1"]
+
+
+@pytest.mark.parametrize(
+    "output",
+    [
+        None,
+        [],
+        StageOutput(None),  # type: ignore[arg-type]
+        StageOutput([], usage=None),  # type: ignore[arg-type]
+        StageOutput([DOCUMENTS[0]]),  # type: ignore[list-item]
+        StageOutput([Ranked("d0", 1.0)]),  # type: ignore[arg-type]
+        StageOutput([Ranked(DOCUMENTS[0], "1.0")]),  # type: ignore[arg-type]
+        StageOutput([Ranked(DOCUMENTS[0], 10**400)]),
+        StageOutput([Ranked(DOCUMENTS[0], 1.0, None)]),  # type: ignore[arg-type]
+    ],
+)
+async def test_an_output_of_another_type_obeys_on_error(output: StageOutput) -> None:
+    """Whatever a third party's stage returns is skipped, or raised as an error of ours."""
+    answer = await run(step(), step(FunctionStage, act=lambda _: output, on_error="skip"))
+    assert answer.degraded == ("function:malformed",)
+    assert [hit.id for hit in answer.hits][:2] == ["d0", "d1"]
+    with pytest.raises(MalformedOutput, match="expected") as caught:
+        await run(step(), step(FunctionStage, act=lambda _: output, on_error="raise"))
+    assert caught.value.stage == "function"
 
 
 async def test_a_slow_stage_is_cut_off_at_its_timeout() -> None:

@@ -8,6 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from funnel.cli.query import parse_filters
+from funnel.errors import InputError
+
 ROOT = Path(__file__).parents[2]
 YAML = """
 collection: small
@@ -114,3 +117,10 @@ def test_doctor_fails_with_the_mend(folder: Path) -> None:
     assert done.returncode == 1
     failed = [check for check in report["checks"] if check["status"] == "fail"]
     assert "did you mean 'bm25'" in failed[0]["detail"]
+
+
+@pytest.mark.parametrize("text", ['{"a": ' + "9" * 5_000 + "}", "[" * 100_000])
+def test_filters_beyond_all_reason_are_the_callers_mistake(text: str) -> None:
+    """What Python's reader of JSON gives up on is no crash."""
+    with pytest.raises(InputError, match="expected JSON"):
+        parse_filters(text)

@@ -5,6 +5,7 @@ import json
 import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -291,6 +292,28 @@ def test_close_is_final_and_idempotent() -> None:
         assert not thread.is_alive(), thread.name
 
 
+@pytest.mark.parametrize("broken", ["cache", "stage"])
+def test_a_part_that_fails_to_close_leaves_no_other_open(broken: str, tmp_path: Path) -> None:
+    """The failure is logged, the index directory is free, and no thread is left."""
+
+    async def fails() -> None:
+        raise RuntimeError("cannot close")
+
+    before = set(threading.enumerate())
+    funnel = make(qdrant={"path": str(tmp_path / "index")})
+    funnel.index(CORPUS)
+    part: Any = funnel.cache if broken == "cache" else funnel.stages[0]
+    part.aclose = fails
+    with structlog.testing.capture_logs() as events:
+        funnel.close()
+    assert [e["part"] for e in events if e["event"] == "close_failed"] == [type(part).__name__]
+    for thread in set(threading.enumerate()) - before:
+        thread.join(5)
+        assert not thread.is_alive(), thread.name
+    with make(qdrant={"path": str(tmp_path / "index")}) as again:
+        assert again.run("password").hits
+
+
 def test_an_unknown_function_is_refused_at_construction() -> None:
     """The message names what was handed over."""
     with pytest.raises(ConfigError, match="'length' was not handed over"):
@@ -311,6 +334,19 @@ def test_min_score_on_a_rank_only_stage_is_refused() -> None:
         make(stages=stages)
 
 
+def test_min_score_per_call_on_a_rank_only_stage_is_refused() -> None:
+    """As at load; the same call without it is answered."""
+    stages = [
+        {"kind": "hybrid", "k": 4},
+        {"kind": "callable", "name": "f", "function": "length", "k": 3, "score_kind": "rank"},
+    ]
+    with make(stages=stages) as funnel:
+        funnel.index(CORPUS)
+        with pytest.raises(InputError, match="orders without scores"):
+            funnel.run("password", overrides={"f": {"min_score": 1}})
+        assert funnel.run("password", overrides={"f": {"min_score": None}}).degraded == ()
+
+
 def test_deleted_documents_are_gone(funnel: Funnel) -> None:
     """Delete says how many there were."""
     assert funnel.delete(["reset", "nobody"]) == 1
@@ -321,6 +357,37 @@ def test_a_rebuild_replaces_all_documents(funnel: Funnel) -> None:
     """What is not in the new corpus is gone."""
     funnel.index([{"id": "only", "text": "the only password document"}], rebuild=True)
     assert funnel.run("password", k=10).ids == ("only",)
+
+
+@pytest.mark.parametrize(
+    "change", [{"encoder": FakeEncoder("fake:other", dim=32)}, {"bm25": {"k1": 1.2}}]
+)
+def test_a_rebuild_works_where_start_refuses(tmp_path: Path, change: dict[str, Any]) -> None:
+    """Other settings than the collection's are what it is for; the cache is told of it."""
+    seen: list[str] = []
+
+    class Watcher(NullCache):
+        async def start(self) -> None:
+            seen.append("start")
+
+        async def documents_changed(self, **_: Any) -> None:
+            seen.append("told")
+
+    place = {"path": str(tmp_path / "index")}
+    with make(qdrant=place) as old:
+        old.index(CORPUS)
+    with make(qdrant=place, cache=Watcher(), **change) as new:
+        with pytest.raises(ConfigError, match="--rebuild"):
+            new.index(CORPUS)
+        assert new.index(CORPUS[:2], rebuild=True).rebuilt
+        assert seen[:2] == ["start", "told"]
+        assert set(new.run("password", k=10).ids) == {"reset", "change"}
+
+
+def test_many_queries_may_come_from_a_generator(funnel: Funnel) -> None:
+    """They are checked first, and are still there to be run."""
+    results = funnel.run_many(text for text in ["password", "refund"])
+    assert [result.query for result in results] == ["password", "refund"]
 
 
 def test_the_encoder_is_asked_once_per_query() -> None:

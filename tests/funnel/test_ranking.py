@@ -1,7 +1,9 @@
 """What the engine does with a stage's output: order, threshold, cut and tail."""
 
 import math
+from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -97,6 +99,20 @@ def test_scores_must_be_finite(score: float | None) -> None:
     """NaN, infinity and nothing are no scores."""
     with pytest.raises(MalformedOutput, match="finite"):
         chosen(ranked(a=score), candidates("a"))
+
+
+@pytest.mark.parametrize("score", [math.nan, math.inf])
+def test_scores_beside_a_rank_must_be_finite(score: float) -> None:
+    """A stage that orders may give scores, but no NaN reaches a hit."""
+    with pytest.raises(MalformedOutput, match="finite"):
+        chosen(ranked(a=score), candidates("a"), kind="rank")
+
+
+def test_numbers_of_numpy_are_scores() -> None:
+    """A stage need not unpack its arrays."""
+    scores: list[Any] = [np.float32(1), np.int64(2)]
+    rows = [Ranked(Document(i, ""), score) for i, score in zip("ab", scores, strict=True)]
+    assert chosen(rows, candidates("a", "b")) == ["b", "a"]
 
 
 def test_a_reranker_cannot_invent_documents() -> None:

@@ -3,12 +3,15 @@
 import os
 import subprocess
 import sys
+from importlib.metadata import EntryPoint
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
 from funnel.errors import ConfigError
 from funnel.registry import known_kinds, stage_class
+from funnel.settings import FunnelSettings
 from funnel.stages.base import Stage
 
 ROOT = Path(__file__).parents[2]
@@ -105,6 +108,35 @@ def test_a_third_party_that_cannot_be_imported_is_a_config_error(tmp_path: Path)
     out = _python(str(tmp_path / "use.py"), path=f"{ROOT}{os.pathsep}{tmp_path}")
     for part in ("'broken'", "their_stage:Broken of their-stage", "not_installed_anywhere"):
         assert part in out
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        (("    role =", "    part ="), "role: got None, expected 'retrieve' or 'rerank'"),
+        (('"rerank"', '"score"'), "role: got 'score', expected 'retrieve' or 'rerank'"),
+        (("async def run", "async def rank"), "got an abstract class, expected one that implemen"),
+        (
+            ("    role =", "    Settings = dict\n    role ="),
+            "Settings: got <class 'dict'>, expected",
+        ),
+        (("(Stage)", ""), "expected a subclass of funnel.stages.base.Stage"),
+    ],
+)
+def test_a_third_party_class_that_cannot_be_used_is_a_config_error(
+    change: tuple[str, str], expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At load, with the entry point and what was expected, not a bare error at first use."""
+    module = ModuleType("their_stage")
+    exec(THIRD_PARTY_STAGE.replace(*change), module.__dict__)  # noqa: S102 - our own text
+    monkeypatch.setitem(sys.modules, "their_stage", module)
+    point = EntryPoint("newest_first", "their_stage:NewestFirst", "funnel.stages")
+    monkeypatch.setattr("funnel.registry._third_party", lambda: {"newest_first": point})
+    stages = [{"kind": "bm25", "k": 9}, {"kind": "newest_first", "k": 3}]
+    with pytest.raises(ConfigError) as caught:
+        FunnelSettings.from_mapping({"stages": stages})
+    for part in ("'newest_first'", "entry point their_stage:NewestFirst", expected):
+        assert part in str(caught.value)
 
 
 def _python(*arguments: str, path: str = str(ROOT)) -> str:

@@ -5,8 +5,11 @@ from typing import Any
 
 import pytest
 
+from funnel.cache.settings import CacheSettings
 from funnel.errors import ConfigError
 from funnel.settings import FunnelSettings
+from funnel.stages.base import StageSettings
+from funnel.stages.hybrid import HybridSettings
 
 YAML = """
 collection: help-centre
@@ -49,7 +52,7 @@ def test_k_has_the_usual_aliases(tmp_path: Path, alias: str) -> None:
 
 
 def test_the_environment_overrides_any_key(tmp_path: Path) -> None:
-    """Nested keys and list positions, parsed as YAML scalars."""
+    """Nested keys and list positions, converted to what the field holds."""
     settings = load(
         tmp_path,
         FUNNEL__STAGES__0__K="50",
@@ -196,3 +199,131 @@ def test_from_mapping_takes_plain_data() -> None:
     settings = FunnelSettings.from_mapping(data)
     assert settings.qdrant.path == ":memory:"
     assert data == {"stages": [{"kind": "bm25", "k": 5}], "qdrant": ":memory:"}
+
+
+@pytest.mark.parametrize("name", ["2024", "no", "2024-01-01", "1e3"])
+def test_text_from_the_environment_stays_text(tmp_path: Path, name: str) -> None:
+    """Names that YAML would read as a number, a boolean or a date."""
+    assert load(tmp_path, FUNNEL__COLLECTION=name).collection == name
+
+
+@pytest.mark.parametrize("key", ["8675309867", "abc #def", "{abc}", "[a", "'x'", "a: b"])
+def test_a_secret_from_the_environment_arrives_unchanged(tmp_path: Path, key: str) -> None:
+    """No character of a key means anything."""
+    api_key = load(tmp_path, FUNNEL__QDRANT__API_KEY=key).qdrant.api_key
+    assert api_key is not None
+    assert api_key.get_secret_value() == key
+
+
+def test_the_environment_gives_paths_numbers_switches_and_lists(tmp_path: Path) -> None:
+    """Each field converts what it is given; null and nothing unset, brackets are YAML."""
+    settings = load(
+        tmp_path,
+        YAML.replace('url: "http://localhost:6333", ', ""),
+        FUNNEL__QDRANT__PATH=":memory:",
+        FUNNEL__QDRANT__TOKEN_VECTORS="yes",
+        FUNNEL__QDRANT__PREFER_GRPC="false",
+        FUNNEL__QDRANT__PAYLOAD_INDEXES="{lang: keyword}",
+        FUNNEL__DEADLINE_MS="null",
+        FUNNEL__SCOPE_FIELD="",
+        FUNNEL__RESERVE_MS="2.5",
+    )
+    assert (settings.qdrant.path, settings.qdrant.payload_indexes) == (
+        ":memory:",
+        {"lang": "keyword"},
+    )
+    assert (settings.qdrant.token_vectors, settings.qdrant.prefer_grpc) == (True, False)
+    assert (settings.deadline_ms, settings.scope_field, settings.reserve_ms) == (None, None, 2.5)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        YAML.replace('"${QDRANT_KEY:-}"', "{hunter2: 1}"),
+        YAML.replace('"${QDRANT_KEY:-}"', "8675309867"),
+        YAML.replace("{ store: memory }", "redis://:hunter2@host"),
+        YAML.replace("memory }", "redis, url: [hunter2] }"),
+        YAML.replace("kind: hybrid", "api_key: hunter2"),
+    ],
+)
+def test_no_error_shows_a_secret(tmp_path: Path, text: str) -> None:
+    """Neither the message nor the error it came from."""
+    with pytest.raises(ConfigError) as caught:
+        load(tmp_path, text)
+    said = f"{caught.value} {caught.value.__cause__}"
+    assert "hunter2" not in said
+    assert "8675309867" not in said
+
+
+def test_the_constructor_types_the_stages() -> None:
+    """Plain stages get their kind's settings, as in from_mapping, and typed ones pass."""
+    plain: Any = [
+        {"kind": "hybrid", "k": 5},
+        {"kind": "cross_encoder", "model": "embedded:relevance", "k": 3},
+    ]
+    settings = FunnelSettings(stages=plain)
+    assert isinstance(settings.stages[0], HybridSettings)
+    assert settings == FunnelSettings.from_mapping({"stages": plain})
+    assert settings == FunnelSettings.from_mapping({"stages": settings.stages})
+    assert settings == FunnelSettings.model_validate(settings.model_dump())
+
+
+def test_the_constructor_names_what_is_wrong_with_a_stage() -> None:
+    """Key, value and mend, as for a file; also for settings of another class than the kind's."""
+    bad: Any = [{"kind": "hybrid", "k": 5, "rrf": 1}]
+    with pytest.raises(ConfigError, match=r"stages\[0\]\.rrf: unknown key; did you mean 'rrf_k'"):
+        FunnelSettings(stages=bad)
+    untyped = StageSettings(kind="hybrid", k=5)
+    with pytest.raises(ConfigError, match="got StageSettings .* expected HybridSettings"):
+        FunnelSettings.from_mapping({"stages": [untyped]})
+
+
+def test_a_named_store_may_stand_over_a_path() -> None:
+    """As with ``FUNNEL__CACHE__STORE=memory`` over a file that keeps its cache in SQLite."""
+    assert CacheSettings.model_validate({"store": "memory", "path": "x.sqlite"}).store == "memory"
+
+
+NO_EFFECT: list[tuple[str, str, str, list[str]]] = [
+    (
+        "a path without a file",
+        "{ store: memory }",
+        "{ path: x.sqlite }",
+        ["cache", "path: got one", "set store: sqlite"],
+    ),
+    (
+        "the default path without a file",
+        "{ store: memory }",
+        "{ path: .funnel/cache.sqlite }",
+        ["set store: sqlite"],
+    ),
+    ("no time", "deadline_ms: 800", "deadline_ms: 10", ["deadline_ms: got 10", "reserve_ms (10)"]),
+    ("a first depth", "k: 100", "k: 100\n    depth: 5", ["stages[0].depth: got 5"]),
+    ("a first tail", "k: 100", "k: 100\n    tail: keep", ["stages[0].tail: got 'keep'"]),
+    ("optional first", "k: 100", "k: 100\n    optional: true", ["stages[0].optional: got True"]),
+    ("no end", "k: 10\n", "k: 10\n    score_cache_mb: .inf\n", ["score_cache_mb: got inf"]),
+    ("no stage end", "k: 100", "k: 100\n    timeout_ms: .inf", ["stages[0].timeout_ms: got inf"]),
+    ("kept for ever", "memory }", "memory, ttl_s: .inf }", ["cache.ttl_s: got inf", "finite"]),
+    ("no such date", "help-centre", "2024-13-45", ["not valid YAML"]),
+    ("an alias in itself", "{ store: memory }", "&a { guards: *a }", ["alias inside"]),
+    ("deep lists", "{ store: memory }", "[" * 3000 + "]" * 3000, ["nested too deeply"]),
+]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "parts"), [c[1:] for c in NO_EFFECT], ids=[c[0] for c in NO_EFFECT]
+)
+def test_what_cannot_work_is_refused(tmp_path: Path, old: str, new: str, parts: list[str]) -> None:
+    """Settings that would be ignored or fail later are errors at load."""
+    test_what_is_wrong_is_named(tmp_path, old, new, parts)
+
+
+@pytest.mark.parametrize("name", ["K", "TOP_K", "TOP_N"])
+@pytest.mark.parametrize("alias", ["k", "top_k", "top_n"])
+def test_the_environment_overrides_k_by_any_of_its_names(
+    tmp_path: Path, alias: str, name: str
+) -> None:
+    """Whatever the file calls it; two names in one file are still an error."""
+    text = YAML.replace("k: 10\n", f"{alias}: 7\n")
+    assert load(tmp_path, text, **{f"FUNNEL__STAGES__1__{name}": "3"}).stages[1].k == 3
+    twice = YAML.replace("k: 10\n", "top_k: 7\n    top_n: 7\n")
+    assert "unknown key" in refusal(tmp_path, twice)

@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 
 from funnel.errors import BackendUnavailable, ConfigError
 from funnel.index import DocumentIndex
@@ -145,3 +146,9 @@ async def test_a_file_in_place_of_the_directory_is_named(tmp_path: Path) -> None
     (tmp_path / "index").write_text("x")
     with pytest.raises(BackendUnavailable, match="index"):
         await made(tmp_path / "index").start()
+
+
+def test_an_empty_path_is_refused() -> None:
+    """It must not be taken for memory, which forgets everything."""
+    with pytest.raises(ValidationError, match="at least 1 character"):
+        QdrantSettings(path="")

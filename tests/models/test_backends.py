@@ -265,7 +265,29 @@ def test_a_backend_that_ranks_otherwise_is_not_chosen(
     assert chosen == "exact"
     assert not by_name["reversed"].agrees
     assert "no such instruction" in by_name["broken"].failed
-    assert choose("key", "exact", {}, tokenizer) == (chosen, rows)
+    kept = [row for row in rows if not row.failed]
+    assert choose("key", "exact", {}, tokenizer) == (chosen, kept)
+
+
+def test_a_backend_that_failed_once_is_tried_again(
+    tokenizer: TextTokenizer, cache_dir: Path
+) -> None:
+    """It may have been for want of memory; what was measured is not measured again."""
+
+    class Slow(_Network):
+        def logits(self, batch: Sequence[Tokens]) -> NDArray[np.float32]:
+            time.sleep(0.002)
+            return super().logits(batch)
+
+    openers = {"exact": lambda: Slow(), "turned": lambda: _Network(-1.0)}
+    failing = {**openers, "half": lambda: _Network(error=MemoryError())}
+    chosen, before = choose("again", "exact", failing, tokenizer)
+    assert chosen == "exact"
+    able = {**openers, "half": lambda: _Network()}
+    chosen, after = choose("again", "exact", able, tokenizer)
+    assert chosen == "half"
+    assert after[:2] == [row for row in before if not row.failed]
+    assert choose("again", "exact", {}, tokenizer) == (chosen, after)
 
 
 @pytest.mark.parametrize("rough", [False, True])
@@ -343,3 +365,12 @@ def test_a_folder_that_cannot_be_written_is_no_error(
     with capture_logs() as logs:
         sealed.write("name", b"content")
     assert logs[0]["event"] == "cached_file_not_written"
+
+
+def test_a_file_that_cannot_be_put_in_place_leaves_nothing(cache_dir: Path) -> None:
+    """Not even the temporary file that was to take its place."""
+    (cache_dir / "name").mkdir(parents=True)
+    with capture_logs() as logs:
+        sealed.write("name", b"content")
+    assert logs[0]["event"] == "cached_file_not_written"
+    assert [each.name for each in cache_dir.iterdir()] == ["name"]

@@ -3,6 +3,7 @@
 import asyncio
 import threading
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 
 from funnel.errors import InputError, ModelError
 from funnel.models import Embedder
+from funnel.models.encoder_networks import PlainEncoder, open_network
 from funnel.models.source import EMBEDDED_ENCODER, locate
 from funnel.models.worker import ModelWorker
 
@@ -38,6 +40,23 @@ def test_vectors_equal_those_of_sentence_transformers(embedder: Embedder) -> Non
     library = SentenceTransformer(str(locate(EMBEDDED_ENCODER).folder), device="cpu")
     expected = library.encode(TEXTS[:4], show_progress_bar=False)
     np.testing.assert_allclose(embedder.encode(TEXTS[:4]), expected, atol=2e-6)
+
+
+def test_a_folder_saved_anew_goes_through_the_own_forward_pass(
+    embedder: Embedder, tmp_path: Path
+) -> None:
+    """Of today's file format, too: the same vectors and the same window, which moved."""
+    from sentence_transformers import SentenceTransformer
+
+    library = SentenceTransformer(str(locate(EMBEDDED_ENCODER).folder), device="cpu")
+    library.max_seq_length = 100
+    library.save(str(tmp_path))
+    network = open_network(locate(str(tmp_path)), "fp32")
+    assert isinstance(network, PlainEncoder)
+    assert network.max_tokens == 100
+    vectors = np.concatenate([network.pooled(network.tokenize([text])) for text in TEXTS[:4]])
+    expected = library.encode(TEXTS[:4], show_progress_bar=False)
+    np.testing.assert_allclose(vectors, expected, atol=2e-6)
 
 
 def test_vectors_are_float32_and_of_unit_length(embedder: Embedder) -> None:

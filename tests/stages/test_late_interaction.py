@@ -1,5 +1,6 @@
 """Late interaction: MaxSim as defined, mixing, stored vectors, deadlines."""
 
+import asyncio
 import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, cast
@@ -10,7 +11,7 @@ from numpy.typing import NDArray
 
 from funnel.deadline import Deadline
 from funnel.errors import StageTimeout
-from funnel.models import Embedder
+from funnel.models import Embedder, encoder_networks
 from funnel.models.maxsim import maxsim
 from funnel.models.representations import Representation
 from funnel.models.source import EMBEDDED_ENCODER
@@ -32,7 +33,7 @@ TEXTS = {
     "account": "Open a new account with your e-mail address.",
 }
 CANDIDATES = [
-    Candidate(Document(name, text), stage_scores={"bm25": float(i)})
+    Candidate(Document(name, text), stage_scores={"bm25": float(-i)})
     for i, (name, text) in enumerate(TEXTS.items())
 ]
 
@@ -93,7 +94,7 @@ async def test_mixing_moves_the_order_towards_the_previous_stage(embedder: Embed
     """At 1 the order is the previous one, in between it is an order only, with both parts kept."""
     stage = _stage(embedder, mix=1.0)
     output = await stage.run(_request(stage.settings), CANDIDATES)
-    assert [row.document.id for row in output.ranking] == ["account", "card", "tea", "reset"]
+    assert [row.document.id for row in output.ranking] == list(TEXTS)
     assert stage.score_kind == "rank"
     half = _stage(embedder, mix=0.5)
     rows = (await half.run(_request(half.settings), CANDIDATES)).ranking
@@ -101,6 +102,28 @@ async def test_mixing_moves_the_order_towards_the_previous_stage(embedder: Embed
     assert ranks["reset"] == 1
     scores = [cast("float", row.score) for row in rows]
     assert scores == sorted(scores, reverse=True)
+
+
+@pytest.mark.parametrize(
+    ("scores", "ranks"),
+    [
+        ([{"ce": -4.0}, {"hybrid": 0.03}, {"hybrid": 0.02}, {}], [{"ce": 1}, {}, {}, {}]),
+        ([{"bm25": float(i)} for i in range(4)], [{"bm25": 4 - i, "llm": i + 1} for i in range(4)]),
+        ([{"own": float(i)} for i in range(4)], [{"own": i + 1} for i in range(4)]),
+    ],
+    ids=["cut short before", "order only before", "scores that are not its order"],
+)
+async def test_scores_that_are_not_the_incoming_order_are_not_mixed(
+    embedder: Embedder, scores: list[dict[str, float]], ranks: list[dict[str, int]]
+) -> None:
+    """The order itself is, so that neither the unread come first nor the order is undone."""
+    candidates = [
+        Candidate(each.document, stage_scores=score, stage_ranks=rank)
+        for each, score, rank in zip(CANDIDATES, scores, ranks, strict=True)
+    ]
+    stage = _stage(embedder, mix=1.0)
+    output = await stage.run(_request(stage.settings), candidates)
+    assert [row.document.id for row in output.ranking] == list(TEXTS)
 
 
 class _Index:
@@ -154,8 +177,55 @@ async def test_a_short_deadline_ranks_what_was_read() -> None:
     assert ids <= {candidate.id for candidate in many[: len(ids) + 512]}
 
 
-async def test_long_documents_are_counted(embedder: Embedder) -> None:
-    """Beyond the encoder's window nothing is read."""
+async def test_what_was_read_in_time_is_handed_over_and_kept() -> None:
+    """Before the chain's own timeout at the same moment, so the next same query gets further."""
+    stage = _stage(_SlowEmbedder(EMBEDDED_ENCODER))
+    await stage.start()
+    many = [Candidate(Document(f"k{i}", f"thing {i} of a catalogue")) for i in range(1_000)]
+    await stage.run(_request(stage.settings), many[:4])
+    counts = []
+    for _ in range(2):
+        async with asyncio.timeout(0.6):
+            output = await stage.run(_request(stage.settings, ms=600), many)
+        assert output.degraded == "deadline"
+        counts.append(len(output.ranking))
+    assert 4 < counts[0] < counts[1] < len(many)
+
+
+async def test_the_query_is_read_first() -> None:
+    """However short it is and however many documents there are, which go longest first."""
+    read: list[int] = []
+
+    class Noted(Embedder):
+        def _run_tokens(self, batch: Sequence[Tokens]) -> list[Representation]:
+            read.extend(map(len, batch))
+            return super()._run_tokens(batch)
+
+    stage = _stage(Noted(EMBEDDED_ENCODER))
+    query = Query("noted first", query_id="q", embed=_no_vector)
+    request = StageRequest(query, 3, stage.settings, Deadline.after_ms(60_000))
+    await stage.run(request, [Candidate(Document("n", "a noted document that is longer"))])
+    assert read == [4, 8]
+
+
+async def test_start_opens_what_the_first_query_needs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The network of token vectors is another one where it runs in another precision."""
+    monkeypatch.setattr("funnel.models.encoder.cpu_has_fast_bf16", lambda: True)
+    encoder_networks._opened.cache_clear()
+    stage = _stage(Embedder(EMBEDDED_ENCODER))
+    await stage.start()
+    misses = encoder_networks._opened.cache_info().misses
+    await stage.run(_request(stage.settings), CANDIDATES)
+    assert encoder_networks._opened.cache_info().misses == misses
+
+
+@pytest.mark.parametrize(("words", "cut"), [(0, 0), (1, 1), (5_000, 1)])
+async def test_documents_longer_than_the_window_are_counted(
+    embedder: Embedder, words: int, cut: int
+) -> None:
+    """Beyond the encoder's window nothing is read; a text that just fits is read to its end."""
     stage = _stage(embedder)
-    long = Candidate(Document("long", "password " * 5_000))
-    assert (await stage.run(_request(stage.settings), [long])).truncated == 1
+    text = "password " * (embedder.max_tokens - 2 + words)
+    for _ in range(2):  # read, then from memory
+        output = await stage.run(_request(stage.settings), [Candidate(Document("long", text))])
+        assert output.truncated == cut

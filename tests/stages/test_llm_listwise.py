@@ -161,6 +161,20 @@ async def test_a_window_that_fails_late_loses_nothing(server: OpenRouterServer) 
     assert output.usage.cost_usd == 0.001
 
 
+@pytest.mark.parametrize(("status", "reason"), [(402, "budget"), (404, "error")])
+async def test_what_was_paid_before_a_late_refusal_is_kept(
+    server: OpenRouterServer, status: int, reason: str
+) -> None:
+    """No credit or no endpoint any more: the first window's work and its cost both stand."""
+    server.script = [reverse, failure(status, "the server's words")]
+    output = await rank(llm_stage(server, window=4, stride=2, in_one_call=4), 6)
+    assert ids(output) == ["d1", "d2", "d6", "d5", "d4", "d3"]
+    assert output.degraded == reason
+    assert (output.details["windows_ranked"], output.usage.calls) == (1, 2)
+    assert output.usage.cost_usd > 0
+    assert "the server's words" in output.details["message"]
+
+
 async def test_a_window_that_fails_late_raises_if_errors_shall(server: OpenRouterServer) -> None:
     """With on_error raise, a failing window fails the stage."""
     server.script = [reverse, failure(401)]

@@ -1,0 +1,116 @@
+"""Statistics that survive a kill, and requests that a server accepts."""
+
+import json
+from typing import Any
+
+import pytest
+
+from funnel.index import DocumentIndex
+from tests.index.conftest import DOCUMENTS
+
+LIMIT = 100_000
+
+
+def watched(index: DocumentIndex) -> list[tuple[str, int, int]]:
+    """Method, items and bytes of each request with points that the index makes from now on."""
+    seen: list[tuple[str, int, int]] = []
+    write = index._backend.write
+
+    async def watching(method: str, **arguments: Any) -> Any:
+        items = arguments.get("points") or arguments.get("update_operations") or []
+        if items:
+            size = sum(len(json.dumps(item.model_dump(exclude_none=True))) for item in items)
+            seen.append((method, len(items), size))
+        return await write(method, **arguments)
+
+    index._backend.write = watching  # type: ignore[method-assign]
+    return seen
+
+
+@pytest.mark.parametrize("again", [True, False])
+async def test_a_killed_delete_leaves_statistics_to_be_counted_anew(
+    memory: DocumentIndex, monkeypatch: pytest.MonkeyPatch, again: bool
+) -> None:
+    """By the same delete, which finds nothing left to delete, or by another write."""
+    await memory.upsert(DOCUMENTS)
+    epoch, write = await memory.epoch(), memory._backend.write
+
+    async def dying(method: str, **arguments: Any) -> Any:
+        answer = await write(method, **arguments)
+        if method == "delete":
+            raise RuntimeError("killed")
+        return answer
+
+    doomed = [document["id"] for document in DOCUMENTS[:5]]
+    with monkeypatch.context() as patch:
+        patch.setattr(memory._backend, "write", dying)
+        with pytest.raises(RuntimeError, match="killed"):
+            await memory.delete(doomed)
+    if again:
+        assert await memory.delete(doomed) == 0
+    else:
+        assert (await memory.upsert([{"id": "new", "text": "fox"}])).new == 1
+    assert await memory.epoch() > epoch
+    state = await memory._refresh()
+    assert state is not None
+    assert not state.writing
+    assert state.documents == await memory.count() == (7 if again else 8)
+
+
+async def test_a_rebuild_killed_after_pruning_is_counted_anew(
+    memory: DocumentIndex, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What its predecessor dropped uncounted is not counted for ever."""
+
+    async def dying(*_: Any) -> Any:
+        raise RuntimeError("killed")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(memory._upkeep, "prune", dying)
+        with pytest.raises(RuntimeError):
+            await memory.rebuild(DOCUMENTS)
+    with monkeypatch.context() as patch:
+        patch.setattr(memory._upkeep, "recounted", dying)
+        with pytest.raises(RuntimeError):
+            await memory.rebuild(DOCUMENTS[:8])
+    report = await memory.rebuild(DOCUMENTS[:8])
+    assert report.documents == await memory.count() == 8
+
+
+async def test_moved_weights_are_sent_in_requests_that_fit(
+    memory: DocumentIndex, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By their bytes, not only by their number."""
+    monkeypatch.setattr("funnel.indexing.batches.BATCH_BYTES", LIMIT // 2)
+    words = " ".join(f"word{n}" for n in range(300))
+    await memory.upsert([{"id": f"long{n}", "text": f"{n} {words}"} for n in range(40)])
+    seen = watched(memory)
+    await memory.upsert([{"id": f"short{n}", "text": f"fox {n}"} for n in range(300)])
+    moved = [(items, size) for method, items, size in seen if method == "update_vectors"]
+    assert sum(items for items, _ in moved) == 340
+    assert max(size for _, size in moved) < LIMIT
+
+
+@pytest.mark.parametrize("part", ["text", "title", "metadata"])
+async def test_changed_metadata_is_sent_in_requests_that_fit(
+    memory: DocumentIndex, monkeypatch: pytest.MonkeyPatch, part: str
+) -> None:
+    """Title and metadata count as the text does, when documents are new and when they change."""
+    monkeypatch.setattr("funnel.indexing.batches.BATCH_BYTES", LIMIT // 2)
+    long = "x" * 9_000
+    documents = [
+        {
+            "id": f"d{n}",
+            "title": long if part == "title" else "",
+            "text": long if part == "text" else "fox",
+            "metadata": {"body": long if part == "metadata" else ""},
+        }
+        for n in range(40)
+    ]
+    seen = watched(memory)
+    await memory.upsert(documents)
+    assert sum(items for _, items, _ in seen) == 40
+    changed = [{**document, "metadata": {**document["metadata"], "v": 1}} for document in documents]  # type: ignore[dict-item]
+    assert (await memory.upsert(changed)).metadata_only == 40
+    assert sum(items for method, items, _ in seen if method == "batch_update_points") == 40
+    assert max(size for _, _, size in seen) < LIMIT
