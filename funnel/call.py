@@ -40,6 +40,11 @@ class CallOptions:
             raise InputError(f"filters: got {self.filters!r:.80}, expected a mapping")
         if not isinstance(self.overrides, Mapping):
             raise InputError(f"overrides: got {self.overrides!r:.80}, expected a mapping")
+        for name, changes in self.overrides.items():
+            if not isinstance(changes, Mapping):
+                raise InputError(
+                    f"overrides[{name!r}]: got {changes!r:.80}, expected a mapping like {{'k': 20}}"
+                )
 
 
 def one_k(k: int | None, top_k: int | None, top_n: int | None) -> int | None:

@@ -245,6 +245,8 @@ class DocumentIndex:
         """
         if isinstance(ids, str):
             raise InputError(f"ids: got the string {ids!r:.80}, expected a list of ids")
+        if strange := [doc_id for doc_id in ids if not isinstance(doc_id, str)]:
+            raise InputError(f"ids: got {strange[0]!r:.80}, expected texts; nothing was deleted")
         async with self._writing:
             state = await self._refresh(self._backend.write)
             if state is None or not ids:

@@ -379,7 +379,7 @@ async def test_metrics_count_a_shared_store_once(tmp_path: Path) -> None:
     pytest.importorskip("prometheus_client")
     collector = CacheCollector()
     path = tmp_path / "cache.sqlite"
-    worlds = [World(store=SqliteStore(path), path=path) for _ in range(2)]
+    worlds = [World(store=SqliteStore(path)) for _ in range(2)]
     for world in worlds:
         collector.add(world.cache)
         await world.ask("a word about cats")

@@ -128,6 +128,8 @@ def test_filters_restrict_the_documents(funnel: Funnel) -> None:
         ({"filters": {"lang": object()}}, "lang"),
         ({"filters": {"colour": "red"}}, "colour"),
         ({"overrides": {"lenght": {"k": 1}}}, "did you mean 'length'"),
+        ({"overrides": {"length": 5}}, "got 5, expected a mapping"),
+        ({"overrides": {"length": None}}, "got None, expected a mapping"),
         ({"overrides": {"length": {"function": "x"}}}, "cannot change per call"),
         ({"overrides": {"length": {"k": "many"}}}, "got 'many'"),
     ],
@@ -234,6 +236,8 @@ def test_one_string_is_not_a_list(funnel: Funnel) -> None:
         funnel.run_many("password")
     with pytest.raises(InputError, match="expected a list of ids"):
         funnel.delete("12")
+    with pytest.raises(InputError, match="got 12, expected texts"):
+        funnel.delete([12])  # type: ignore[list-item]
 
 
 async def test_a_coroutine_starts_a_funnel_and_leaves_its_with_block() -> None:
