@@ -24,6 +24,7 @@ from recipes.network import Base, Floats, Words, padded
 from recipes.pairs import Clusters, Pair, fold, within_caps
 from recipes.questions import Questions
 from recipes.schedule import Schedule, train
+from recipes.written import SAME
 
 _log = structlog.get_logger(__name__)
 SEED = 11
@@ -33,7 +34,7 @@ _SMOOTHING = (0.97, 0.015)
 _CONTRAST = 0.3
 _SCALE = 20.0
 _MEMORY = 6_000
-_CONTRASTED = frozenset({"real", "extra", "transitive", "overlap", "intent", "written"})
+_CONTRASTED = frozenset({"real", "extra", "transitive", "overlap", "intent", SAME})
 _SURE = 0.8
 _NEVER = -1e4
 _AT_ONCE = 128

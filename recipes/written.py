@@ -8,7 +8,7 @@ groups is held out by topic.
 
 import hashlib
 import random
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -50,7 +50,7 @@ def read_groups(folder: Path = FOLDER) -> list[Group]:
     return [group for path in sorted(folder.glob("*.txt")) for group in _read(path)]
 
 
-def _read(path: Path) -> Iterator[Group]:
+def _read(path: Path) -> list[Group]:
     groups: list[Group] = []
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
         mark, text = line[:1], line[1:].strip()
@@ -68,7 +68,7 @@ def _read(path: Path) -> Iterator[Group]:
     for group in groups:
         if len(group.same) < 2 or not group.other:
             raise ValueError(f"{path.name}: {group.topic!r} lacks wordings or near misses")
-    return iter(groups)
+    return groups
 
 
 def trained_pairs(groups: Iterable[Group], rng: random.Random) -> list[Pair]:
