@@ -1,6 +1,5 @@
 """Late interaction: MaxSim as defined, mixing, stored vectors, deadlines."""
 
-import asyncio
 import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, cast
@@ -178,16 +177,28 @@ async def test_a_short_deadline_ranks_what_was_read() -> None:
 
 
 async def test_what_was_read_in_time_is_handed_over_and_kept() -> None:
-    """Before the chain's own timeout at the same moment, so the next same query gets further."""
-    stage = _stage(_SlowEmbedder(EMBEDDED_ENCODER))
+    """So the next same query gets further; reading ends before the chain's own timeout does."""
+    ends: list[float | None] = []
+
+    class Noted(_SlowEmbedder):
+        async def arepresent(
+            self, texts: Sequence[str], deadline: Deadline
+        ) -> list[Representation | None]:
+            ends.append(deadline.end)
+            return await super().arepresent(texts, deadline)
+
+    stage = _stage(Noted(EMBEDDED_ENCODER))
     await stage.start()
     many = [Candidate(Document(f"k{i}", f"thing {i} of a catalogue")) for i in range(1_000)]
     await stage.run(_request(stage.settings), many[:4])
     counts = []
     for _ in range(2):
-        async with asyncio.timeout(0.6):
-            output = await stage.run(_request(stage.settings, ms=600), many)
+        ends.clear()
+        request = _request(stage.settings, ms=600)
+        output = await stage.run(request, many)
         assert output.degraded == "deadline"
+        assert request.deadline.end and ends
+        assert all(end and end < request.deadline.end for end in ends)
         counts.append(len(output.ranking))
     assert 4 < counts[0] < counts[1] < len(many)
 
