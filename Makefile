@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-EXTRAS := embedded,openvino,onnx,cache,train,plots,dev
+EXTRAS := embedded,openvino,onnx,cache,serve,train,plots,dev
 
 # One thread pool per process: two pools on few cores fight. No model hub is needed.
 export TOKENIZERS_PARALLELISM := false

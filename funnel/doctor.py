@@ -33,6 +33,7 @@ EXTRAS: dict[str, tuple[str, ...]] = {
     "openvino": ("openvino",),
     "onnx": ("onnxruntime", "onnx"),
     "cache": ("usearch", "prometheus_client"),
+    "serve": ("starlette", "uvicorn", "prometheus_client"),
     "train": ("accelerate", "datasets", "peft"),
     "plots": ("matplotlib",),
 }

@@ -51,6 +51,7 @@ class Secrets(BaseSettings):
     model_config = SettingsConfigDict(frozen=True, extra="ignore")
 
     openrouter_api_key: SecretStr | None = None
+    funnel_service_token: SecretStr | None = None
 
 
 class FunnelSettings(BaseModel):

@@ -22,6 +22,7 @@ from funnel.cli.doctor import doctor
 from funnel.cli.eval import eval_
 from funnel.cli.index import index
 from funnel.cli.query import query
+from funnel.cli.serve import serve
 from funnel.cli.tune import tune
 from funnel.errors import ConfigError, FunnelError, InputError
 
@@ -73,6 +74,7 @@ app.command()(index)
 app.command()(query)
 app.command("eval")(eval_)
 app.command()(tune)
+app.command()(serve)
 app.command()(doctor)
 app.add_typer(train.app, name="train")
 app.add_typer(bench_app, name="bench")

@@ -1,0 +1,273 @@
+"""The ASGI app: each route is one method of :class:`funnel.Funnel`."""
+
+import asyncio
+import hmac
+import secrets
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
+
+import msgspec
+from starlette.applications import Starlette
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from funnel.errors import FunnelError, InputError, Overloaded
+from funnel.log import get_logger
+from funnel.service import bodies
+from funnel.service.failures import Forbidden, Unauthorised, body_of, headers_of, status_of
+from funnel.service.metrics import CONTENT_TYPE, ServiceMetrics
+from funnel.service.options import ServiceOptions
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from funnel.engine import Funnel
+
+log = get_logger(__name__)
+T = TypeVar("T")
+Handler = Callable[[Request], Awaitable[Response]]
+
+_LEFT = 499
+"""The status that is logged and counted for a caller who hung up; nobody reads it."""
+_DOCUMENTS_SHARE = 64
+
+
+def make_app(funnel: "Funnel", options: ServiceOptions | None = None) -> Starlette:
+    """An ASGI app over a funnel, which it starts and leaves open: the owner closes it.
+
+    Routes, all in JSON: ``POST /query``; with ``writes`` ``POST`` and ``DELETE /documents``,
+    ``POST /cache/purge`` and ``/cache/forget``; ``GET /cache/stats``, ``POST /cache/explain``;
+    ``GET /healthz``, ``/readyz``, ``/metrics`` (Prometheus).
+    """
+    service = _Service(funnel, options or ServiceOptions())
+    routes = [
+        Route(path, service.guarded(path, handler), methods=[method])
+        for method, path, handler in service.routes()
+    ]
+    return Starlette(
+        routes=[*routes, Route("/healthz", _alive), Route("/readyz", service.ready)],
+        lifespan=service.lifespan,
+    )
+
+
+class _Service:
+    def __init__(self, funnel: "Funnel", options: ServiceOptions) -> None:
+        self._funnel = funnel
+        self._options = options
+        self._metrics = ServiceMetrics()
+        self._in_flight = 0
+        self._started = False
+
+    def routes(self) -> list[tuple[str, str, Handler]]:
+        """Method, path and handler of every route that asks for the token."""
+        return [
+            ("POST", "/query", self._query),
+            ("POST", "/documents", self._index),
+            ("DELETE", "/documents", self._delete),
+            ("GET", "/cache/stats", self._cache_stats),
+            ("POST", "/cache/explain", self._cache_explain),
+            ("POST", "/cache/forget", self._cache_forget),
+            ("POST", "/cache/purge", self._cache_purge),
+            ("GET", "/metrics", self._exposition),
+        ]
+
+    @asynccontextmanager
+    async def lifespan(self, _: Starlette) -> AsyncIterator[None]:
+        """Open everything before the first request is taken."""
+        await self._funnel.astart()
+        self._started = True
+        yield
+        self._started = False
+
+    def guarded(self, path: str, handler: Handler) -> Handler:
+        """Around a handler: the token, errors as statuses, and a count of both."""
+
+        async def answer(request: Request) -> Response:
+            response = await self._answered(request, handler)
+            self._metrics.answered(path, response.status_code)
+            return response
+
+        return answer
+
+    async def _answered(self, request: Request, handler: Handler) -> Response:
+        try:
+            self._check_token(request)
+            return await handler(request)
+        except ClientDisconnect:
+            return Response(status_code=_LEFT)
+        except FunnelError as error:
+            status = status_of(error)
+            if status >= 500:
+                log.warning("request_failed", path=request.url.path, error=str(error))
+            return _json(body_of(error), status, headers_of(error))
+        except Exception as error:
+            name = secrets.token_hex(8)
+            log.error("request_crashed", path=request.url.path, id=name, exc_info=error)
+            message = f"internal error; the service's log has it under {name}"
+            return _json({"error": {"type": "InternalError", "message": message}}, 500)
+
+    # -- queries
+
+    async def _query(self, request: Request) -> Response:
+        with self._slot():
+            body = await bodies.read(request, bodies.QueryBody, self._options.max_body_bytes)
+            self._check_limits(body)
+            work = self._funnel.arun(
+                body.query,
+                k=body.k,
+                filters=body.filters,
+                deadline_ms=body.deadline_ms,
+                overrides=body.overrides,
+                scope=body.scope,
+                cache=body.cache,
+            )
+            result = await _while_there(request, work)
+        self._metrics.query(result)
+        answer = result.to_dict()
+        if not body.trace:
+            del answer["trace"]
+        if body.explain is not None:
+            answer["explain"] = asdict(result.explain(body.explain))
+        return _json(answer)
+
+    @contextmanager
+    def _slot(self) -> "Iterator[None]":
+        if self._in_flight >= self._options.max_in_flight:
+            raise Overloaded(
+                f"{self._in_flight} queries are being answered, the most this service takes; "
+                "try again later"
+            )
+        self._in_flight += 1
+        self._metrics.in_flight(self._in_flight)
+        try:
+            yield
+        finally:
+            self._in_flight -= 1
+            self._metrics.in_flight(self._in_flight)
+
+    def _check_limits(self, body: bodies.QueryBody) -> None:
+        if body.k is not None and body.k > self._options.max_k:
+            raise InputError(f"k: got {body.k}, this service gives at most {self._options.max_k}")
+        if body.overrides and not self._options.overrides:
+            raise Forbidden("overrides: this service was started without --allow-overrides")
+
+    # -- documents
+
+    async def _index(self, request: Request) -> Response:
+        self._check_writes()
+        body = await bodies.read(request, bodies.DocumentsBody, self._documents_bytes)
+        on_bad = cast("Literal['skip', 'fail']", body.on_bad)
+        report = await self._funnel.aindex(body.documents, on_bad=on_bad)
+        return _json({**asdict(report), "problems": report.problems})
+
+    async def _delete(self, request: Request) -> Response:
+        self._check_writes()
+        body = await bodies.read(request, bodies.IdsBody, self._documents_bytes)
+        return _json({"deleted": await self._funnel.adelete(body.ids)})
+
+    @property
+    def _documents_bytes(self) -> int:
+        return self._options.max_body_bytes * _DOCUMENTS_SHARE
+
+    # -- the cache
+
+    async def _cache_stats(self, _: Request) -> Response:
+        return _json(await asyncio.to_thread(self._funnel.cache_stats))
+
+    async def _cache_explain(self, request: Request) -> Response:
+        body = await self._cache_body(request)
+        return _json(await asyncio.to_thread(self._explain, body))
+
+    async def _cache_forget(self, request: Request) -> Response:
+        self._check_writes()
+        body = await self._cache_body(request)
+        return _json({"forgotten": await asyncio.to_thread(self._forget, body)})
+
+    async def _cache_purge(self, request: Request) -> Response:
+        self._check_writes()
+        body = await bodies.read(request, bodies.ScopeBody, self._options.max_body_bytes)
+        return _json({"dropped": await asyncio.to_thread(self._purge, body.scope)})
+
+    async def _cache_body(self, request: Request) -> bodies.CacheBody:
+        return await bodies.read(request, bodies.CacheBody, self._options.max_body_bytes)
+
+    def _explain(self, body: bodies.CacheBody) -> Mapping[str, Any]:
+        return self._funnel.explain_cache(
+            body.query, k=body.k, filters=body.filters, scope=body.scope
+        )
+
+    def _forget(self, body: bodies.CacheBody) -> bool:
+        return self._funnel.forget_cached(
+            body.query, k=body.k, filters=body.filters, scope=body.scope
+        )
+
+    def _purge(self, scope: str | None) -> int:
+        return self._funnel.purge_cache(scope=scope)
+
+    # -- the service itself
+
+    async def ready(self, _: Request) -> Response:
+        """Whether queries can be answered now, and by what; asks for no token."""
+        settings = self._funnel.settings
+        stages = [{"name": s.name, "kind": s.kind, "k": s.k} for s in settings.stages]
+        told = {
+            "ready": self._started,
+            "collection": settings.collection,
+            "stages": stages,
+            "config_hash": self._funnel.config_hash,
+        }
+        return _json(told, 200 if self._started else 503)
+
+    async def _exposition(self, _: Request) -> Response:
+        text = await asyncio.to_thread(self._metrics.exposition)
+        return Response(text, headers={"content-type": CONTENT_TYPE})
+
+    def _check_writes(self) -> None:
+        if not self._options.writes:
+            raise Forbidden("this service was started without --allow-writes")
+
+    def _check_token(self, request: Request) -> None:
+        if self._options.token is None:
+            return
+        scheme, _, given = request.headers.get("authorization", "").partition(" ")
+        expected = self._options.token.get_secret_value().encode()
+        right = hmac.compare_digest(given.strip().encode(), expected)
+        if scheme.lower() != "bearer" or not right:
+            raise Unauthorised("authorization: expected Bearer and this service's token")
+
+
+async def _alive(_: Request) -> Response:
+    return _json({"alive": True})
+
+
+async def _while_there(request: Request, work: Coroutine[Any, Any, T]) -> T:
+    """The work's result, given up as soon as the caller hangs up.
+
+    Raises:
+        ClientDisconnect: the caller hung up.
+    """
+    task = asyncio.ensure_future(work)
+    gone = asyncio.ensure_future(_gone(request))
+    try:
+        await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
+        if not task.done():
+            raise ClientDisconnect
+        return task.result()
+    finally:
+        task.cancel()
+        gone.cancel()
+
+
+async def _gone(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+def _json(value: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
+    # msgspec writes NaN and infinity as null: JSON has neither.
+    return Response(
+        msgspec.json.encode(value), status, headers=headers, media_type="application/json"
+    )

@@ -1,0 +1,79 @@
+"""One process that listens: uvicorn around the app."""
+
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import uvicorn
+
+from funnel.errors import ConfigError
+from funnel.service.app import make_app
+from funnel.service.options import ServiceOptions, check_reach
+
+if TYPE_CHECKING:
+    from funnel.engine import Funnel
+
+_DRAIN_S = 20
+"""How long running queries may take to end after a signal; orchestrators kill after 30."""
+
+
+def serve(
+    funnel: "Funnel",
+    options: ServiceOptions,
+    *,
+    host: str,
+    port: int,
+    listening: Callable[[str], None] = lambda _: None,
+) -> None:
+    """Listen until SIGINT or SIGTERM, then let running queries end; call from the main thread.
+
+    Args:
+        funnel: opened here, closed by its owner.
+        options: limits and permissions.
+        host: a name or address of this machine.
+        port: 0 takes a free one.
+        listening: called with the address as a URL once connections are taken.
+
+    Raises:
+        ConfigError: the address is not to be had, or would let strangers write.
+        KeyboardInterrupt: ended by SIGINT.
+        SystemExit: ended by SIGTERM, with 0.
+    """
+    check_reach(host, options)
+    config = uvicorn.Config(
+        make_app(funnel, options),
+        host=host,
+        port=port,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        lifespan="on",
+        timeout_graceful_shutdown=_DRAIN_S,
+    )
+    funnel.start()  # here its errors reach the caller as they are
+    try:
+        socket = config.bind_socket()
+    except SystemExit as error:  # uvicorn's way to say that it cannot
+        raise ConfigError(
+            f"--host, --port: cannot listen on {host}:{port}; is it in use, or not this machine's?"
+        ) from error
+    socket.listen(config.backlog)  # from here on callers wait instead of being refused
+    name, number = socket.getsockname()[:2]
+    listening(f"http://{f'[{name}]' if ':' in name else name}:{number}")
+    with _terminated_as_exit():
+        uvicorn.Server(config).run([socket])
+
+
+@contextmanager
+def _terminated_as_exit() -> Iterator[None]:
+    """SIGTERM as SystemExit: uvicorn raises it again when it has ended, and nothing would close."""
+
+    def end(*_: Any) -> NoReturn:
+        raise SystemExit(0)
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
