@@ -454,14 +454,9 @@ class Funnel:
         return await work()
 
     async def _ensure_started(self) -> None:
-        if self._started is None:
+        if self._started is None or _failed(self._started):  # a failed start is tried again
             self._started = asyncio.ensure_future(self._start())
-        try:
-            await asyncio.shield(self._started)
-        except BaseException:
-            if self._started is not None and self._started.done():
-                self._started = None  # the next call tries again
-            raise
+        await asyncio.shield(self._started)
 
     async def _start(self) -> None:
         await self.documents.start()
@@ -477,6 +472,10 @@ class Funnel:
         for stage in self.stages:
             await _closed(stage)
         await _closed(self.documents)
+
+
+def _failed(start: "asyncio.Task[None]") -> bool:
+    return start.done() and (start.cancelled() or start.exception() is not None)
 
 
 async def _closed(part: QueryCache | Stage | DocumentIndex) -> None:

@@ -2,73 +2,20 @@
 
 import asyncio
 import json
-import threading
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import structlog
 
-from funnel import Funnel, FunnelSettings
-from funnel.cache.base import CacheRequest, Compute, QueryCache, Served
+from funnel import Funnel
+from funnel.cache.base import CacheRequest, Compute, Served
 from funnel.cache.null import NullCache
-from funnel.errors import Closed, ConfigError, InputError, StageError
+from funnel.errors import ConfigError, InputError, StageError
 from funnel.types import Candidate
 from tests.fakes import FakeEncoder, FloatArray
-
-CORPUS = [
-    {
-        "id": "reset",
-        "title": "Reset a password",
-        "text": "Press forgot password, open the mail.",
-    },
-    {"id": "change", "title": "Change a password", "text": "Settings, security, new password."},
-    {"id": "refund", "title": "Refunds", "text": "Money goes back to the card.", "lang": "en"},
-    {"id": "erstattung", "title": "Erstattung", "text": "Geld zurück auf die Karte.", "lang": "de"},
-    {"id": "ship", "title": "Shipping", "text": "A parcel takes three days.", "lang": "en"},
-]
-
-
-class FakeModels:
-    """A pool that holds one encoder."""
-
-    def __init__(self, encoder: FakeEncoder) -> None:
-        self._encoder = encoder
-
-    def encoder(self, name: str) -> FakeEncoder:
-        return self._encoder
-
-
-def longest_first(query: str, candidates: Sequence[Candidate]) -> list[float]:
-    return [float(len(candidate.document.text)) for candidate in candidates]
-
-
-def settings(**changes: Any) -> FunnelSettings:
-    data: dict[str, Any] = {
-        "stages": [
-            {"kind": "hybrid", "k": 4},
-            {"kind": "callable", "name": "length", "function": "length", "k": 3},
-        ],
-        "qdrant": ":memory:",
-    }
-    return FunnelSettings.from_mapping({**data, **changes})
-
-
-def make(
-    encoder: FakeEncoder | None = None,
-    function: Any = longest_first,
-    cache: QueryCache | None = None,
-    **changes: Any,
-) -> Funnel:
-    return Funnel(
-        settings(**changes),
-        functions={"length": function},
-        cache=cache or NullCache(),
-        models=FakeModels(encoder or FakeEncoder()),  # type: ignore[arg-type]
-    )
+from tests.funnel.funnels import CORPUS, FakeModels, longest_first, make, settings
 
 
 @pytest.fixture
@@ -202,34 +149,6 @@ def test_a_scope_field_keeps_tenants_apart() -> None:
             funnel.run("password", scope="a", filters={"tenant": "b"})
 
 
-def test_threads_share_one_funnel(funnel: Funnel) -> None:
-    """Many threads, each with its own right answer."""
-    expected = {text: funnel.run(text).ids for text in ("password", "card", "parcel")}
-    with ThreadPoolExecutor(8) as pool:
-        texts = list(expected) * 20
-        answers = list(pool.map(lambda text: funnel.run(text).ids, texts))
-    assert answers == [expected[text] for text in texts]
-
-
-async def test_tasks_and_loops_share_one_funnel() -> None:
-    """Arun works on any loop, many at once."""
-    funnel = make()
-    await funnel.aindex(CORPUS)
-    results = await asyncio.gather(*(funnel.arun("password") for _ in range(20)))
-    assert len({result.ids for result in results}) == 1
-    other = await asyncio.to_thread(lambda: asyncio.run(funnel.arun("password")))
-    assert other.ids == results[0].ids
-    await funnel.aclose()
-
-
-async def test_run_inside_a_loop_says_use_arun() -> None:
-    """Instead of a deadlock or a stack trace."""
-    funnel = make()
-    with pytest.raises(InputError, match="arun"):
-        funnel.run("password")
-    await funnel.aclose()
-
-
 def test_one_string_is_not_a_list(funnel: Funnel) -> None:
     """Its characters would otherwise be run as queries, or deleted as ids."""
     with pytest.raises(InputError, match="got one string"):
@@ -240,82 +159,12 @@ def test_one_string_is_not_a_list(funnel: Funnel) -> None:
         funnel.delete([12])  # type: ignore[list-item]
 
 
-async def test_a_coroutine_starts_a_funnel_and_leaves_its_with_block() -> None:
-    """It awaits the start; close at the end of the block works inside the running loop."""
-    with make() as funnel:
-        assert await funnel.astart() is funnel
-        assert await funnel.arun("anything") is not None
-    with pytest.raises(Closed):
-        await funnel.arun("anything")
-
-
 def test_run_many_keeps_the_order(funnel: Funnel) -> None:
     """Results come in the order of the queries, one wrong query fails before any runs."""
     results = funnel.run_many(["password", "parcel", "card"], k=1, concurrency=2)
     assert [result.query for result in results] == ["password", "parcel", "card"]
     with pytest.raises(InputError):
         funnel.run_many(["password", " "])
-
-
-async def test_a_cancelled_caller_stops_its_stages() -> None:
-    """Work for nobody is not done."""
-    cancelled = threading.Event()
-    begun = threading.Event()
-
-    async def slow(query: str, candidates: Sequence[Candidate]) -> list[float]:
-        begun.set()
-        try:
-            await asyncio.sleep(30)
-        except asyncio.CancelledError:
-            cancelled.set()
-            raise
-        return []
-
-    funnel = make(function=slow)
-    await funnel.aindex(CORPUS)
-    task = asyncio.create_task(funnel.arun("password"))
-    await asyncio.to_thread(begun.wait, 5)
-    task.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await task
-    assert await asyncio.to_thread(cancelled.wait, 5)
-    await funnel.aclose()
-
-
-def test_close_is_final_and_idempotent() -> None:
-    """After close calls say so; threads are gone."""
-    before = set(threading.enumerate())
-    funnel = make()
-    funnel.run("anything")
-    funnel.close()
-    funnel.close()
-    with pytest.raises(Closed):
-        funnel.run("anything")
-    for thread in set(threading.enumerate()) - before:
-        thread.join(5)
-        assert not thread.is_alive(), thread.name
-
-
-@pytest.mark.parametrize("broken", ["cache", "stage"])
-def test_a_part_that_fails_to_close_leaves_no_other_open(broken: str, tmp_path: Path) -> None:
-    """The failure is logged, the index directory is free, and no thread is left."""
-
-    async def fails() -> None:
-        raise RuntimeError("cannot close")
-
-    before = set(threading.enumerate())
-    funnel = make(qdrant={"path": str(tmp_path / "index")})
-    funnel.index(CORPUS)
-    part: Any = funnel.cache if broken == "cache" else funnel.stages[0]
-    part.aclose = fails
-    with structlog.testing.capture_logs() as events:
-        funnel.close()
-    assert [e["part"] for e in events if e["event"] == "close_failed"] == [type(part).__name__]
-    for thread in set(threading.enumerate()) - before:
-        thread.join(5)
-        assert not thread.is_alive(), thread.name
-    with make(qdrant={"path": str(tmp_path / "index")}) as again:
-        assert again.run("password").hits
 
 
 def test_an_unknown_function_is_refused_at_construction() -> None:
@@ -349,43 +198,6 @@ def test_min_score_per_call_on_a_rank_only_stage_is_refused() -> None:
         with pytest.raises(InputError, match="orders without scores"):
             funnel.run("password", overrides={"f": {"min_score": 1}})
         assert funnel.run("password", overrides={"f": {"min_score": None}}).degraded == ()
-
-
-def test_deleted_documents_are_gone(funnel: Funnel) -> None:
-    """Delete says how many there were."""
-    assert funnel.delete(["reset", "nobody"]) == 1
-    assert "reset" not in funnel.run("reset password", k=10).ids
-
-
-def test_a_rebuild_replaces_all_documents(funnel: Funnel) -> None:
-    """What is not in the new corpus is gone."""
-    funnel.index([{"id": "only", "text": "the only password document"}], rebuild=True)
-    assert funnel.run("password", k=10).ids == ("only",)
-
-
-@pytest.mark.parametrize(
-    "change", [{"encoder": FakeEncoder("fake:other", dim=32)}, {"bm25": {"k1": 1.2}}]
-)
-def test_a_rebuild_works_where_start_refuses(tmp_path: Path, change: dict[str, Any]) -> None:
-    """Other settings than the collection's are what it is for; the cache is told of it."""
-    seen: list[str] = []
-
-    class Watcher(NullCache):
-        async def start(self) -> None:
-            seen.append("start")
-
-        async def documents_changed(self, **_: Any) -> None:
-            seen.append("told")
-
-    place = {"path": str(tmp_path / "index")}
-    with make(qdrant=place) as old:
-        old.index(CORPUS)
-    with make(qdrant=place, cache=Watcher(), **change) as new:
-        with pytest.raises(ConfigError, match="--rebuild"):
-            new.index(CORPUS)
-        assert new.index(CORPUS[:2], rebuild=True).rebuilt
-        assert seen[:2] == ["start", "told"]
-        assert set(new.run("password", k=10).ids) == {"reset", "change"}
 
 
 def test_many_queries_may_come_from_a_generator(funnel: Funnel) -> None:
@@ -452,29 +264,6 @@ def test_whatever_changes_a_ranking_changes_the_partition(funnel: Funnel) -> Non
     assert len(set(recorder.seen)) == len(calls)
     funnel.run("password", overrides={"hybrid": {"timeout_ms": 4000}})
     assert recorder.seen[-1] == recorder.seen[0]
-
-
-def test_a_broken_write_still_clears_the_cache() -> None:
-    """Whatever part of it was written, no kept answer outlives it."""
-
-    class Watcher(NullCache):
-        told = 0
-
-        async def documents_changed(self, **_: Any) -> None:
-            self.told += 1
-
-    class BreaksOnSecond(FakeEncoder):
-        async def aencode(self, texts: Sequence[str]) -> FloatArray:
-            if any("broken" in text for text in texts):
-                raise RuntimeError("out of order")
-            return await super().aencode(texts)
-
-    watcher = Watcher()
-    with make(BreaksOnSecond(), cache=watcher) as funnel:
-        funnel.index(CORPUS)
-        with pytest.raises(Exception, match="out of order"):
-            funnel.index([{"id": "new", "text": "a broken document"}])
-    assert watcher.told == 2
 
 
 def test_a_p99_target_leaves_optional_stages_out_under_overload(

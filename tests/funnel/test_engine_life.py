@@ -1,0 +1,148 @@
+"""A funnel's life: threads, tasks and loops, start, cancelled callers, close."""
+
+import asyncio
+import threading
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+import structlog
+
+from funnel import Funnel
+from funnel.cache.null import NullCache
+from funnel.errors import Closed, ConfigError, InputError
+from funnel.types import Candidate
+from tests.funnel.funnels import CORPUS, make
+
+
+@pytest.fixture
+def funnel() -> Iterator[Funnel]:
+    with make() as made:
+        made.index(CORPUS)
+        yield made
+
+
+def test_threads_share_one_funnel(funnel: Funnel) -> None:
+    """Many threads, each with its own right answer."""
+    expected = {text: funnel.run(text).ids for text in ("password", "card", "parcel")}
+    with ThreadPoolExecutor(8) as pool:
+        texts = list(expected) * 20
+        answers = list(pool.map(lambda text: funnel.run(text).ids, texts))
+    assert answers == [expected[text] for text in texts]
+
+
+async def test_tasks_and_loops_share_one_funnel() -> None:
+    """Arun works on any loop, many at once."""
+    funnel = make()
+    await funnel.aindex(CORPUS)
+    results = await asyncio.gather(*(funnel.arun("password") for _ in range(20)))
+    assert len({result.ids for result in results}) == 1
+    other = await asyncio.to_thread(lambda: asyncio.run(funnel.arun("password")))
+    assert other.ids == results[0].ids
+    await funnel.aclose()
+
+
+async def test_run_inside_a_loop_says_use_arun() -> None:
+    """Instead of a deadlock or a stack trace."""
+    funnel = make()
+    with pytest.raises(InputError, match="arun"):
+        funnel.run("password")
+    await funnel.aclose()
+
+
+async def test_a_coroutine_starts_a_funnel_and_leaves_its_with_block() -> None:
+    """It awaits the start; close at the end of the block works inside the running loop."""
+    with make() as funnel:
+        assert await funnel.astart() is funnel
+        assert await funnel.arun("anything") is not None
+    with pytest.raises(Closed):
+        await funnel.arun("anything")
+
+
+async def test_a_cancelled_caller_stops_its_stages() -> None:
+    """Work for nobody is not done."""
+    cancelled = threading.Event()
+    begun = threading.Event()
+
+    async def slow(query: str, candidates: Sequence[Candidate]) -> list[float]:
+        begun.set()
+        try:
+            await asyncio.sleep(30)
+        except asyncio.CancelledError:
+            cancelled.set()
+            raise
+        return []
+
+    funnel = make(function=slow)
+    await funnel.aindex(CORPUS)
+    task = asyncio.create_task(funnel.arun("password"))
+    await asyncio.to_thread(begun.wait, 5)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert await asyncio.to_thread(cancelled.wait, 5)
+    await funnel.aclose()
+
+
+def test_close_is_final_and_idempotent() -> None:
+    """After close calls say so; threads are gone."""
+    before = set(threading.enumerate())
+    funnel = make()
+    funnel.run("anything")
+    funnel.close()
+    funnel.close()
+    with pytest.raises(Closed):
+        funnel.run("anything")
+    for thread in set(threading.enumerate()) - before:
+        thread.join(5)
+        assert not thread.is_alive(), thread.name
+
+
+@pytest.mark.parametrize("broken", ["cache", "stage"])
+def test_a_part_that_fails_to_close_leaves_no_other_open(broken: str, tmp_path: Path) -> None:
+    """The failure is logged, the index directory is free, and no thread is left."""
+
+    async def fails() -> None:
+        raise RuntimeError("cannot close")
+
+    before = set(threading.enumerate())
+    funnel = make(qdrant={"path": str(tmp_path / "index")})
+    funnel.index(CORPUS)
+    part: Any = funnel.cache if broken == "cache" else funnel.stages[0]
+    part.aclose = fails
+    with structlog.testing.capture_logs() as events:
+        funnel.close()
+    assert [e["part"] for e in events if e["event"] == "close_failed"] == [type(part).__name__]
+    for thread in set(threading.enumerate()) - before:
+        thread.join(5)
+        assert not thread.is_alive(), thread.name
+    with make(qdrant={"path": str(tmp_path / "index")}) as again:
+        assert again.run("password").hits
+
+
+async def test_a_failed_start_is_tried_again() -> None:
+    """Also when the caller who began it did not wait for its end."""
+    tries = 0
+    begun, go_on = threading.Event(), threading.Event()
+
+    class FailsOnce(NullCache):
+        async def start(self) -> None:
+            nonlocal tries
+            tries += 1
+            if tries == 1:
+                begun.set()
+                await asyncio.to_thread(go_on.wait, 5)
+                raise ConfigError("not yet")
+
+    async with make(cache=FailsOnce()) as funnel:
+        left = asyncio.create_task(funnel.astart())
+        await asyncio.to_thread(begun.wait, 5)
+        left.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await left
+        go_on.set()
+        await asyncio.sleep(0.1)  # it ends with nobody there to hear how
+        assert await funnel.astart() is funnel
+        assert tries == 2
