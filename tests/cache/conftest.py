@@ -16,6 +16,7 @@ from tests.redis_servers import RedisFarm, RedisServer
 from tests.vector_set_server import VectorSetServer
 
 MakeStore = Callable[..., Awaitable[Store]]
+MakeRedis = Callable[..., Awaitable[RedisStore]]
 
 SHARED_KINDS = [
     "sqlite",
@@ -112,3 +113,20 @@ async def _remove_keys(url: str, made: Sequence[Store]) -> None:
         for prefix in {store.prefix for store in made if isinstance(store, RedisStore)}:
             async for key in client.scan_iter(match=f"{prefix}*", count=1000):
                 await client.unlink(key)
+
+
+@pytest.fixture
+async def make_redis(redis_server: RedisServer) -> AsyncIterator[MakeRedis]:
+    """Makes started stores that share a namespace of their own."""
+    namespace = f"test-{uuid.uuid4().hex[:12]}"
+    made: list[RedisStore] = []
+
+    async def make(url: str = redis_server.url, **limits: Any) -> RedisStore:
+        allowed = {"namespace": namespace, "timeout_ms": 5000.0, **limits}
+        made.append(RedisStore(url, StoreLimits(**allowed)))
+        await made[-1].start()
+        return made[-1]
+
+    yield make
+    for store in made:
+        await store.aclose()

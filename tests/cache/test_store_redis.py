@@ -2,8 +2,6 @@
 
 import asyncio
 import time
-import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from typing import Any
 
 import pytest
@@ -12,28 +10,9 @@ import redis
 from funnel.cache.store import StoreLimits
 from funnel.cache.store_redis import RedisStore
 from funnel.errors import CacheError, ConfigError
+from tests.cache.conftest import MakeRedis
 from tests.cache.records import P, axis, eventually, keep, keep_many, near, payload
 from tests.redis_servers import RedisFarm, RedisServer
-from tests.vector_set_server import VectorSetServer
-
-MakeRedis = Callable[..., Awaitable[RedisStore]]
-
-
-@pytest.fixture
-async def make_redis(redis_server: RedisServer) -> AsyncIterator[MakeRedis]:
-    """Makes started stores that share a namespace of their own."""
-    namespace = f"test-{uuid.uuid4().hex[:12]}"
-    made: list[RedisStore] = []
-
-    async def make(url: str = redis_server.url, **limits: Any) -> RedisStore:
-        allowed = {"namespace": namespace, "timeout_ms": 5000.0, **limits}
-        made.append(RedisStore(url, StoreLimits(**allowed)))
-        await made[-1].start()
-        return made[-1]
-
-    yield make
-    for store in made:
-        await store.aclose()
 
 
 @pytest.fixture
@@ -471,97 +450,6 @@ class TestManners:
         server.stop()
         harmful = {"config", "keys", "flushall", "flushdb", "scan", "save", "monitor", "debug"}
         assert asked & {f"cmdstat_{name}" for name in harmful} == set()
-
-
-class TestVectorSets:
-    @pytest.fixture
-    def door(self, redis_server: RedisServer) -> Iterator["Door"]:
-        """A stand-in of the test's own."""
-        door = Door(redis_server)
-        yield door
-        door.close()
-
-    @pytest.fixture
-    async def through(self, door: "Door") -> AsyncIterator[RedisStore]:
-        """A store behind it."""
-        limits = StoreLimits(namespace=f"test-{uuid.uuid4().hex[:12]}", timeout_ms=5000.0)
-        store = RedisStore(door.url, limits)
-        await store.start()
-        yield store
-        await store.aclose()
-
-    async def test_elements_without_a_record_are_removed(
-        self, redis_server: RedisServer, vector_set_server: VectorSetServer
-    ) -> None:
-        """A spot check removes what an interrupted deletion has left behind."""
-        limits = StoreLimits(namespace=f"test-{uuid.uuid4().hex[:12]}", timeout_ms=5000.0)
-        store = RedisStore(vector_set_server.url, limits)
-        await store.start()
-        await keep(store, "00", vector=axis(0))
-        name = f"{store.prefix}v:{P}".encode()
-        vector_set_server.sets[name][b"dead"] = axis(0)
-        assert len(vector_set_server.sets[name]) == 2
-
-        async def removed() -> bool:
-            return set(vector_set_server.sets[name]) == {b"00"}
-
-        await eventually(removed, within_s=5.0)
-        await store.aclose()
-
-    async def test_a_search_that_failed_is_not_an_empty_one(
-        self, door: "Door", through: RedisStore
-    ) -> None:
-        """Only a set of another encoder's vectors is passed over."""
-        await keep(through, "00", vector=axis(0))
-        door.refused = b"VSIM"
-        with pytest.raises(CacheError, match="not in memory yet"):
-            await through.nearest_anywhere(axis(0), limit=5, floor=0.5)
-
-    async def test_a_record_whose_vector_was_refused_does_not_stay(
-        self, door: "Door", through: RedisStore
-    ) -> None:
-        """No reverse search would ever find it."""
-        door.refused = b"VADD"
-        with pytest.raises(CacheError):
-            await keep(through, "00", vector=axis(0))
-
-        async def gone() -> bool:
-            return await payload(through, "00") is None
-
-        await eventually(gone)
-
-    async def test_a_record_whose_vector_came_after_a_write_does_not_stay(
-        self, door: "Door", through: RedisStore
-    ) -> None:
-        """The write's reverse search has missed it."""
-        door.before_vadd = lambda client: client.hincrby(f"{through.prefix}meta", "current", 1)
-        assert not await keep(through, "00", vector=axis(0))
-        assert await payload(through, "00") is None
-
-    async def test_they_are_used_where_there_are_some(
-        self, vector_set_server: VectorSetServer
-    ) -> None:
-        """Without being told, a store takes the server's own search, and says so."""
-        store = RedisStore(vector_set_server.url, StoreLimits(timeout_ms=5000.0))
-        await store.start()
-        assert (await store.stats()).extra["nearest"]["finder"] == "vector_sets"
-        await store.aclose()
-
-
-class Door(VectorSetServer):
-    """Refuses one command, and may do something before it takes a vector in."""
-
-    refused = b""
-    before_vadd: Callable[[redis.Redis], Any] | None = None
-
-    def _answer(self, command: list[bytes]) -> bytes | None:
-        name = command[0].upper()
-        if name == self.refused:
-            return b"-LOADING the data set is not in memory yet\r\n"
-        if name == b"VADD" and self.before_vadd is not None:
-            with self._behind.client() as client:
-                self.before_vadd(client)
-        return super()._answer(command)
 
 
 async def _answers(store: RedisStore) -> bool:

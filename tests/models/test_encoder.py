@@ -1,10 +1,9 @@
 """The embedder: the published vectors, in any batch, from threads and tasks."""
 
 import asyncio
-import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 import pytest
@@ -14,6 +13,7 @@ from funnel.models import Embedder
 from funnel.models.encoder_networks import PlainEncoder, open_network
 from funnel.models.source import EMBEDDED_ENCODER, locate
 from funnel.models.worker import ModelWorker
+from tests.models.leaving import Held, leaves_no_work
 
 if TYPE_CHECKING:
     from funnel.models.encoder import EncoderNetwork
@@ -110,32 +110,10 @@ async def test_a_caller_that_leaves_while_texts_are_tokenised_leaves_no_work() -
     worker = ModelWorker(streams=1)
     embedder = Embedder(EMBEDDED_ENCODER, worker=worker)
     embedder.load()
-    network = embedder._model()[1]
-    begun, go_on, done = threading.Event(), threading.Event(), threading.Event()
-
-    class Slow:
-        def __getattr__(self, name: str) -> Any:
-            return getattr(network, name)
-
-        def tokenize(self, texts: Sequence[str]) -> Any:
-            begun.set()
-            go_on.wait(10)
-            try:
-                return network.tokenize(texts)
-            finally:
-                done.set()
-
-    embedder._loaded = (embedder._model()[0], cast("EncoderNetwork", Slow()))
-    task = asyncio.create_task(embedder.aencode(["a rather long text " * 200]))
-    await asyncio.to_thread(begun.wait, 10)
-    task.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await task
-    go_on.set()
-    await asyncio.to_thread(done.wait, 10)
-    await asyncio.sleep(0.2)
-    assert not worker._threads  # they are started by the first job
-    worker.close()
+    device, network = embedder._model()
+    held = Held(network, "tokenize")
+    embedder._loaded = (device, cast("EncoderNetwork", held))
+    await leaves_no_work(embedder.aencode(["a rather long text " * 200]), held, worker)
 
 
 @pytest.mark.parametrize("texts", ["one string", [b"bytes"], [None]])

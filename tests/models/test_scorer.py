@@ -1,11 +1,10 @@
 """The scorer: the library's own logits, whatever the batch, the order and the company."""
 
 import asyncio
-import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 import pytest
@@ -16,6 +15,7 @@ from funnel.models import CrossEncoderScorer
 from funnel.models.base import Shortening
 from funnel.models.pair_models import PairItem
 from funnel.models.worker import ModelWorker
+from tests.models.leaving import Held, leaves_no_work
 from tests.models.tiny import WORDS, save_cross_encoder, save_headless
 
 if TYPE_CHECKING:
@@ -146,32 +146,9 @@ async def test_a_caller_that_leaves_while_pairs_are_tokenised_leaves_no_work(ber
     """What it would have submitted afterwards is not submitted."""
     worker = ModelWorker(streams=1)
     scorer = CrossEncoderScorer(str(bert), backend="torch-fp32", worker=worker)
-    model = scorer._loaded()
-    begun, go_on, done = threading.Event(), threading.Event(), threading.Event()
-
-    class Slow:
-        def __getattr__(self, name: str) -> Any:
-            return getattr(model, name)
-
-        def prepare(self, *args: Any) -> Any:
-            begun.set()
-            go_on.wait(10)
-            try:
-                return model.prepare(*args)
-            finally:
-                done.set()
-
-    scorer._model = cast("PairModel", Slow())
-    task = asyncio.create_task(scorer.ascore(PAIRS, deadline=Deadline()))
-    await asyncio.to_thread(begun.wait, 10)
-    task.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await task
-    go_on.set()
-    await asyncio.to_thread(done.wait, 10)
-    await asyncio.sleep(0.2)
-    assert not worker._threads  # they are started by the first job
-    worker.close()
+    held = Held(scorer._loaded(), "prepare")
+    scorer._model = cast("PairModel", held)
+    await leaves_no_work(scorer.ascore(PAIRS, deadline=Deadline()), held, worker)
 
 
 def test_a_random_head_is_refused(tmp_path: Path) -> None:
