@@ -140,8 +140,6 @@ def _embedder(pool: ModelPool, name: str) -> str:
 
 
 def _scorer(scorer: "CrossEncoderScorer") -> str:
-    if scorer.backend == "none":
-        return "no network of its own: it weighs in its base's vectors"
     choice = scorer.choice
     if not choice.measured:
         return f"backend {choice.backend}: asked for, or the only one possible here"

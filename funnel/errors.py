@@ -49,16 +49,18 @@ class InputError(FunnelError, ValueError):
 class CorpusError(FunnelError):
     """Lines of a corpus are bad.
 
-    ``problems`` holds ``"line 17: …"`` strings, in file order.
+    ``problems`` holds ``"line 17: …"`` strings, in file order: all of them, or the first 10,000.
+    ``bad`` counts all.
     """
 
-    def __init__(self, source: str, problems: Sequence[str]) -> None:
+    def __init__(self, source: str, problems: Sequence[str], *, bad: int | None = None) -> None:
         self.source = source
         self.problems = tuple(problems)
+        self.bad = len(self.problems) if bad is None else bad
         shown = "\n  ".join(self.problems[:10])
-        more = f"\n  … and {len(self.problems) - 10} more" if len(self.problems) > 10 else ""
+        more = f"\n  … and {self.bad - 10:,} more" if self.bad > 10 else ""
         super().__init__(
-            f"{source}: {len(self.problems)} bad line(s), nothing was written; "
+            f"{source}: {self.bad:,} bad line(s), nothing was written; "
             f"mend them or pass --on-bad-line skip:\n  {shown}{more}"
         )
 

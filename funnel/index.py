@@ -22,6 +22,7 @@ from funnel.indexing.collection import (
 from funnel.indexing.corpus import Corpus, given_corpus
 from funnel.indexing.filters import Condition, check_fields, parse_filters, qdrant_filter
 from funnel.indexing.ingest import Tally, Writer
+from funnel.indexing.lease import Lease
 from funnel.indexing.qdrant import BM25, DENSE, TOKENS, PointQuery, QdrantSettings, connect
 from funnel.indexing.results import Found, IndexReport, SearchResult
 from funnel.indexing.spool import Spool
@@ -51,7 +52,8 @@ class DocumentIndex:
     """One collection of documents, on a server, in a local directory, or in memory.
 
     ``collection`` is an alias; behind it stands a collection that a rebuild replaces atomically.
-    Belongs to one event loop. Writes run one after another, searches beside them.
+    Belongs to one event loop. Writes run one after another, searches beside them; processes that
+    share a server wait for each other's writes.
 
     Args:
         settings: where Qdrant is.
@@ -77,6 +79,7 @@ class DocumentIndex:
         self._catalogue = Catalogue(self._backend, settings, collection, encoder, self._bm25)
         self._upkeep = Upkeep(self._backend, self._bm25)
         self._writer = Writer(self._backend, encoder, self._bm25, self._upkeep)
+        self._lease = Lease(self._backend, settings, collection)
         self._writing = asyncio.Lock()
         self._state: CollectionState | None = None
         self._read_at = 0.0
@@ -226,15 +229,18 @@ class DocumentIndex:
 
         Raises:
             InputError: ``on_bad`` is neither of the two.
-            CorpusError: bad rows, all of them named, with ``on_bad="fail"``.
-            BackendUnavailable: Qdrant went away on the way.
+            CorpusError: bad rows, up to 10,000 of them named, with ``on_bad="fail"``.
+            BackendUnavailable: Qdrant went away on the way, or another process goes on writing.
         """
         began = time.perf_counter()
         _check_on_bad(on_bad)
         async with self._writing:
             with Spool(self._analyzer) as spool:
                 await self._fill(spool, documents, on_bad, progress=progress)
-                tally = await self._write_live(spool, progress) if spool.documents else Tally()
+                tally = Tally()
+                if spool.documents:
+                    async with self._lease.held():
+                        tally = await self._write_live(spool, progress)
                 return self._report(spool, tally, began)
 
     async def delete(self, ids: Sequence[str]) -> int:
@@ -242,14 +248,17 @@ class DocumentIndex:
 
         Raises:
             InputError: ``ids`` is one string, whose characters would be taken for ids.
+            BackendUnavailable: Qdrant went away, or another process goes on writing.
         """
         if isinstance(ids, str):
             raise InputError(f"ids: got the string {ids!r:.80}, expected a list of ids")
         if strange := [doc_id for doc_id in ids if not isinstance(doc_id, str)]:
             raise InputError(f"ids: got {strange[0]!r:.80}, expected texts; nothing was deleted")
-        async with self._writing:
+        if not ids:
+            return 0
+        async with self._writing, self._lease.held():
             state = await self._refresh(self._backend.write)
-            if state is None or not ids:
+            if state is None:
                 return 0
             target = await self._catalogue.live(self._backend.write) or self.collection
             state, gone = await self._upkeep.delete(target, state, ids)
@@ -272,6 +281,7 @@ class DocumentIndex:
         Raises:
             InputError: there is no good document; the old collection stays.
             CorpusError: as :meth:`upsert`; the old collection stays.
+            BackendUnavailable: as :meth:`upsert`; the old collection stays.
         """
         began = time.perf_counter()
         _check_on_bad(on_bad)
@@ -281,7 +291,8 @@ class DocumentIndex:
             with Spool(self._analyzer) as spool:
                 await self._fill(spool, documents, on_bad, progress=progress)
                 _refuse_empty(spool)
-                tally = await self._write_anew(spool, progress)
+                async with self._lease.held():
+                    tally = await self._write_anew(spool, progress)
                 return replace(self._report(spool, tally, began), rebuilt=True)
 
     # -- inside: searching
@@ -369,7 +380,7 @@ class DocumentIndex:
         with bar("reading", None, enabled=progress) as advance:
             await asyncio.to_thread(spool.fill, corpus, on_row=lambda: advance(1))
         if spool.problems and on_bad == "fail":
-            raise CorpusError(corpus.source, spool.problems)
+            raise CorpusError(corpus.source, spool.problems, bad=spool.bad_rows)
 
     async def _write_live(self, spool: Spool, progress: bool) -> Tally:
         state = await self._refresh(self._backend.write)
@@ -377,6 +388,7 @@ class DocumentIndex:
         if state is None or target is None:
             target, state = await self._catalogue.create(spool, building=False)
             await self._catalogue.switch_to(target)
+        await self._catalogue.index_payload(target)
         state, tally = await self._writer.write(target, state, spool, progress=progress)
         self._keep(state)
         self._warn_if_large()
@@ -387,10 +399,12 @@ class DocumentIndex:
         target, state = await self._catalogue.unfinished() or await self._catalogue.create(
             spool, building=True
         )
+        await self._catalogue.index_payload(target)
         state, tally = await self._writer.write(target, state, spool, progress=progress)
         pruned = await self._upkeep.prune(target, spool.holds)
         if pruned or state.documents != spool.documents:  # a killed run may have pruned uncounted
             state = await self._upkeep.recounted(target, state)
+            state = await self._upkeep.settled(target, state)
         epoch = self._state.epoch if self._state else 0
         state = replace(state, building=False, epoch=next_epoch(max(epoch, state.epoch)))
         await self._upkeep.save(target, state)
@@ -417,6 +431,7 @@ class DocumentIndex:
             unchanged=tally.unchanged,
             repeats=spool.repeats,
             problems=tuple(spool.problems),
+            bad_rows=spool.bad_rows,
             documents=self._state.documents if self._state else 0,
             seconds=time.perf_counter() - began,
         )

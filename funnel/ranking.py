@@ -7,7 +7,7 @@ from numbers import Real
 
 from funnel.errors import MalformedOutput
 from funnel.stages.base import Ranked, StageOutput, StageSettings
-from funnel.types import Candidate, Document, ScoreKind, Usage
+from funnel.types import Candidate, Document, ScoreKind, SourceScore, Usage
 
 _OUTPUT_TYPES: dict[str, type | tuple[type, ...]] = {
     "ranking": Sequence,
@@ -53,7 +53,7 @@ def select(
     passing = [row for row in ordered if _passes(row, settings.min_score)]
     by_id = {candidate.id: candidate for candidate in candidates}
     head = [
-        _advance(row, rank, by_id.get(row.document.id), settings.name)
+        _advance(row, rank, by_id.get(row.document.id), settings.name, score_kind)
         for rank, row in enumerate(passing[:k], start=1)
     ]
     kept = (*head, *_tail(head, candidates, ordered, passing, settings, k, output.degraded))
@@ -147,11 +147,19 @@ def _passes(row: Ranked, min_score: float | None) -> bool:
     return min_score is None or row.score is None or row.score >= min_score
 
 
-def _advance(row: Ranked, rank: int, before: Candidate | None, stage: str) -> Candidate:
-    """The candidate with what this stage said of it added; the old one is not changed."""
+def _advance(
+    row: Ranked, rank: int, before: Candidate | None, stage: str, score_kind: ScoreKind
+) -> Candidate:
+    """The candidate with what this stage said of it added; the old one is not changed.
+
+    What a rank-only stage ordered by is no score: the hit's stays that of the stage before.
+    """
     base = before or Candidate(row.document)
     sources = {f"{stage}.{name}": source for name, source in row.sources.items()}
     scores = {} if row.score is None else {stage: float(row.score)}
+    if score_kind == "rank":
+        sources |= {f"{stage}.order": SourceScore(rank, score) for score in scores.values()}
+        scores = {}
     return Candidate(
         base.document,
         {**base.stage_scores, **scores},

@@ -117,6 +117,7 @@ class FunnelSettings(BaseModel):
         _check_roles(self.stages)
         _check_first(self.stages[0])
         _check_k(self.stages)
+        _check_last(self.stages[-1], len(self.stages) - 1)
         return self
 
     @property
@@ -191,6 +192,24 @@ def _check_k(stages: tuple[StageSettings, ...]) -> None:
                 f"got {here}, expected at most {before}, the k of the stage before it; "
                 "a funnel never widens",
             )
+
+
+def has_idle_tail(stage: StageSettings) -> bool:
+    """Whether ``tail: keep`` adds nothing if the stage is the last, whose ``k`` hits are returned.
+
+    Only a stage that leaves candidates unread or refuses some returns fewer, to be filled up.
+    """
+    return stage.tail == "keep" and stage.depth is None and stage.min_score is None
+
+
+def _check_last(stage: StageSettings, index: int) -> None:
+    if has_idle_tail(stage):
+        raise _Misfit(
+            ("stages", index, "tail"),
+            f"got 'keep', which has no effect on the last stage: its k ({stage.k}) is how many "
+            "hits are returned; leave it out and raise k, or set depth so that the stage ranks "
+            "only the best and the rest follow up to k",
+        )
 
 
 def _validated(raw: RawConfig) -> FunnelSettings:

@@ -27,8 +27,9 @@ class StageSettings(BaseModel):
     ``k``: how many candidates the stage keeps. ``min_score``: inclusive, on the stage's own score
     kind. ``timeout_ms``: its own limit inside the query's deadline. ``on_error``: ``skip`` keeps
     the order so far and says degraded, ``raise`` fails the query. ``tail``: ``keep`` leaves what
-    the stage cut under its head, in the previous order. ``optional``: may be left out when time
-    is short. ``depth``: a reranker reads only that many of what comes in.
+    the stage cut under its head, in the previous order; after the last stage up to its ``k``.
+    ``optional``: may be left out when time is short. ``depth``: a reranker reads only that many of
+    what comes in.
     """
 
     model_config = ConfigDict(
@@ -74,7 +75,11 @@ class StageRequest:
 
 @dataclass(frozen=True, slots=True)
 class Ranked:
-    """One document as a stage ranks it. ``score`` is None from a rank-only stage."""
+    """One document as a stage ranks it.
+
+    ``score`` is None from a rank-only stage, or what it ordered by: that is no score of the hit and
+    is kept in its ``sources`` as ``STAGE.order``.
+    """
 
     document: Document
     score: float | None

@@ -35,7 +35,11 @@ _THREADS = 8
 
 
 class CallableSettings(StageSettings):
-    """``function`` names one of the functions that the program handed over."""
+    """``function`` names one of the functions that the program handed over.
+
+    ``score_kind``: what its scores mean; with ``rank`` they only order, and the hit's score stays
+    that of the stage before.
+    """
 
     kind: str = "callable"
     function: str

@@ -9,7 +9,7 @@ from pydantic import Field
 from funnel.deadline import Deadline
 from funnel.errors import StageTimeout
 from funnel.models.base import Shortening
-from funnel.models.names import Backend, ScorerName
+from funnel.models.names import InstalledBackend, ScorerName
 from funnel.stages.base import Ranked, Role, Stage, StageOutput, StageRequest, StageSettings
 from funnel.stages.document_text import TITLE_AND_TEXT, Template, document_text
 from funnel.stages.early_stop import NOTHING_SCORED, Stopped, expected_entrants, joined
@@ -40,7 +40,7 @@ class CrossEncoderSettings(StageSettings):
     min_depth: int = Field(default=10, ge=1)
     max_tokens: int | None = Field(default=None, ge=8)
     token_budget: int | None = Field(default=None, ge=8)
-    backend: Backend = "auto"
+    backend: InstalledBackend = "auto"
     score_cache_mb: float = Field(default=0, ge=0)
     early_stop: float | None = Field(default=None, gt=0, lt=1)
     block: int = Field(default=24, ge=1)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 Source = Literal["dense", "bm25"]
 Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-_LEAST_PREFETCH = 100
+LEAST_PREFETCH = 100
 
 
 class HybridSettings(StageSettings):
@@ -81,7 +81,7 @@ class HybridStage(Stage):
         found = await self._index.search(
             vector=await request.query.vector() if settings.weights["dense"] else None,
             terms=request.query.text if settings.weights["bm25"] else None,
-            k=settings.prefetch or max(request.k, _LEAST_PREFETCH),
+            k=settings.prefetch or max(request.k, LEAST_PREFETCH),
             filters=request.query.filters,
             deadline=request.deadline,
         )

@@ -37,12 +37,16 @@ class _Read(NamedTuple):
 
 
 class LateInteractionSettings(StageSettings):
-    """``model``: a ColBERT-type model or any encoder; the index's own embedder by default.
+    """``model``: a ColBERT or any encoder; the index's own embedder by default.
+
+    Of a ColBERT (PyLate's or Stanford's) the projection is applied, its markers and padding of the
+    query are left out.
 
     ``mix``: the previous stage's share in the order, 0 to 1, by its scores where it scored all
     candidates, else by the order they come in. Both scores are standardised over the query's
-    candidates first, so a mixed score says nothing across queries and the stage then counts as
-    rank-only. ``template``: what the model reads of a document.
+    candidates first, so a mixed score says nothing across queries: the stage is then rank-only,
+    and a hit's ``sources`` hold both the mixed score (``order``) and ``maxsim``.
+    ``template``: what the model reads of a document.
     """
 
     kind: str = "late_interaction"

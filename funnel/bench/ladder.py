@@ -4,7 +4,6 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -16,10 +15,11 @@ from funnel.bench.load import (
     Quality,
     capacity,
     finite,
+    half_depth,
     idle,
     open_loop,
     poisson,
-    read_trace,
+    stretched,
     summarise,
     zipf_queries,
 )
@@ -32,6 +32,7 @@ from funnel.progress import bar
 from funnel.settings import FunnelSettings
 
 CALLERS = 8
+HITS = 10
 TARGET_FACTOR = 3.0
 """The target of adaptation, in idle 99th percentiles."""
 
@@ -42,6 +43,7 @@ class LoadPlan:
 
     ``warm_up`` seconds come before and do not count: an overload is noticed when about twelve
     queries wait, which takes some thirty-three queries at 136%, with bad luck twice that.
+    ``trace``: due times from 0 on, stretched to each rate; ``seconds`` then mean nothing.
     """
 
     shares: Sequence[float] = (0.5, 0.8, 1.0, 1.36)
@@ -51,7 +53,7 @@ class LoadPlan:
     adaptations: Sequence[bool] = (False, True)
     depth: int = 100
     seed: int = 0
-    trace: Path | None = None
+    trace: Sequence[float] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +83,7 @@ class LoadReport:
             "seconds": self.plan.seconds,
             "warm_up_s": self.plan.warm_up,
             "seed": self.plan.seed,
+            "trace_s": self.plan.trace and list(self.plan.trace),
             "capacity_per_s": self.capacity,
             "target_ms": self.target_ms,
             "idle_p50_ms": float(np.percentile(self.profile_ms, 50)),
@@ -123,7 +126,7 @@ def _settings(dataset: Dataset, model: str, embedder: str, depth: int) -> Funnel
             "qdrant": ":memory:",
             "stages": [
                 {"kind": "hybrid", "k": depth},
-                {"kind": "cross_encoder", "model": model, "k": 10},
+                {"kind": "cross_encoder", "model": model, "k": min(HITS, depth)},
             ],
             "cache": {"store": "memory"},
         }
@@ -138,7 +141,7 @@ async def _climb(
     ask = _asker(funnel, dataset, cache=False)
     await idle(ask, numbers)  # as later: kernels made, texts' own vectors known
     full = await idle(ask, numbers)
-    half = await idle(_asker(funnel, dataset, cache=False, depth=plan.depth // 2), numbers)
+    half = await idle(_asker(funnel, dataset, cache=False, depth=half_depth(plan.depth)), numbers)
     top = await capacity(ask, numbers * max(1, 80 // len(numbers)), callers=CALLERS)
     hits = await idle(_asker(funnel, dataset, cache=True), [0] * 21)
     target = TARGET_FACTOR * 1000 * float(np.percentile([a.latency_s for a in full], 99))
@@ -183,7 +186,7 @@ async def _run(
     await asyncio.to_thread(funnel.purge_cache)
     due = poisson(rate, plan.seconds, plan.seed, warm_up=plan.warm_up)
     if plan.trace is not None:
-        due = read_trace(plan.trace, rate)
+        due = stretched(plan.trace, rate)
     return await open_loop(ask, due, zipf_queries(len(due), queries, plan.seed))
 
 

@@ -83,6 +83,11 @@ def finite(value: float | None) -> float | None:
     return value if value is not None and np.isfinite(value) else None
 
 
+def half_depth(depth: int) -> int:
+    """The depth of the second idle measurement, which tells what of the time is fixed."""
+    return max(1, depth // 2)
+
+
 def poisson(rate: float, seconds: float, seed: int, *, warm_up: float = 0.0) -> list[float]:
     """Due times of a Poisson process, in seconds from the start of ``warm_up``.
 
@@ -99,8 +104,8 @@ def poisson(rate: float, seconds: float, seed: int, *, warm_up: float = 0.0) -> 
     ]
 
 
-def read_trace(path: Path, rate: float) -> list[float]:
-    """Due times from a file of one number of seconds on each line, stretched to a mean rate.
+def read_trace(path: Path) -> list[float]:
+    """Due times, from the first on, from a file of one number of seconds on each line.
 
     Raises:
         ConfigError: a line is no number, times fall, or there are fewer than two.
@@ -109,10 +114,15 @@ def read_trace(path: Path, rate: float) -> list[float]:
         times = [float(line) for line in path.read_text(encoding="utf-8").split()]
     except (OSError, ValueError) as error:
         raise ConfigError(f"{path}: got {error}, expected one number of seconds a line") from error
-    if len(times) < 2 or times != sorted(times) or times[-1] <= times[0]:
+    if not (np.isfinite(times).all() and times == sorted(times) and len({*times}) > 1):
         raise ConfigError(f"{path}: expected at least two rising times")
-    stretch = len(times) / rate / (times[-1] - times[0])
-    return [(due - times[0]) * stretch for due in times]
+    return [due - times[0] for due in times]
+
+
+def stretched(trace: Sequence[float], rate: float) -> list[float]:
+    """The due times of a trace that starts at 0, at another mean rate."""
+    stretch = len(trace) / rate / trace[-1]
+    return [due * stretch for due in trace]
 
 
 def zipf_queries(count: int, queries: int, seed: int, exponent: float = 1.0) -> list[int]:

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from funnel.bench.load import poisson, zipf_queries
+from funnel.bench.load import half_depth, poisson, stretched, zipf_queries
 from funnel.errors import ConfigError
 from funnel.models.pressure import Pressure, fitting_share
 from funnel.stages.cross_encoder import CrossEncoderSettings
@@ -27,7 +27,7 @@ class Profile:
     """Measured by ``funnel bench load``, times in seconds.
 
     ``fixed`` is the share of a query's time that does not shrink with depth, ``least`` that of the
-    candidates that are always scored.
+    candidates that are always scored. ``trace``: the measured run's due times, if it was given any.
     """
 
     service: Sequence[float]
@@ -39,6 +39,7 @@ class Profile:
     warm_up: float
     seconds: float
     seed: int
+    trace: Sequence[float] | None = None
 
     @property
     def occupancy(self) -> float:
@@ -48,7 +49,10 @@ class Profile:
 
 @dataclass(frozen=True, slots=True)
 class SimulatedPoint:
-    """One rate: simulated percentiles, and the relative errors against the measured ones."""
+    """One rate: simulated percentiles, and the relative errors against the measured ones.
+
+    ``arrivals``: ``trace`` if the measured run had one, else ``poisson``.
+    """
 
     share: float
     rate: float
@@ -58,6 +62,7 @@ class SimulatedPoint:
     p95_ms: float
     p99_ms: float
     degraded: float
+    arrivals: str
     p50_error: float | None = None
     p99_error: float | None = None
 
@@ -79,20 +84,29 @@ def read_profile(path: Path) -> tuple[Profile, list[Mapping[str, Any]]]:
         raise ConfigError(f"{path}: got {error}, expected the JSON of funnel bench load") from error
     if missing:
         raise ConfigError(f"{path}: lacks {', '.join(missing)}; make it with funnel bench load")
-    full = float(np.median(data["profile_ms"]))
-    fixed = float(np.clip(2 * data["half_depth_p50_ms"] / full - 1, 0.0, 1.0))
+    depth = data.get("depth", 100)
     profile = Profile(
         service=[each / 1000 for each in data["profile_ms"]],
         capacity=data["capacity_per_s"],
-        fixed=fixed,
-        least=min(1.0, _MIN_DEPTH / data.get("depth", 100)),
+        fixed=_fixed(data["half_depth_p50_ms"] / float(np.median(data["profile_ms"])), depth),
+        least=min(1.0, _MIN_DEPTH / depth),
         hit=data["hit_p50_ms"] / 1000,
         target=data["target_ms"] / 1000,
         warm_up=data.get("warm_up_s", 0.0),
         seconds=data.get("seconds", 30.0),
         seed=data.get("seed", 0),
+        trace=data.get("trace_s"),
     )
     return profile, data.get("points", [])
+
+
+def _fixed(time: float, depth: int) -> float:
+    """The share of a query's time at full depth that is fixed, by what half the depth takes of it.
+
+    At depth 1 there is no half, and nothing that could shrink.
+    """
+    part = half_depth(depth) / depth
+    return float(np.clip((time - part) / (1 - part), 0.0, 1.0)) if part < 1 else 1.0
 
 
 def simulate_point(
@@ -100,7 +114,10 @@ def simulate_point(
 ) -> SimulatedPoint:
     """One rate of the ladder."""
     rate = share * profile.capacity
-    due = poisson(rate, profile.seconds, profile.seed, warm_up=profile.warm_up)
+    if profile.trace is None:
+        due = poisson(rate, profile.seconds, profile.seed, warm_up=profile.warm_up)
+    else:
+        due = stretched(profile.trace, rate)
     asked = zipf_queries(len(due), len(profile.service), profile.seed)
     latencies, degraded = _queue(profile, due, asked, cache=cache, adapt=adapt)
     skip = sum(at < profile.warm_up for at in due)
@@ -110,7 +127,8 @@ def simulate_point(
         float(np.percentile(latencies[skip:], p, method="higher")) * 1000 for p in (50, 95, 99)
     )
     cut = float(np.mean(degraded[skip:]))
-    return SimulatedPoint(share, rate, cache, adapt, p50, p95, p99, cut)
+    arrivals = "poisson" if profile.trace is None else "trace"
+    return SimulatedPoint(share, rate, cache, adapt, p50, p95, p99, cut, arrivals)
 
 
 def _queue(

@@ -86,7 +86,13 @@ def show_load(report: LoadReport, console: Console) -> None:
 
 
 def show_simulation(points: Sequence[SimulatedPoint], console: Console) -> None:
-    """One row for each rate and setting, with the error where it was measured too."""
+    """Which arrivals; one row for each rate and setting, with the error where it was measured."""
+    traced = any(point.arrivals == "trace" for point in points)
+    console.print(
+        "arrivals: those of the measured run's trace, stretched to each rate"
+        if traced
+        else "arrivals: Poisson, from the measured run's seed"
+    )
     table = _table(
         "rate", "cache", "adaptive", "p50 ms", "p95 ms", "p99 ms", "p50 error", "p99 error"
     )

@@ -103,6 +103,7 @@ def load(
 ) -> None:
     """Climb a ladder of rates in an open loop, with and without cache and adaptive depth."""
     from funnel.bench.ladder import LoadPlan, bench_load
+    from funnel.bench.load import read_trace
     from funnel.bench.plots import check_plot, plot_load
     from funnel.bench.tables import show_load
     from funnel.evaluation.beir import load_beir
@@ -114,7 +115,7 @@ def load(
         caches=(False, True) if cache else (False,),
         depth=depth,
         seed=seed,
-        trace=trace,
+        trace=None if trace is None else read_trace(trace),
     )
     on_bad = bad_lines(on_bad_line)
     if plot is not None:

@@ -136,8 +136,8 @@ def _show(report: "IndexReport") -> None:
         f"{report.seconds:.1f} s, {report.documents_per_s:.0f} written per second"
     )
     if report.problems:
-        console.print(Text(f"{len(report.problems):,} bad rows left out:", style="yellow"))
+        console.print(Text(f"{report.bad_rows:,} bad rows left out:", style="yellow"))
         for problem in report.problems[:_SHOWN_PROBLEMS]:
             console.print(Text(f"  {problem}"))
-        if len(report.problems) > _SHOWN_PROBLEMS:
-            console.print(f"  … and {len(report.problems) - _SHOWN_PROBLEMS:,} more (see --json)")
+        if report.bad_rows > _SHOWN_PROBLEMS:
+            console.print(f"  … and {report.bad_rows - _SHOWN_PROBLEMS:,} more (see --json)")

@@ -20,6 +20,7 @@ from funnel.cli.options import (
 
 if TYPE_CHECKING:
     from funnel.evaluation.beir import Dataset
+    from funnel.evaluation.simulate import Plan
     from funnel.evaluation.tune import Target, Tuning
     from funnel.settings import FunnelSettings
 
@@ -57,17 +58,16 @@ def tune(
     other half reports. Without a target, recommends the fastest within 0.005 of the best.
     """
     from funnel.evaluation.tune import Target
-    from funnel.evaluation.tune_report import as_dict, planned_yaml, show
+    from funnel.evaluation.tune_report import as_dict, check_stages_in_file, show
 
+    check_stages_in_file(config_path(config))
     target = Target(max_p95_ms, min_ndcg)
     on_bad = bad_lines(on_bad_line)
     if out is not None:
         make_room("--out", out)
-    tuning = _tuned(
+    tuning, text = _tuned(
         dataset, config, split, limit, depth, target, verify, on_bad, progress=not json_out
     )
-    found = tuning.recommended
-    text = None if found is None else planned_yaml(config_path(config), found.plan)
     if json_out:
         typer.echo(json.dumps(as_dict(tuning, text), ensure_ascii=False))
     else:
@@ -75,7 +75,7 @@ def tune(
     if out is not None and text is not None:
         with writing("--out", out):
             out.write_text(text, encoding="utf-8")
-    if found is None:
+    if tuning.recommended is None:
         raise typer.Exit(1)
 
 
@@ -90,11 +90,14 @@ def _tuned(
     on_bad: "Literal['skip', 'fail']",
     *,
     progress: bool,
-) -> "Tuning":
+) -> "tuple[Tuning, str | None]":
+    """The tuning, and the configuration that it recommends."""
     from funnel.engine import Funnel
     from funnel.evaluation.beir import load_beir
     from funnel.evaluation.evaluate import evaluation_settings, index_dataset
+    from funnel.evaluation.tune import plan_changes
     from funnel.evaluation.tune import tune as tune_funnel
+    from funnel.evaluation.tune_report import planned_yaml
     from funnel.settings import FunnelSettings
 
     base = FunnelSettings.from_yaml(config_path(config))
@@ -104,11 +107,18 @@ def _tuned(
         tuning = tune_funnel(
             funnel, data, target=target, depth=depth, config_hash=base.hash, progress=progress
         )
-    return _verified(tuning, base, data, on_bad, progress=progress) if verify else tuning
+    if tuning.recommended is None:
+        return tuning, None
+    changes = plan_changes(base, tuning.recommended.plan, tuning.depth)
+    text = planned_yaml(config_path(config), changes)
+    if verify:
+        tuning = _verified(tuning, tuning.recommended.plan, base, data, on_bad, progress=progress)
+    return tuning, text
 
 
 def _verified(
     tuning: "Tuning",
+    plan: "Plan",
     base: "FunnelSettings",
     data: "Dataset",
     on_bad: "Literal['skip', 'fail']",
@@ -120,9 +130,7 @@ def _verified(
     from funnel.evaluation.evaluate import evaluate, evaluation_settings, index_dataset
     from funnel.evaluation.tune import planned_settings
 
-    if tuning.recommended is None:
-        return tuning
-    planned = planned_settings(base, tuning.recommended.plan)
+    planned = planned_settings(base, plan, tuning.depth)
     held_out = data.only(list(tuning.held_out))
     with Funnel(evaluation_settings(planned, data)) as funnel:
         index_dataset(funnel, data, on_bad=on_bad, progress=progress)

@@ -8,6 +8,7 @@ from funnel.errors import StageError
 from funnel.evaluation.evaluate import answer_all
 from funnel.log import get_logger
 from funnel.progress import bar
+from funnel.stages.hybrid import LEAST_PREFETCH, HybridSettings
 
 if TYPE_CHECKING:
     from funnel.engine import Funnel
@@ -68,7 +69,7 @@ def deep_run(
     Raises:
         StageError: retrieval failed, or fewer than two queries went through all stages.
     """
-    overrides = deep_overrides(funnel, depth)
+    overrides = deep_overrides(funnel, depth, depth)
     results = answer_all(funnel, queries, overrides=overrides, progress=progress)
     complete = {name: _recorded(result) for name, result in results.items() if not result.degraded}
     failed = len(results) - len(complete)
@@ -85,13 +86,18 @@ def deep_run(
 
 
 def shallower_runs(
-    funnel: "Funnel", queries: Mapping[str, str], sizes: Sequence[int], *, progress: bool = False
+    funnel: "Funnel",
+    queries: Mapping[str, str],
+    sizes: Sequence[int],
+    depth: int,
+    *,
+    progress: bool = False,
 ) -> list[DeepQuery]:
     """Answer some queries with shorter lists, to see how times and costs grow with length."""
     recorded = []
     with bar("shorter lists", len(sizes) * len(queries), enabled=progress) as advance:
         for size in sizes:
-            overrides = deep_overrides(funnel, size)
+            overrides = deep_overrides(funnel, size, depth)
             for text in queries.values():
                 result = funnel.run(text, overrides=overrides, cache=False)
                 recorded += [] if result.degraded else [_recorded(result)]
@@ -99,23 +105,33 @@ def shallower_runs(
     return recorded
 
 
-def deep_overrides(funnel: "Funnel", depth: int) -> dict[str, dict[str, Any]]:
-    """Per-call settings that make every stage ``depth`` deep.
+def held(stage: "StageSettings", depth: int) -> dict[str, Any]:
+    """Settings that would follow ``k``, held as they are at ``depth``.
+
+    A hybrid stage without ``prefetch`` fetches more for a larger ``k``, and fuses to another order.
+    """
+    follows = isinstance(stage, HybridSettings) and stage.prefetch is None
+    return {"prefetch": depth} if follows and depth > LEAST_PREFETCH else {}
+
+
+def deep_overrides(funnel: "Funnel", size: int, depth: int) -> dict[str, dict[str, Any]]:
+    """Per-call settings that make every stage ``size`` deep, in a tuning up to ``depth``.
 
     A stage that ranks without scores ranks lists as a whole, and may be paid for it. Its order of
     a longer list says little about its order of a shorter one, so it reads what it reads now.
     """
     overrides = {}
     for place, stage in enumerate(funnel.stages):
-        limit = depth
+        limit = size
         if place and stage.score_kind == "rank":
-            limit = min(depth, reads(funnel.stages[place - 1].settings, stage.settings))
+            limit = min(size, reads(funnel.stages[place - 1].settings, stage.settings))
         overrides[stage.settings.name] = {
-            "k": depth,
+            "k": size,
             "depth": limit,
             "min_score": None,
             "timeout_ms": None,
             "tail": "keep",
+            **held(stage.settings, depth),
         }
     return overrides
 

@@ -170,7 +170,7 @@ def index_dataset(
             "documents_left_out",
             corpus=corpus.source,
             empty=len(empty),
-            bad=len(report.problems),
+            bad=report.bad_rows,
             first=[*empty, *report.problems][:5],
         )
     return report

@@ -13,6 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from funnel.evaluation.deep import DeepQuery, DeepStage, reads
+from funnel.stages.cross_encoder import CrossEncoderSettings
+from funnel.stages.early_stop import expected_entrants
 
 if TYPE_CHECKING:
     from funnel.settings import FunnelSettings
@@ -32,6 +34,8 @@ class Policy:
     tail: Literal["keep", "drop"]
     limit: int | None
     """How many candidates it reads at most, by its own setting or because it ranks whole lists."""
+    early_stop: float | None = None
+    block: int = 1
 
 
 def policies(settings: "FunnelSettings", whole_lists: Sequence[bool]) -> tuple[Policy, ...]:
@@ -43,6 +47,7 @@ def policies(settings: "FunnelSettings", whole_lists: Sequence[bool]) -> tuple[P
             stage.min_score,
             stage.tail,
             reads(stages[place - 1], stage) if place and whole_lists[place] else stage.depth,
+            *((stage.early_stop, stage.block) if isinstance(stage, CrossEncoderSettings) else ()),
         )
         for place, stage in enumerate(stages)
     )
@@ -103,25 +108,40 @@ def simulate(query: DeepQuery, plan: Plan, stages: Sequence[Policy]) -> Outcome:
     for place, (stage, size, policy) in enumerate(zip(query, plan, stages, strict=True)):
         if size is None:
             continue
-        seen = stage.ranking if place == 0 else _seen(stage, order, policy)
+        seen = stage.ranking if place == 0 else _seen(stage, order, size, policy)
         read[place] = size if place == 0 else len(seen)
         order = _cut(seen, order, stage, size, policy)
     final = next(size for size in reversed(plan) if size is not None)
     return Outcome(order[:final], read)
 
 
-def _seen(stage: DeepStage, order: Sequence[str], policy: Policy) -> tuple[str, ...]:
-    """The stage's order of the candidates that reach it.
+def _seen(stage: DeepStage, order: Sequence[str], size: int, policy: Policy) -> tuple[str, ...]:
+    """The stage's order of the candidates that reach it and, with ``early_stop``, are scored.
 
     Those that it did not read in the deep run, which happens only to stages with a limit, follow
     in their prior order.
     """
-    reach = dict.fromkeys(order[: policy.limit])
+    order = order[: policy.limit]
+    reach = dict.fromkeys(order[: _scored(stage, order, size, policy)])
     ranked = [doc_id for doc_id in stage.ranking if doc_id in reach]
     if policy.limit is None or len(ranked) == len(reach):
         return tuple(ranked)
     known = set(ranked)
     return (*ranked, *(doc_id for doc_id in reach if doc_id not in known))
+
+
+def _scored(stage: DeepStage, order: Sequence[str], size: int, policy: Policy) -> int:
+    """How many of the candidates are scored before the stage stops, as it decides it itself.
+
+    The deep run scores all of them: as many are kept as come in, so that it never stops.
+    """
+    if policy.early_stop is None:
+        return len(order)
+    scores = [stage.scores[doc_id] for doc_id in order]
+    for done in range(policy.block, len(order), policy.block):
+        if expected_entrants(scores[:done], size, len(order)) < 1 - policy.early_stop:
+            return done
+    return len(order)
 
 
 def _cut(
@@ -132,7 +152,8 @@ def _cut(
     head = tuple(passing[:size])
     if policy.tail == "drop":
         return head
-    return (*head, *(doc_id for doc_id in before if doc_id not in set(head)))
+    out = {*head, *seen} - set(passing[size:])
+    return (*head, *(doc_id for doc_id in before if doc_id not in out))
 
 
 @dataclass(frozen=True, slots=True)

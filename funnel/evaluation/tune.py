@@ -8,13 +8,13 @@ import hashlib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from funnel.errors import InputError
 from funnel.evaluation.beir import Dataset
-from funnel.evaluation.deep import DeepQuery, DeepRun, deep_run, shallower_runs
+from funnel.evaluation.deep import DeepQuery, DeepRun, deep_run, held, shallower_runs
 from funnel.evaluation.evaluate import Evaluation, percentile
 from funnel.evaluation.metrics import Qrels, mean, per_query
 from funnel.evaluation.simulate import (
@@ -28,10 +28,12 @@ from funnel.evaluation.simulate import (
     policies,
     simulate,
 )
+from funnel.settings import has_idle_tail
 
 if TYPE_CHECKING:
     from funnel.engine import Funnel
     from funnel.settings import FunnelSettings
+    from funnel.stages.base import StageSettings
 
 METRIC = "ndcg@10"
 GOOD_ENOUGH = 0.005
@@ -91,6 +93,8 @@ class Tuning:
     recommended: Point | None
     estimated_stages: tuple[str, ...]
     """Stages that rank lists as a whole, whose order of a shorter list is only estimated."""
+    held: Mapping[str, Mapping[str, Any]]
+    """Settings by stage name that would follow ``k``; all figures are with these instead."""
     verified: Evaluation | None = None
 
     def named(self, plan: Plan) -> dict[str, int | None]:
@@ -151,6 +155,7 @@ def tune(
         estimated_stages=tuple(
             rule.name for rule, whole in zip(rules, whole_lists, strict=True) if whole
         ),
+        held={stage.name: kept for stage in funnel.settings.stages if (kept := held(stage, depth))},
     )
 
 
@@ -185,14 +190,33 @@ def recommend(points: Sequence[Point], target: Target) -> Point | None:
     return min(allowed, key=lambda p: (p.p95_ms, p.cost_usd, -p.tuned), default=None)
 
 
-def planned_settings(base: "FunnelSettings", plan: Plan) -> "FunnelSettings":
+def plan_changes(
+    base: "FunnelSettings", plan: Plan, depth: int
+) -> tuple[dict[str, Any] | None, ...]:
+    """What a plan of a tuning up to ``depth`` sets in each stage, None where it is left out."""
+    last = max(place for place, size in enumerate(plan) if size is not None)
+    return tuple(
+        None
+        if size is None
+        else {"k": size, **held(stage, depth), **_tail(stage, is_last=place == last)}
+        for place, (stage, size) in enumerate(zip(base.stages, plan, strict=True))
+    )
+
+
+def planned_settings(base: "FunnelSettings", plan: Plan, depth: int) -> "FunnelSettings":
     """The operator's settings with a plan's stages and sizes."""
+    changes = plan_changes(base, plan, depth)
     stages = [
-        stage.model_copy(update={"k": size} if stage.k != size else {})
-        for stage, size in zip(base.stages, plan, strict=True)
-        if size is not None
+        stage.model_copy(update=change)
+        for stage, change in zip(base.stages, changes, strict=True)
+        if change is not None
     ]
     return base.model_copy(update={"stages": tuple(stages)})
+
+
+def _tail(stage: "StageSettings", *, is_last: bool) -> dict[str, str]:
+    """Without the stages after it a stage may keep a tail that settings refuse at the end."""
+    return {"tail": "drop"} if is_last and has_idle_tail(stage) else {}
 
 
 def _beats(other: Point, point: Point) -> bool:
@@ -219,7 +243,7 @@ def _lines(
     sizes = sorted({final, round(math.sqrt(final * depth))} - {depth})
     timed = {name: dataset.queries[name] for name in list(run.queries)[:_TIMED_QUERIES]}
     measured = [*run.queries.values()]
-    measured += shallower_runs(funnel, timed, sizes, progress=progress)
+    measured += shallower_runs(funnel, timed, sizes, depth, progress=progress)
     places = range(len(funnel.stages))
     return _Lines(
         tuple(fit_line((query[i].read, query[i].ms) for query in measured) for i in places),

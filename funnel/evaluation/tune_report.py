@@ -1,5 +1,6 @@
 """A tuning for people and machines, and the YAML that follows from it."""
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,32 +9,51 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from funnel.config_source import read_config
 from funnel.errors import ConfigError
 from funnel.evaluation.evaluate import percentile
-from funnel.evaluation.simulate import Plan
 from funnel.evaluation.tune import GOOD_ENOUGH, Point, Tuning
 
 _FEW_QUERIES = 50
 _K_NAMES = ("k", "top_k", "top_n")
 
 
-def planned_yaml(config: Path, plan: Plan) -> str:
-    """The operator's file with a plan's stages and sizes; comments are lost, references are kept.
+def check_stages_in_file(config: Path) -> None:
+    """Refuse a file that no plan can be written into, before the long run.
+
+    Raises:
+        ConfigError: the environment sets stages or their keys: it would change the plan too, and
+            its positions mean other stages once one is left out.
+    """
+    origins = read_config(config).from_environment
+    names = [name for path, name in origins.items() if path[0] == "stages"]
+    if names:
+        raise ConfigError(
+            f"{config}: got stages from the environment ({', '.join(names)}), expected all of "
+            "them in the file, into which the plan is written; write these settings into the "
+            "file (a secret as ${NAME}) and unset the variables"
+        )
+
+
+def planned_yaml(config: Path, changes: Sequence[Mapping[str, Any] | None]) -> str:
+    """The operator's file with what a plan sets in its stages.
+
+    Comments are lost, references are kept; a stage whose change is None is left out.
 
     Raises:
         ConfigError: the file does not hold the stages that were tuned.
     """
     data = yaml.safe_load(config.read_text(encoding="utf-8"))
     stages = data.get("stages")
-    if not isinstance(stages, list) or len(stages) != len(plan):
+    if not isinstance(stages, list) or len(stages) != len(changes):
         raise ConfigError(
-            f"{config}: got other stages than were tuned ({len(plan)}), perhaps from FUNNEL__… "
+            f"{config}: got other stages than were tuned ({len(changes)}), perhaps from FUNNEL__… "
             "variables; write the stages into the file"
         )
     data["stages"] = [
-        {**{key: value for key, value in stage.items() if key not in _K_NAMES}, "k": size}
-        for stage, size in zip(stages, plan, strict=True)
-        if size is not None
+        {**{key: value for key, value in stage.items() if key not in _K_NAMES}, **change}
+        for stage, change in zip(stages, changes, strict=True)
+        if change is not None
     ]
     return yaml.safe_dump(data, sort_keys=False, allow_unicode=True)
 
@@ -61,6 +81,7 @@ def as_dict(tuning: Tuning, yaml_text: str | None) -> dict[str, Any]:
         },
         "depth": tuning.depth,
         "estimated_stages": list(tuning.estimated_stages),
+        "held": {name: dict(kept) for name, kept in tuning.held.items()},
         "target": {"max_p95_ms": tuning.target.max_p95_ms, "min_ndcg": tuning.target.min_ndcg},
         "current": _point_dict(tuning, tuning.current),
         "pareto": [_point_dict(tuning, point) for point in tuning.pareto],
@@ -105,6 +126,12 @@ def _remarks(tuning: Tuning) -> list[str]:
     if tuning.estimated_stages:
         names = ", ".join(tuning.estimated_stages)
         lines.append(f"{names} ranks lists as a whole: its order of shorter lists is estimated")
+    for name, kept in tuning.held.items():
+        keys = ", ".join(f"{key} {value}" for key, value in kept.items())
+        lines.append(
+            f"{name}: all figures are with {keys}, also those of the sizes now, where it would "
+            "follow k; the recommendation sets it"
+        )
     if tuning.tuned_on < _FEW_QUERIES:
         lines.append(f"! {tuning.tuned_on} queries chose: small differences are chance")
     if tuning.failed:

@@ -77,9 +77,28 @@ class Catalogue:
         target = f"{self._collection}--{next_epoch(0):x}"
         schema = collection_schema(state, self._settings)
         await self._backend.write("create_collection", collection_name=target, **schema)
-        if not self._backend.is_local:
-            await self._index_payload(target)
         return target, state
+
+    async def index_payload(self, target: str) -> None:
+        """Let a server index the metadata fields that the settings name, where it does not yet."""
+        wanted = self._settings.payload_indexes
+        if self._backend.is_local or not wanted:
+            return
+        info = await self._backend.write("get_collection", collection_name=target)
+        # A server names fields in its own way: quoted only where they must be.
+        made = {
+            path.replace('"', ""): str(index.data_type.value)
+            for path, index in info.payload_schema.items()
+        }
+        for field, kind in wanted.items():
+            path = payload_path(field)
+            if made.get(path.replace('"', "")) != kind:
+                await self._backend.write(
+                    "create_payload_index",
+                    collection_name=target,
+                    field_name=path,
+                    field_schema=kind,
+                )
 
     async def switch_to(self, target: str, *, instead_of: str | None = None) -> None:
         """Put a collection behind the alias in one step, and drop the one that stood there."""
@@ -125,12 +144,3 @@ class Catalogue:
         token_vectors = self._settings.token_vectors
         check_identity(state, name, self._encoder, self._bm25, token_vectors=token_vectors)
         return state
-
-    async def _index_payload(self, target: str) -> None:
-        for field, kind in self._settings.payload_indexes.items():
-            await self._backend.write(
-                "create_payload_index",
-                collection_name=target,
-                field_name=payload_path(field),
-                field_schema=kind,
-            )

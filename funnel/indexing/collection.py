@@ -10,8 +10,9 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from funnel.errors import ConfigError
+from funnel.indexing.filters import MAX_FIELDS
 from funnel.indexing.qdrant import BM25, DENSE, TOKENS, QdrantSettings
-from funnel.indexing.spool import MAX_FIELDS, Prepared, Spool
+from funnel.indexing.spool import Prepared, Spool
 from funnel.indexing.terms import Bm25Settings, SparseTerms
 from funnel.models.base import Encoder
 from funnel.types import Document
@@ -36,7 +37,8 @@ class CollectionState:
 
     ``average_length`` is the one that the stored weights were computed with; the true one is
     ``total_length / documents``. ``epoch`` grows with every write. ``writing`` stays set while a
-    write runs, so a killed one shows; ``building`` marks a rebuild that is not live yet.
+    write runs, so a killed one shows, and ``weighing`` while stored weights are computed anew;
+    ``building`` marks a rebuild that is not live yet.
     """
 
     encoder: str
@@ -50,6 +52,7 @@ class CollectionState:
     epoch: int = 0
     fields: Mapping[str, Sequence[str]] = field(default_factory=dict)
     writing: bool = False
+    weighing: bool = False
     building: bool = False
     format: int = FORMAT
 

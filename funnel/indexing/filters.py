@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 MAX_CONDITIONS = 64
 MAX_VALUES = 10_000
+MAX_FIELDS = 2_000  # that a collection takes note of; others cannot be filtered on
 _BOUNDS = ("gte", "gt", "lte", "lt")
 _EXACT_INT = 2**53
 _INT64 = range(-(2**63), 2**63)
@@ -111,10 +112,14 @@ def _speakable(prefix: str, metadata: Mapping[str, Any]) -> Iterator[tuple[str, 
 
 def _unknown_field(field: str, fields: FieldKinds) -> InputError:
     known = tuple(sorted(fields))
-    more = f" and {len(known) - 20} more" if len(known) > 20 else ""
+    more = f" and {len(known) - 20:,} more" if len(known) > 20 else ""
+    listed = f"{suggestion(field, known)} (known: {', '.join(known[:20]) or 'none'}{more})"
+    if len(known) < MAX_FIELDS:
+        return InputError(f"filters: no document has the metadata field {field!r}{listed}")
     return InputError(
-        f"filters: no document has the metadata field {field!r}{suggestion(field, known)} "
-        f"(known: {', '.join(known[:20]) or 'none'}{more})"
+        f"filters: the metadata field {field!r} is not among the first {MAX_FIELDS:,}{listed}; no "
+        "more are noted, so documents may have it and still not be found by it: give them fewer "
+        "field names, and index again with --rebuild"
     )
 
 

@@ -21,6 +21,7 @@ from funnel.indexing.collection import (
     point,
     point_id,
 )
+from funnel.indexing.filters import MAX_FIELDS
 from funnel.indexing.qdrant import Backend
 from funnel.indexing.spool import Prepared, Spool, full_text
 from funnel.indexing.terms import Bm25Settings, document_weights
@@ -136,6 +137,13 @@ class Writer:
             run.state = run.state.with_fields(run.spool.fields).written(writing=True)
             await self._upkeep.save(run.target, run.state)
             run.begun = True
+            if len(run.state.fields) >= MAX_FIELDS:
+                log.warning(
+                    "metadata_fields_are_many",
+                    collection=run.target,
+                    noted=MAX_FIELDS,
+                    mend="filters on further ones are refused; use fewer field names",
+                )
         before = run.passing[-1] if run.passing else None
         run.passing.append(asyncio.create_task(self._pass(run, work, before)))
         await run.passed(but=_AHEAD)

@@ -47,8 +47,8 @@ class QdrantSettings(BaseModel):
     the server's gRPC port.
     ``token_vectors`` also stores every document's token vectors, for ``late_interaction``.
     ``payload_indexes`` names metadata fields that a server indexes for fast filters, each with
-    its type (``keyword``, ``integer``, ``float``, ``bool``, ``datetime``). ``shards`` and
-    ``replicas`` apply when a server's collection is made.
+    its type (``keyword``, ``integer``, ``float``, ``bool``, ``datetime``); those added later are
+    made by the next indexing. ``shards`` and ``replicas`` apply when a server's collection is made.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)

@@ -31,7 +31,7 @@ class IndexReport:
 
     ``new``, ``replaced`` and ``metadata_only`` documents were written (the last without embedding
     them again), ``unchanged`` ones were not. ``repeats`` are exact duplicates within the corpus.
-    ``problems`` names the rows that were left out (``"line 17: …"``).
+    ``bad_rows`` were left out; ``problems`` names the first 10,000 of them (``"line 17: …"``).
     """
 
     collection: str
@@ -45,6 +45,7 @@ class IndexReport:
     documents: int
     seconds: float
     rebuilt: bool = False
+    bad_rows: int = 0
 
     @property
     def written(self) -> int:

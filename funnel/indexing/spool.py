@@ -14,12 +14,11 @@ from dataclasses import dataclass
 from typing import Self
 
 from funnel.indexing.corpus import BadRow, Corpus, Row, document_from
-from funnel.indexing.filters import kinds_in
+from funnel.indexing.filters import MAX_FIELDS, kinds_in
 from funnel.indexing.terms import Analyzer, TermCounts, count_terms
 from funnel.types import Document
 
-MAX_FIELDS = 2_000
-MAX_PROBLEMS = 10_000
+MAX_PROBLEMS = 10_000  # of which the text is kept
 _SCHEMA = (
     "CREATE TABLE documents (number INTEGER PRIMARY KEY, id TEXT UNIQUE, place TEXT, "
     "body TEXT, text_hash TEXT, hash TEXT, length INTEGER, terms BLOB)"
@@ -47,7 +46,8 @@ def full_text(document: Document) -> str:
 class Spool:
     """Checked documents in their order, without repeats.
 
-    ``problems`` says what was left out and why, ``fields`` which metadata there is.
+    ``bad_rows`` were left out, ``problems`` says of the first ones why. ``fields`` is which
+    metadata there is.
     """
 
     def __init__(self, analyzer: Analyzer) -> None:
@@ -55,6 +55,7 @@ class Spool:
         self._base = sqlite3.connect("", check_same_thread=False, isolation_level=None)
         self._base.executescript(f"PRAGMA journal_mode=OFF; PRAGMA synchronous=OFF; {_SCHEMA}")
         self.problems: list[str] = []
+        self.bad_rows = 0
         self.rows_read = 0
         self.repeats = 0
         self.documents = 0
@@ -80,6 +81,7 @@ class Spool:
             try:
                 self._add(row)
             except BadRow as problem:
+                self.bad_rows += 1
                 if len(self.problems) < MAX_PROBLEMS:
                     self.problems.append(f"{row.place}: {problem}")
 

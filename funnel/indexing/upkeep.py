@@ -2,7 +2,8 @@
 
 BM25's weights depend on the average length of the documents. When writes have moved it by more
 than a few per cent, all stored weights are computed anew from themselves, without text or model;
-so scores do not depend on the order in which documents came in.
+so scores do not depend on the order in which documents came in. The state says so before the first
+one is stored: killed on the way, the next write computes all of them, old and new, once more.
 """
 
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -105,11 +106,15 @@ class Upkeep:
         return replace(state, documents=documents, total_length=total)
 
     async def settled(self, target: str, state: CollectionState) -> CollectionState:
-        """Keep the state, after moving the stored weights if the average length has moved."""
-        if state.drift > MAX_DRIFT and state.documents:
-            await self.save(target, replace(state, writing=True))
+        """Keep the state, after moving the stored weights if the average length has moved.
+
+        Or if a run was killed that moved some: also when the average has come back since.
+        """
+        if state.documents and (state.weighing or state.drift > MAX_DRIFT):
+            await self.save(target, replace(state, writing=True, weighing=True))
             await self._reweigh(target, state)
             state = replace(state, average_length=state.true_average)
+        state = replace(state, weighing=False)
         await self.save(target, state)
         return state
 
@@ -121,7 +126,7 @@ class Upkeep:
         async for record in self._scrolled(target, ["length"], vectors=[BM25]):
             stored = record.vector[BM25]
             weights = SparseTerms(list(stored.indices), list(stored.values))
-            counts = counts_of(weights, record.payload["length"], self._bm25, state.average_length)
+            counts = counts_of(weights, record.payload["length"])
             moved = document_weights(counts, self._bm25, state.true_average)
             vector = models.SparseVector(indices=moved.ids, values=moved.values)
             point = models.PointVectors(id=record.id, vector={BM25: vector})

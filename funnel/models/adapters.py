@@ -73,6 +73,11 @@ class Combination:
             return 0
         return 1 if self.order == "given" else 2
 
+    @property
+    def encoders(self) -> bool:
+        """Whether an encoder has to read a pair's texts."""
+        return bool(self.cosine or self.maxsim or self.tuned)
+
     def logits(
         self,
         cross: "FloatArray | None" = None,

@@ -1,7 +1,6 @@
 """The ways to run a cross-encoder's network, by name. Imports torch: import lazily."""
 
 import hashlib
-import importlib.util
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
@@ -9,25 +8,33 @@ from typing import TYPE_CHECKING, TypeAlias, get_args
 
 import torch
 
-from funnel.errors import ConfigError, MissingExtra
+from funnel.errors import ConfigError
 from funnel.log import get_logger
-from funnel.models.calibration import Measured, choose
+from funnel.models.calibration import Measured, choose, compared
 from funnel.models.cross_networks import LibraryCross, TorchCross
 from funnel.models.hardware import cpu_flags, cpu_has_fast_bf16, cpu_has_fast_int8
-from funnel.models.names import Backend
+from funnel.models.names import LIBRARIES, Backend, missing_library
 from funnel.registry import suggestion
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    import numpy as np
+    from numpy.typing import NDArray
+
     from funnel.models.cross_networks import CrossBert, CrossNetwork
+    from funnel.models.encoder import Precision
     from funnel.models.source import ModelSource
     from funnel.models.tokens import TextTokenizer
 
+    FloatArray = NDArray[np.float32]
+
 REFERENCE = "torch-fp32"
+ENCODER_BACKENDS = ("auto", "torch-fp32", "torch-bf16")
+"""What can run a scorer that is made of encoders' vectors alone."""
+_EXACT = ("fp32", "f32")
 _LOSSY = ("bf16", "fp16", "int8")
-_EXTRAS = {"openvino": ("openvino",), "onnxruntime": ("onnxruntime", "onnx")}
-_EXTRA_NAMES = {"openvino": "openvino", "onnxruntime": "onnx"}
+_PRECISIONS: "dict[str, Precision]" = {REFERENCE: "fp32", "torch-bf16": "bf16"}
 Openers: TypeAlias = "dict[str, Callable[[], CrossNetwork]]"
 log = get_logger(__name__)
 
@@ -109,6 +116,48 @@ def _named(
     row = next(each for each in rows if each.backend == backend)
     if row.agrees:
         return Choice(backend, rows)
+    _warn_refused(source, backend, row)
+    return Choice(REFERENCE, rows)
+
+
+def encoder_precision(
+    source: "ModelSource",
+    backend: str,
+    max_tokens: int,
+    scores: "Callable[[Precision], FloatArray]",
+    *,
+    gated: bool = True,
+) -> "tuple[Precision, tuple[Measured, ...]]":
+    """That of the encoders that a scorer weighs in, and the measurements it was chosen by.
+
+    bfloat16 where a backend that rounds is asked for, or ``auto`` and it is native, as long as the
+    score ranks as with float32.
+
+    Args:
+        source: the scorer, whose revision says how its score is made.
+        backend: as asked for.
+        max_tokens: the window.
+        scores: of the calibration texts, with encoders in a precision.
+        gated: False takes bfloat16 however it ranks.
+    """
+    native = cpu_has_fast_bf16() and not backend.endswith(_EXACT)
+    if not native and backend != "torch-bf16":
+        return "fp32", ()
+    if not gated:
+        return "bf16", ()
+    rounding = "torch-bf16"
+    key = _machine_key(source.revision, max_tokens, [REFERENCE, rounding])
+    rows = compared(key, REFERENCE, rounding, lambda name: scores(_PRECISIONS[name]))
+    if rows[1].agrees:
+        return "bf16", tuple(rows)
+    if backend == "auto":
+        log.info("backend_refused", model=source.name, backend=rounding, reason=rows[1].reason)
+    else:
+        _warn_refused(source, rounding, rows[1])
+    return "fp32", tuple(rows)
+
+
+def _warn_refused(source: "ModelSource", backend: str, row: Measured) -> None:
     log.warning(
         "backend_refused",
         model=source.name,
@@ -116,7 +165,6 @@ def _named(
         reason=row.reason,
         mend=f"{REFERENCE} is used; name another backend, or auto",
     )
-    return Choice(REFERENCE, rows)
 
 
 def _measured(
@@ -170,8 +218,8 @@ def _cuda(model: "CrossBert", precision: str) -> "CrossNetwork":
 
 def likely_backends() -> list[str]:
     """Those worth measuring here, simplest first: what has no hardware for it never wins."""
-    for library in _EXTRAS:
-        if (missing := _missing(library)) is not None:
+    for library in LIBRARIES:
+        if (missing := missing_library(library)) is not None:
             log.info("backend_absent", backend=library, mend=str(missing))
     return [name for name in get_args(Backend) if name != "auto" and _worth_measuring(name)]
 
@@ -181,14 +229,7 @@ def _worth_measuring(name: str) -> bool:
     if library == "cuda":
         return torch.cuda.is_available()
     native = {"bf16": cpu_has_fast_bf16, "int8": cpu_has_fast_int8}.get(precision)
-    return _missing(library) is None and (native is None or native())
-
-
-def _missing(library: str) -> MissingExtra | None:
-    modules = _EXTRAS.get(library, ())
-    if all(importlib.util.find_spec(module) for module in modules):
-        return None
-    return MissingExtra(f"backend {library}", _EXTRA_NAMES[library])
+    return missing_library(library) is None and (native is None or native())
 
 
 def _check_possible(backend: str, openers: Openers) -> None:
@@ -197,7 +238,7 @@ def _check_possible(backend: str, openers: Openers) -> None:
             f"backend {backend!r} runs BERT and RoBERTa models only; take a torch backend or auto"
         )
     library = backend.partition("-")[0]
-    if (missing := _missing(library)) is not None:
+    if (missing := missing_library(library)) is not None:
         raise missing
     if library == "cuda" and not torch.cuda.is_available():
         raise ConfigError(
@@ -208,7 +249,7 @@ def _check_possible(backend: str, openers: Openers) -> None:
 
 def _machine_key(revision: str, max_tokens: int, names: list[str]) -> str:
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
-    versions = (torch.__version__, *(_version(library) for library in _EXTRAS))
+    versions = (torch.__version__, *(_version(library) for library in LIBRARIES))
     parts = (revision, max_tokens, names, versions, device, sorted(cpu_flags()), 2)
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:24]
 

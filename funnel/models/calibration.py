@@ -18,6 +18,7 @@ from funnel.models.hardware import set_torch_threads
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from funnel.models.base import TextPair
     from funnel.models.cross_networks import CrossNetwork
     from funnel.models.tokens import TextTokenizer, Tokens
 
@@ -130,6 +131,41 @@ def choose(
     return _best(measured, reference), measured
 
 
+def compared(
+    key: str, reference: str, rounding: str, scores: "Callable[[str], FloatArray]"
+) -> list[Measured]:
+    """The reference's row and that of one that rounds; measured once, then remembered.
+
+    Args:
+        key: names machine, model and versions.
+        reference: what is always right.
+        rounding: what may stand for it if it agrees.
+        scores: of :func:`calibration_texts`, by the name of what makes them.
+    """
+    name = f"calibration/{key}.json"
+    rows = _kept(name, reference)
+    if len(rows) != 2:
+        rows = _in_own_thread(lambda: _comparison(reference, rounding, scores))
+        sealed.write(name, json.dumps([asdict(row) for row in rows]).encode())
+    return rows
+
+
+def _comparison(
+    reference: str, rounding: str, scores: "Callable[[str], FloatArray]"
+) -> list[Measured]:
+    set_torch_threads(1)
+    began = time.perf_counter()
+    expected = scores(reference)
+    middle = time.perf_counter()
+    found = scores(rounding)
+    ended = time.perf_counter()
+    ndcg, overlap = agreement(expected, found, len(_QUERIES))
+    error = score_error(expected, found, len(_QUERIES))
+    row = Measured(rounding, ended - middle, ndcg, overlap, error)
+    log.info("backend_measured", **asdict(row), reason=row.reason)
+    return [Measured(reference, middle - began, 1.0, 1.0), row]
+
+
 def _kept(name: str, reference: str) -> list[Measured]:
     content = sealed.read(name)
     if content is None:
@@ -200,13 +236,18 @@ def _candidate(
 
 def calibration_pairs(tokenizer: "TextTokenizer") -> "list[Tokens]":
     """Each query with passages of one to eight sentences, the queries one after the other."""
+    texts = calibration_texts()
+    firsts, seconds = (tokenizer.ids(side) for side in zip(*texts, strict=True))
+    return [tokenizer.pair(*pair) for pair in zip(firsts, seconds, strict=True)]
+
+
+def calibration_texts() -> "list[TextPair]":
+    """The same before they are tokenised."""
     passages = [
         " ".join(_SENTENCES[(start + step) % len(_SENTENCES)] for step in range(1 + start % 8))
         for start in range(len(_SENTENCES))
     ]
-    ids = tokenizer.ids([*_QUERIES, *passages])
-    queries, documents = ids[: len(_QUERIES)], ids[len(_QUERIES) :]
-    return [tokenizer.pair(query, document) for query in queries for document in documents]
+    return [(query, passage) for query in _QUERIES for passage in passages]
 
 
 def agreement(expected: "FloatArray", scores: "FloatArray", queries: int) -> tuple[float, float]:

@@ -3,7 +3,6 @@
 Imports torch: import lazily.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -21,8 +20,10 @@ from funnel.models.bert import (
     collate,
     packed,
     read_config,
+    read_json,
     read_weights,
 )
+from funnel.models.colbert import ColbertEncoder, token_projection
 from funnel.models.cross_networks import window
 from funnel.models.openvino_encoder import Ways, choose_ways
 from funnel.models.representations import Representation
@@ -39,26 +40,28 @@ if TYPE_CHECKING:
 _PLAIN_MODULES = ("Transformer", "Pooling", "Normalize")
 
 
-def open_network(source: ModelSource, precision: "Precision") -> "EncoderNetwork":
-    """Load a model's weights and tokenizer, once per process and precision.
+def open_network(
+    source: ModelSource, precision: "Precision", max_tokens: int | None = None
+) -> "EncoderNetwork":
+    """Load a model's weights and tokenizer, once per process, precision and window.
 
-    Models that are BERT with mean pooling run through our own forward pass, all others through
-    SentenceTransformer.
+    Models that are BERT with mean pooling run through our own forward pass, ColBERTs through
+    transformers and their projection, all others through SentenceTransformer.
     """
-    return _opened(source, precision)
+    return _opened(source, precision, max_tokens)
 
 
 def _is_plain(folder: Path) -> bool:
-    modules = _json(folder / "modules.json")
+    modules = read_json(folder / "modules.json")
     if not isinstance(modules, list):
         return False
     kinds = [str(module.get("type", "")).rsplit(".", 1)[-1] for module in modules]
-    settings = _json(folder / "config_sentence_transformers.json") or {}
+    settings = read_json(folder / "config_sentence_transformers.json") or {}
     return (
         tuple(kinds) in (_PLAIN_MODULES, _PLAIN_MODULES[:2])
         and all(not module.get("path") or module["path"] != "0" for module in modules[:1])
-        and _is_mean(_json(folder / "1_Pooling" / "config.json") or {})
-        and _reads_plainly(_json(folder / "sentence_bert_config.json") or {})
+        and _is_mean(read_json(folder / "1_Pooling" / "config.json") or {})
+        and _reads_plainly(read_json(folder / "sentence_bert_config.json") or {})
         and not settings.get("default_prompt_name")
         and (folder / "tokenizer.json").is_file()
         and bert_shape(read_config(folder)) is not None
@@ -84,17 +87,11 @@ def _reads_plainly(settings: Mapping[str, Any]) -> bool:
     )
 
 
-def _json(file: Path) -> Any:
-    try:
-        return json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-
-
 class PlainEncoder:
     """BERT, mean pooling, unit length.
 
     ``weights`` take the place of the source's own; its revision must then be theirs.
+    ``max_tokens`` is the model's own window by default.
     """
 
     def __init__(
@@ -102,13 +99,14 @@ class PlainEncoder:
         source: ModelSource,
         precision: "Precision",
         weights: Mapping[str, torch.Tensor] | None = None,
+        max_tokens: int | None = None,
     ) -> None:
         shape = bert_shape(read_config(source.folder))
         if shape is None:
             raise ModelError(f"model {source.name!r}: config.json names no plain BERT")
         self.dim = shape.hidden
-        self.key = f"{source.revision}:{precision}"
-        self.max_tokens = window(source.folder, None)
+        self.key = f"{source.revision}:{precision}" + (f":{max_tokens}" if max_tokens else "")
+        self.max_tokens = window(source.folder, max_tokens)
         self._tokenizer = TextTokenizer(source.folder, self.max_tokens)
         self._dtype = torch.bfloat16 if precision == "bf16" else torch.float32
         try:
@@ -171,7 +169,7 @@ class PlainEncoder:
 class LibraryEncoder:
     """Any other model, through SentenceTransformer itself."""
 
-    def __init__(self, source: ModelSource) -> None:
+    def __init__(self, source: ModelSource, max_tokens: int | None = None) -> None:
         from sentence_transformers import SentenceTransformer
 
         try:
@@ -183,7 +181,9 @@ class LibraryEncoder:
             ).eval()
         except (OSError, ValueError, KeyError, RuntimeError) as error:
             raise ModelError(f"model {source.name!r} cannot be loaded: {error}") from error
-        self.key = f"{source.revision}:library"
+        if max_tokens:
+            self._model.max_seq_length = window(source.folder, max_tokens)
+        self.key = f"{source.revision}:library" + (f":{max_tokens}" if max_tokens else "")
         self.dim = int(self._model.get_embedding_dimension() or 0)
         self.max_tokens = int(self._model.max_seq_length or 512)
         self._tokenizer = TextTokenizer(source.folder, self.max_tokens)
@@ -228,8 +228,15 @@ class LibraryEncoder:
 
 
 @lru_cache(maxsize=8)
-def _opened(source: ModelSource, precision: "Precision") -> "EncoderNetwork":
-    return PlainEncoder(source, precision) if _is_plain(source.folder) else LibraryEncoder(source)
+def _opened(
+    source: ModelSource, precision: "Precision", max_tokens: int | None
+) -> "EncoderNetwork":
+    if _is_plain(source.folder):
+        return PlainEncoder(source, precision, max_tokens=max_tokens)
+    projection = token_projection(source.folder)
+    if projection is not None:
+        return ColbertEncoder(source, projection, max_tokens)
+    return LibraryEncoder(source, max_tokens)
 
 
 def _collated(batch: Sequence[Tokens]) -> Batch:

@@ -17,6 +17,8 @@ Item = TypeVar("Item")
 Row = TypeVar("Row")
 
 _LENGTH_RATIO = 1.5
+_ENOUGH_BATCHES = 5
+"""Before an estimate of a lane's pace that began as a guess counts as measured."""
 _BATCH_SHARE = 0.25
 """A batch may take this share of the time left before its most urgent job's deadline."""
 
@@ -37,9 +39,16 @@ class Lane(Generic[Item, Row]):
         self.run = run
         self.budget = budget
         self.seconds_per_token = 1e-4
+        self._learnt = 0
+
+    @property
+    def is_measured(self) -> bool:
+        """Whether the estimate rests on batches, not on what it began with."""
+        return self._learnt >= _ENOUGH_BATCHES
 
     def learn(self, tokens: int, seconds: float) -> None:
         """Take one batch's time into the running estimate."""
+        self._learnt += 1
         self.seconds_per_token += 0.2 * (seconds / max(1, tokens) - self.seconds_per_token)
 
 
@@ -122,14 +131,14 @@ class Job:
 
 
 def fill(taken: list[tuple[Job, int]], job: Job, longest: int, budget: int) -> int:
-    """Move items of a job's first window into the batch while the padded size allows."""
-    window = job.windows[0]
-    while window and fits(taken, job, longest, budget):
+    """Move a job's next items into the batch while the padded size allows."""
+    while job.windows and fits(taken, job, longest, budget):
+        window = job.windows[0]
         longest = max(longest, job.costs[window[0]])
         taken.append((job, window.pop(0)))
         job.running += 1
-    if not window:
-        job.windows.popleft()
+        if not window:
+            job.windows.popleft()
     return longest
 
 
@@ -143,8 +152,16 @@ def fits(taken: list[tuple[Job, int]], job: Job, longest: int, budget: int) -> b
     return not (full or uneven)
 
 
-def windows_of(costs: Sequence[int], size: int) -> deque[list[int]]:
-    """Positions in windows of ``size``, each sorted longest first."""
-    starts = range(0, len(costs), max(1, size))
-    ranges = (range(start, min(start + size, len(costs))) for start in starts)
-    return deque(sorted(part, key=lambda i: (-costs[i], i)) for part in ranges)
+def windows_of(costs: Sequence[int], room: float) -> deque[list[int]]:
+    """Positions in windows of about ``room`` tokens, each sorted by length.
+
+    Longest first and shortest first in turn, so that the end of one and the beginning of the next
+    suit each other in a batch.
+    """
+    before = itertools.accumulate(costs, initial=0)
+    number = [start // room for start, _ in zip(before, costs, strict=False)]
+    parts = itertools.groupby(range(len(costs)), key=lambda i: number[i])
+    return deque(
+        sorted(part, key=lambda i: (costs[i] if turn % 2 else -costs[i], i))
+        for turn, (_, part) in enumerate(parts)
+    )

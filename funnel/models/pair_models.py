@@ -3,14 +3,16 @@
 Imports torch: import lazily.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
-from funnel.errors import ModelError
+from funnel.errors import ConfigError, ModelError
 from funnel.models.adapters import (
     MAXSIM_WEIGHTS,
     Adapter,
@@ -19,10 +21,17 @@ from funnel.models.adapters import (
     is_adapter,
     read_adapter,
 )
-from funnel.models.backends import Choice, open_cross_network
+from funnel.models.backends import (
+    ENCODER_BACKENDS,
+    Choice,
+    check_backend,
+    encoder_precision,
+    open_cross_network,
+)
 from funnel.models.batching import token_batches
 from funnel.models.bert import bert_shape, read_config, read_weights
-from funnel.models.cross_networks import cross_bert, pair_tokenizer, read_cross_bert
+from funnel.models.calibration import calibration_texts
+from funnel.models.cross_networks import cross_bert, pair_tokenizer, read_cross_bert, window
 from funnel.models.encoder_networks import PlainEncoder, open_network
 from funnel.models.hardware import beside, cpu_has_fast_bf16
 from funnel.models.low_rank import merged_encoder, merged_state_dict
@@ -127,12 +136,53 @@ def _open_adapter(
         raise ModelError(f"model {name!r}: its base {base.name!r} is no plain BERT")
     tokenizer = pair_tokenizer(base.folder, max_tokens or adapter.max_tokens)
     network, choice = None, Choice("none")
-    if adapter.combine.orders:
+    if not adapter.combine.orders:
+        _check_torch(name, backend)
+    else:
         weights = merged_state_dict(adapter, read_weights(base.folder))
         source = ModelSource(name, base.folder, adapter.sha256[:16])
-        model = cross_bert(name, weights, shape)
-        network, choice = open_cross_network(source, model, backend, tokenizer, gated=gated)
-    return CombinedPairs(adapter, base, tokenizer, network, choice)
+        cross = cross_bert(name, weights, shape)
+        network, choice = open_cross_network(source, cross, backend, tokenizer, gated=gated)
+    asked = None if max_tokens == window(base.folder, None) else max_tokens
+    combined = partial(CombinedPairs, adapter, base, tokenizer, network, choice, max_tokens=asked)
+    if not adapter.combine.encoders:
+        return combined(precision="fp32")
+    source = ModelSource(name, base.folder, f"{adapter.revision}:{choice.backend}")
+    return _in_precision(source, combined, backend, tokenizer.max_tokens, gated=gated)
+
+
+def _in_precision(
+    source: ModelSource,
+    combined: "Callable[..., CombinedPairs]",
+    backend: str,
+    max_tokens: int,
+    *,
+    gated: bool,
+) -> "CombinedPairs":
+    """With encoders in bfloat16 where that is faster, if the score then ranks as in float32."""
+    made: dict[Precision, CombinedPairs] = {}
+
+    def of(precision: "Precision") -> CombinedPairs:
+        return made.get(precision) or made.setdefault(precision, combined(precision=precision))
+
+    def scores(precision: "Precision") -> "FloatArray":
+        model = of(precision)
+        return np.asarray(model.run(model.prepare(calibration_texts())), np.float32)
+
+    precision, rows = encoder_precision(source, backend, max_tokens, scores, gated=gated)
+    model = of(precision)
+    if model.choice.backend == "none":
+        model.choice = Choice(f"torch-{precision}", rows)
+    return model
+
+
+def _check_torch(name: str, backend: str) -> None:
+    check_backend(backend)
+    if backend not in ENCODER_BACKENDS:
+        raise ConfigError(
+            f"model {name!r}: got backend {backend!r}, expected one of "
+            f"{', '.join(ENCODER_BACKENDS)}: it scores by its base's vectors, which torch computes"
+        )
 
 
 def adapter_base(adapter: Adapter) -> ModelSource:
@@ -182,7 +232,11 @@ class PlainPairs:
 
 
 class CombinedPairs:
-    """An adapter's cross-encoder, in one or both orders, beside what encoders say of a pair."""
+    """An adapter's cross-encoder, in one or both orders, beside what encoders say of a pair.
+
+    ``precision`` is the encoders' (bfloat16 where it is native by default), ``max_tokens`` their
+    window (their own by default).
+    """
 
     def __init__(
         self,
@@ -191,23 +245,28 @@ class CombinedPairs:
         tokenizer: "TextTokenizer",
         network: "CrossNetwork | None",
         choice: Choice,
+        *,
+        precision: "Precision | None" = None,
+        max_tokens: int | None = None,
     ) -> None:
         combine = adapter.combine
         self.revision = adapter.revision
         self.choice = choice
         self.budget = network.budget if network else _BUDGET
         self.symmetric = combine.orders != 1 and not combine.maxsim
-        self.cosine_of = base.revision if combine.cosine and not combine.maxsim else ""
+        given = combine.cosine and not combine.maxsim and max_tokens is None
+        self.cosine_of = base.revision if given else ""
         self._combine: Combination = combine
         self._token_weights = _token_weights(adapter, base)
         self._tokenizer = tokenizer
         self._network = network
-        precision: Precision = "bf16" if cpu_has_fast_bf16() else "fp32"
+        precision = precision or ("bf16" if cpu_has_fast_bf16() else "fp32")
         self._base = self._tuned = None
         if combine.cosine or combine.maxsim:
-            self._base = PairVectors(open_network(base, precision))
+            self._base = PairVectors(open_network(base, precision, max_tokens))
         if combine.tuned:
-            self._tuned = PairVectors(_tuned_encoder(adapter, base, precision), pooled_only=True)
+            tuned = _tuned_encoder(adapter, base, precision, max_tokens)
+            self._tuned = PairVectors(tuned, pooled_only=True)
 
     def prepare(
         self, pairs: "Sequence[TextPair]", cosines: Sequence[float] | None = None
@@ -216,7 +275,7 @@ class CombinedPairs:
         ids = _distinct_ids(self._tokenizer, pairs)
         known = list(cosines) if cosines is not None and self.cosine_of else [None] * len(pairs)
         readers = self._readers(pairs, known)
-        items = []
+        room, items = self._room, []
         for pair, cosine, unread in zip(pairs, known, readers, strict=True):
             first, second = ids[pair[0]], ids[pair[1]]
             orders = ((first, second), (second, first))[: self._combine.orders]
@@ -224,6 +283,7 @@ class CombinedPairs:
             alone = min(len(second) + 2, self._tokenizer.max_tokens)
             cost = sum(map(len, readings)) + unread * alone
             truncated = any(reading.truncated for reading in readings)
+            truncated = truncated or max(len(first), len(second)) > room
             items.append(PairItem(pair, readings, max(1, cost), truncated, cosine))
         return items
 
@@ -258,6 +318,12 @@ class CombinedPairs:
         if self._tuned is not None:
             unread += np.array(self._tuned.unread(documents), bool)
         return [int(count) for count in unread]
+
+    @property
+    def _room(self) -> float:
+        """Tokens of a text that every encoder reads whole."""
+        read = [each.network.max_tokens for each in (self._base, self._tuned) if each is not None]
+        return min(read, default=math.inf) - self._tokenizer.single_overhead
 
     def _cross(self, items: Sequence[PairItem]) -> "FloatArray | None":
         if self._network is None:
@@ -299,11 +365,13 @@ class CombinedPairs:
         return weights if weights.any() else None
 
 
-def _tuned_encoder(adapter: Adapter, base: ModelSource, precision: "Precision") -> "EncoderNetwork":
+def _tuned_encoder(
+    adapter: Adapter, base: ModelSource, precision: "Precision", max_tokens: int | None
+) -> "EncoderNetwork":
     weights = merged_encoder(adapter, read_weights(base.folder))
     # What is being trained has no file, and so no hash of one; kept vectors must not be mixed up.
     source = ModelSource(f"{adapter.name} (tuned encoder)", base.folder, adapter.encoder_revision)
-    return PlainEncoder(source, precision, weights)
+    return PlainEncoder(source, precision, weights, max_tokens)
 
 
 def _token_weights(adapter: Adapter, base: ModelSource) -> "FloatArray | None":

@@ -22,6 +22,15 @@ _HASHES: Mapping[str, str] = MappingProxyType(
         "model.safetensors": "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
         "tokenizer.json": "be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037",
         "config.json": "953f9c0d463486b10a6871cc2fd59f223b2c70184f49815e7efbcab5d8908b41",
+        "modules.json": "84e40c8e006c9b1d6c122e02cba9b02458120b5fb0c87b746c41e0207cf642cf",
+        "1_Pooling/config.json": "4be450dde3b0273bb9787637cfbd28fe04a7ba6ab9d36ac48e92b11e350ffc23",
+        "config_sentence_transformers.json": (
+            "061ca9d39661d6c6d6de5ba27f79a1cd5770ea247f8d46412a68a498dc5ac9f3"
+        ),
+        "sentence_bert_config.json": (
+            "fc1993fde0a95c24ec6c022539d41cf6e2f7c9721e5415d6fb6897472a9cd4b7"
+        ),
+        "tokenizer_config.json": "acb92769e8195aabd29b7b2137a9e6d6e25c476a4f15aa4355c233426c61576b",
     }
 )
 # Never *.bin, *.pt or *.py: those can run code when they are loaded.
@@ -51,8 +60,7 @@ def check_name(name: str) -> None:
                 f"unknown embedded encoder {name!r}{suggestion(name, (EMBEDDED_ENCODER,)) or ';'} "
                 f"known: {EMBEDDED_ENCODER}"
             )
-        if importlib.util.find_spec(_PACKAGE) is None:
-            raise ModelError(f"model {name!r} is not installed: {_MEND}")
+        _check_package(name)
         return
     _check_place(name)
 
@@ -61,7 +69,8 @@ def check_scorer_name(name: str) -> None:
     """Refuse a name that no cross-encoder can have; no file is read and nothing is fetched.
 
     Raises:
-        ModelError: no embedded cross-encoder of that name, no such folder, or no hub id.
+        ModelError: no embedded cross-encoder of that name, the package of its base is not
+            installed, no such folder, or no hub id.
     """
     if name.startswith(EMBEDDED):
         shipped = (file.parent.name for file in _SHIPPED.glob("*/*.safetensors"))
@@ -71,8 +80,14 @@ def check_scorer_name(name: str) -> None:
                 f"unknown embedded cross-encoder {name!r}{suggestion(name, known) or ';'} "
                 f"known: {', '.join(known)}"
             )
+        _check_package(name)
         return
     _check_place(name)
+
+
+def _check_package(name: str) -> None:
+    if importlib.util.find_spec(_PACKAGE) is None:
+        raise ModelError(f"model {name!r} is not installed: {_MEND}")
 
 
 def _check_place(name: str) -> None:

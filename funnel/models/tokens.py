@@ -58,17 +58,27 @@ class TextTokenizer:
         self.max_tokens = max_tokens
         self._typed = typed
         self._template = _read_template(self._tokenizer)
-        # Past this many characters no token can reach the window any more; texts are cut there
+        # Past this many characters hardly a token reaches the window any more; texts are cut there
         # before tokenising, so that a megabyte costs no more than a page.
         self._max_chars = 64 * max_tokens
 
     def ids(self, texts: Sequence[str], *, whole: bool = False) -> list[Ids]:
         """The tokens of each text, without special tokens.
 
-        Very long texts are cut far behind the window first, unless ``whole``.
+        Very long texts are cut far behind the window first, unless ``whole``; what is left is
+        longer than the window still, so that it is seen to be cut.
         """
-        clean = [_text(text) if whole else _text(text)[: self._max_chars] for text in texts]
-        encoded = self._tokenizer.encode_batch_fast(clean, add_special_tokens=False)
+        clean = [_text(text) for text in texts]
+        if whole:
+            return self._encoded(clean)
+        ids = self._encoded([text[: self._max_chars] for text in clean])
+        for place, text in enumerate(clean):
+            if len(text) > self._max_chars and len(ids[place]) <= self.max_tokens:
+                (ids[place],) = self._encoded([text])  # few tokens: blanks, or one endless word
+        return ids
+
+    def _encoded(self, texts: list[str]) -> list[Ids]:
+        encoded = self._tokenizer.encode_batch_fast(texts, add_special_tokens=False)
         return [encoding.ids for encoding in encoded]
 
     def singles(self, texts: Sequence[str], *, keep_text: bool = False) -> list[Tokens]:

@@ -48,7 +48,7 @@ def body_of(error: errors.FunnelError) -> dict[str, Any]:
     if isinstance(error, errors.StageError):
         told |= {"stage": error.stage, "reason": error.reason}
     if isinstance(error, errors.CorpusError):
-        told |= {"problems": error.problems[:_SHOWN_PROBLEMS], "bad": len(error.problems)}
+        told |= {"problems": error.problems[:_SHOWN_PROBLEMS], "bad": error.bad}
     return {"error": told}
 
 

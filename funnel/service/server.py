@@ -1,6 +1,7 @@
 """One process that listens: uvicorn around the app."""
 
 import signal
+import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -52,17 +53,23 @@ def serve(
         timeout_graceful_shutdown=_DRAIN_S,
     )
     funnel.start()  # here its errors reach the caller as they are
+    with _listen(host, port, config.backlog) as door:
+        name, number = door.getsockname()[:2]
+        listening(f"http://{f'[{name}]' if ':' in name else name}:{number}")
+        with _terminated_as_exit():
+            uvicorn.Server(config).run([door])
+
+
+def _listen(host: str, port: int, backlog: int) -> socket.socket:
+    """A socket that takes connections already: they wait until they are served."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
-        socket = config.bind_socket()
-    except SystemExit as error:  # uvicorn's way to say that it cannot
+        return socket.create_server((host, port), family=family, backlog=backlog)
+    except OSError as error:
         raise ConfigError(
-            f"--host, --port: cannot listen on {host}:{port}; is it in use, or not this machine's?"
+            f"--host, --port: cannot listen on {host}:{port} ({error.strerror or error}); "
+            "expected a free port of an address of this machine"
         ) from error
-    socket.listen(config.backlog)  # from here on callers wait instead of being refused
-    name, number = socket.getsockname()[:2]
-    listening(f"http://{f'[{name}]' if ':' in name else name}:{number}")
-    with _terminated_as_exit():
-        uvicorn.Server(config).run([socket])
 
 
 @contextmanager

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from funnel.bench.ladder import LoadPlan, bench_load
 from funnel.bench.simulate import simulate
@@ -30,8 +31,6 @@ def test_a_ladder_is_climbed_and_simulated(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Every setting is run, requests are answered, and the simulation reads the result."""
-    from rich.console import Console
-
     (tmp_path / "model").mkdir()
     model = save_cross_encoder(tmp_path / "model")
     dataset = load_beir(_toy(tmp_path / "toy"), "test")
@@ -56,3 +55,26 @@ def test_a_ladder_is_climbed_and_simulated(
     shown = capsys.readouterr().out
     assert "50%" in shown
     assert "200%" in shown
+
+
+@pytest.mark.parametrize("depth", [5, 1])
+def test_a_shallow_funnel_is_measured_too(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], depth: int
+) -> None:
+    """It returns no more than it finds, and arrivals of a trace go into the report."""
+    (tmp_path / "model").mkdir()
+    model = save_cross_encoder(tmp_path / "model")
+    dataset = load_beir(_toy(tmp_path / "toy"), "test")
+    plan = LoadPlan(
+        shares=(0.5,), warm_up=0.0, caches=(False,), depth=depth, trace=[0.0, 1.0, 1.0, 3.0]
+    )
+    report = bench_load(dataset, str(model), EMBEDDED_ENCODER, plan)
+    assert [(point.failed, point.requests) for point in report.points] == [(0, 4), (0, 4)]
+    assert report.half_depth_ms > 0
+    file = tmp_path / "load.json"
+    file.write_text(json.dumps(report.to_dict(), allow_nan=False))
+    points = simulate(file, [2.0])
+    assert {point.arrivals for point in points} == {"trace"}
+    show_load(report, Console())
+    show_simulation(points, Console())
+    assert "200%" in capsys.readouterr().out

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from rich.console import Console
 from typer.testing import CliRunner
 
 from funnel.bench.load import (
@@ -15,12 +16,14 @@ from funnel.bench.load import (
     open_loop,
     poisson,
     read_trace,
+    stretched,
     summarise,
     zipf_queries,
 )
 from funnel.bench.models import kendall_tau
 from funnel.bench.plots import plot_load
 from funnel.bench.simulate import Profile, read_profile, simulate, simulate_point
+from funnel.bench.tables import show_simulation
 from funnel.cli.bench import bench_app
 from funnel.errors import BackendUnavailable, ConfigError
 
@@ -38,15 +41,17 @@ def test_poisson_arrivals_have_the_rate_asked_for() -> None:
 def test_a_trace_keeps_its_shape_and_gets_the_rate(tmp_path: Path) -> None:
     """Five arrivals at ten a second fill half a second."""
     (tmp_path / "trace").write_text("100\n101\n101\n101.5\n104\n")
-    assert read_trace(tmp_path / "trace", 10) == pytest.approx([0, 0.125, 0.125, 0.1875, 0.5])
+    trace = read_trace(tmp_path / "trace")
+    assert trace == [0, 1, 1, 1.5, 4]
+    assert stretched(trace, 10) == pytest.approx([0, 0.125, 0.125, 0.1875, 0.5])
 
 
-@pytest.mark.parametrize("text", ["", "1", "2\n1", "1\none", "1\n1"])
+@pytest.mark.parametrize("text", ["", "1", "2\n1", "1\none", "1\n1", "1\nnan\n2", "1\ninf"])
 def test_a_bad_trace_is_refused(tmp_path: Path, text: str) -> None:
     """With what is expected."""
     (tmp_path / "trace").write_text(text)
     with pytest.raises(ConfigError, match="expected"):
-        read_trace(tmp_path / "trace", 10)
+        read_trace(tmp_path / "trace")
 
 
 def test_questions_repeat_as_users_repeat_them() -> None:
@@ -98,7 +103,10 @@ async def test_capacity_is_that_of_callers_without_pause() -> None:
 def _profile(**changes: float) -> Profile:
     plain = {"capacity": 10.0, "fixed": 0.1, "least": 0.1, "hit": 0.001, "target": 0.25}
     return Profile(
-        service=[0.1] * 50, seed=0, **{**plain, "warm_up": 150.0, "seconds": 450.0, **changes}
+        service=[0.1] * 50,
+        seed=0,
+        trace=None,
+        **{**plain, "warm_up": 150.0, "seconds": 450.0, **changes},
     )
 
 
@@ -151,6 +159,44 @@ def test_simulation_prints_its_error(tmp_path: Path) -> None:
     first, *others = simulate(file, [0.5, 2.0])
     assert first.p50_error == pytest.approx(first.p50_ms / 200 - 1)
     assert [(other.share, other.p50_error) for other in others] == [(2.0, None), (2.0, None)]
+
+
+def test_a_measured_trace_is_simulated_with_its_own_arrivals(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """All at once wait for each other at any rate; the output says whose arrivals they are."""
+    row = {"share": 0.1, "cache": False, "adapt": False, "p50_ms": 2_000.0, "p99_ms": 4_000.0}
+    burst = [0.0] * 40 + [400.0]
+    file = tmp_path / "load.json"
+    file.write_text(json.dumps({**_report([row]), "trace_s": burst}))
+    (point,) = simulate(file, [0.1])
+    assert point.p99_ms == pytest.approx(4_000, rel=0.05)
+    assert point.arrivals == "trace"
+    show_simulation([point], Console())
+    assert "measured run's trace" in capsys.readouterr().out
+    file.write_text(json.dumps(_report([row])))
+    (point,) = simulate(file, [0.1])
+    assert (point.p99_ms < 500, point.arrivals) == (True, "poisson")
+
+
+def test_a_bad_trace_is_said_before_the_ladder(tmp_path: Path) -> None:
+    """The data are not even looked for."""
+    (tmp_path / "trace").write_text("2\n1\n")
+    arguments = ["load", "--data", str(tmp_path / "none"), "--trace", str(tmp_path / "trace")]
+    with pytest.raises(ConfigError, match="rising times"):
+        CliRunner().invoke(bench_app, arguments, catch_exceptions=False)
+
+
+@pytest.mark.parametrize(
+    ("depth", "ms", "fixed"), [(30, 55.0, 0.1), (5, 46.0, 0.1), (2, 55.0, 0.1), (1, 98.0, 1.0)]
+)
+def test_what_is_fixed_follows_from_what_half_the_depth_takes(
+    tmp_path: Path, depth: int, ms: float, fixed: float
+) -> None:
+    """Half of five is two; one has no half, and then nothing can be cut."""
+    file = tmp_path / "load.json"
+    file.write_text(json.dumps({**_report([]), "depth": depth, "half_depth_p50_ms": ms}))
+    assert read_profile(file)[0].fixed == pytest.approx(fixed)
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"capacity_per_s": 1}'])

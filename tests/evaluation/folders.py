@@ -73,10 +73,12 @@ def settings(**changes: Any) -> FunnelSettings:
     return FunnelSettings.from_mapping({**data, **changes})
 
 
-def funnel_over(dataset: Dataset, base: FunnelSettings, **functions: Any) -> Funnel:
+def funnel_over(
+    dataset: Dataset, base: FunnelSettings, *, pool: FakeModels | None = None, **functions: Any
+) -> Funnel:
     """A funnel for measuring on a dataset, with models that need no download."""
     return Funnel(
         evaluation_settings(base, dataset),
         functions={"words": shared_letters, **functions},
-        models=FakeModels(),  # type: ignore[arg-type]
+        models=pool or FakeModels(),  # type: ignore[arg-type]
     )

@@ -1,8 +1,10 @@
 """Shallower funnels follow from one deep run."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -20,9 +22,11 @@ from funnel.evaluation.simulate import (
     simulate,
 )
 from funnel.evaluation.tune import planned_settings
+from funnel.models.base import ScoredPairs
 from funnel.settings import FunnelSettings
+from funnel.stages.hybrid import HybridSettings
 from tests.evaluation import folders
-from tests.evaluation.folders import beir_folder, funnel_over
+from tests.evaluation.folders import FakeModels, beir_folder, funnel_over
 
 STAGES = [
     {"kind": "hybrid", "k": 12},
@@ -61,13 +65,99 @@ def test_simulation_returns_what_a_real_run_returns(tmp_path: Path, tail: str) -
         run = deep_run(funnel, data.queries, 30)
         rules = policies(base, (False, False, False))
     for plan in [(12, 8, 3), (20, 5, 3), (30, None, 3), (10, 3, None), (3, None, None)]:
-        planned = planned_settings(base, plan)
+        planned = planned_settings(base, plan, 30)
         with funnel_over(data, planned, short=shortest) as funnel:
             index_dataset(funnel, data)
             real = evaluate(funnel, data).stages[-1].rankings
         final = next(size for size in reversed(plan) if size is not None)
         for name, query in run.queries.items():
             assert simulate(query, plan, rules).ranking == tuple(real[name][:final]), plan
+
+
+@pytest.mark.parametrize("prefetch", [None, 120, 20])
+def test_a_hybrid_order_is_that_of_the_real_run(tmp_path: Path, prefetch: int | None) -> None:
+    """More than its 100 from each source would fuse to another order; the plan says how many."""
+    documents = [
+        {**each, "_id": f"{letter}-{each['_id']}", "text": f"{each['text']} {letter * 3}"}
+        for letter in "abcdefgh"
+        for each in many_documents()
+    ]
+    queries = [{"_id": f"q{n}", "text": f"{WORDS[n]} {WORDS[(n + 3) % 8]}"} for n in range(4)]
+    judged = [(f"q{n}", "a-d00", 1) for n in range(4)]
+    data = load_beir(beir_folder(tmp_path / "many", documents, queries, judged))
+    base = folders.settings(
+        stages=[{"kind": "hybrid", "k": 12, "prefetch": prefetch}, {**STAGES[2], "k": 10}]
+    )
+    plan = (90, None)
+    with funnel_over(data, base, short=shortest) as funnel:
+        index_dataset(funnel, data)
+        run = deep_run(funnel, data.queries, 300)
+    planned = planned_settings(base, plan, 300)
+    with funnel_over(data, planned) as funnel:
+        index_dataset(funnel, data)
+        real = evaluate(funnel, data).stages[-1].rankings
+    for name, query in run.queries.items():
+        assert simulate(query, plan, policies(base, (False, False))).ranking == tuple(real[name])
+    assert [each.prefetch for each in planned.stages if isinstance(each, HybridSettings)] == [
+        prefetch or 300
+    ]
+
+
+class FallingScores(FakeModels):
+    """Its cross-encoder scores texts as the table says."""
+
+    score_kind = "logit"
+    revision = "1"
+
+    def __init__(self, scores: Mapping[tuple[str, str], float]) -> None:
+        super().__init__()
+        self._scores = scores
+
+    def scorer(self, name: str, **_: object) -> "FallingScores":
+        return self
+
+    def load(self) -> None:
+        """Nothing to load."""
+
+    async def ascore(self, pairs: Sequence[tuple[str, str]], **_: object) -> ScoredPairs:
+        return ScoredPairs(np.array([self._scores[pair] for pair in pairs]), 0, len(pairs))
+
+
+def test_a_stage_that_stops_early_is_simulated_so(tmp_path: Path) -> None:
+    """Plans lose what it would not have scored, and take no time for it."""
+    data = load_beir(
+        beir_folder(
+            tmp_path / "many",
+            many_documents(),
+            [{"_id": f"q{n}", "text": f"{WORDS[n]} {WORDS[n + 1]}"} for n in range(3)],
+            [(f"q{n}", "d00", 1) for n in range(3)],
+        )
+    )
+    reads = {"kind": "cross_encoder", "model": "m", "k": 3, "early_stop": 0.9, "block": 8}
+    base = folders.settings(stages=[{"kind": "hybrid", "k": 12}, reads])
+    with funnel_over(data, folders.settings(stages=[{"kind": "hybrid", "k": 60}])) as funnel:
+        index_dataset(funnel, data)
+        found = {text: funnel.run(text).hits for text in data.queries.values()}
+    noise = np.random.default_rng(5).normal(0, 0.4, 60)
+    models = FallingScores(
+        {
+            # The very last is the best: only who stops early misses it.
+            (text, hit.text): -3 * math.log(hit.rank) + noise[hit.rank - 1] + (hit.rank > 57) * 99
+            for text, hits in found.items()
+            for hit in hits
+        }
+    )
+    with funnel_over(data, base, pool=models) as funnel:
+        index_dataset(funnel, data)
+        run = deep_run(funnel, data.queries, 60)
+    plan = (60, 3)
+    with funnel_over(data, planned_settings(base, plan, 60), pool=models) as funnel:
+        index_dataset(funnel, data)
+        real = {name: funnel.run(text) for name, text in data.queries.items()}
+    for name, query in run.queries.items():
+        outcome = simulate(query, plan, policies(base, (False, False)))
+        assert outcome.ranking == tuple(real[name].ids)
+        assert outcome.read[1] == len(real[name].trace[1].ranking) < len(query[1].ranking) == 60
 
 
 def stage(*ranking: str, **scores: float) -> DeepStage:
@@ -98,8 +188,9 @@ def test_thresholds_cut_and_tails_stay() -> None:
     query = (stage("a", "b", "c"), stage("c", "b", "a", c=0.9, b=0.5, a=0.1))
     strict = policy(min_score=0.5)
     assert simulate(query, (3, 3), [policy(), strict]).ranking == ("c", "b")
-    kept = policy(min_score=0.9, tail="keep")
-    assert simulate(query, (3, 3), [policy(), kept]).ranking == ("c", "a", "b")
+    kept = policy(min_score=0.5, tail="keep")
+    third = (*query, stage("a", "b", "c"))
+    assert simulate(third, (3, 1, 3), [policy(), kept, policy()]).ranking == ("b", "c")
 
 
 def test_a_limited_stage_reads_no_more_and_keeps_the_unread_behind() -> None:
@@ -136,7 +227,7 @@ def test_planned_settings_pass_validation(tmp_path: Path) -> None:
     data = load_beir(beir_folder(tmp_path / "tiny"))
     plans: list[Plan] = [(12, None, 3), (5, 4, 3), (3, None, None)]
     for plan in plans:
-        planned = evaluation_settings(planned_settings(base, plan), data)
+        planned = evaluation_settings(planned_settings(base, plan, 30), data)
         plain = planned.model_dump(mode="json", exclude_none=True)
         assert FunnelSettings.from_mapping(plain).stages == planned.stages
 

@@ -20,7 +20,17 @@ from funnel.cli.tune import tune as tune_command
 from funnel.errors import ConfigError, InputError, StageError
 from funnel.evaluation.beir import load_beir
 from funnel.evaluation.evaluate import answer_all, evaluate, index_dataset
-from funnel.evaluation.tune import Point, Target, Tuning, halves, pareto, recommend, tune
+from funnel.evaluation.tune import (
+    Point,
+    Target,
+    Tuning,
+    halves,
+    pareto,
+    plan_changes,
+    planned_settings,
+    recommend,
+    tune,
+)
 from funnel.evaluation.tune_report import as_dict, planned_yaml, show
 from funnel.models.pool import ModelPool
 from funnel.settings import FunnelSettings
@@ -189,12 +199,41 @@ def test_the_yaml_keeps_everything_but_sizes(tmp_path: Path) -> None:
     """References to secrets stay references, aliases of k do not double it."""
     file = tmp_path / "c.yaml"
     file.write_text(CONFIG)
-    plain = yaml.safe_load(planned_yaml(file, (2,)))
+    plain = yaml.safe_load(planned_yaml(file, [{"k": 2}]))
     assert plain["stages"] == [{"kind": "bm25", "k": 2}]
     assert plain["cache"]["url"] == "${REDIS_URL}"
     assert list(plain) == ["collection", "stages", "qdrant", "cache"]
     with pytest.raises(ConfigError, match="other stages"):
-        planned_yaml(file, (4, 2))
+        planned_yaml(file, [{"k": 4}, {"k": 2}])
+
+
+def test_a_plan_is_written_with_what_it_was_figured_with(tmp_path: Path) -> None:
+    """Prefetch does not follow k, and a tail that the end of a funnel refuses is dropped."""
+    middle = {"kind": "callable", "name": "words", "function": "words", "k": 8, "tail": "keep"}
+    data = {
+        "stages": [{"kind": "hybrid", "k": 12}, middle, {**middle, "name": "last", "tail": "drop"}],
+        "qdrant": ":memory:",
+    }
+    file = tmp_path / "c.yaml"
+    file.write_text(yaml.safe_dump(data))
+    base = FunnelSettings.from_yaml(file, environment={})
+    changes = plan_changes(base, (20, 8, None), 300)
+    assert changes == ({"k": 20, "prefetch": 300}, {"k": 8, "tail": "drop"}, None)
+    (tmp_path / "out.yaml").write_text(planned_yaml(file, changes))
+    written = FunnelSettings.from_yaml(tmp_path / "out.yaml", environment={})
+    assert written.stages == planned_settings(base, (20, 8, None), 300).stages
+    assert plan_changes(base, (20, 8, 8), 100) == ({"k": 20}, {"k": 8}, {"k": 8})
+
+
+@pytest.mark.parametrize("variable", ["FUNNEL__STAGES", "FUNNEL__STAGES__0__K"])
+def test_stages_from_the_environment_are_refused_before_the_run(
+    arguments: list[str], command: typer.Typer, monkeypatch: pytest.MonkeyPatch, variable: str
+) -> None:
+    """A plan could not be written so that it is what was tuned: said before the data are read."""
+    monkeypatch.setenv(variable, "3" if variable.endswith("K") else "[{kind: bm25, k: 3}]")
+    asked = [str(Path(arguments[0]) / "none"), *arguments[1:]]
+    with pytest.raises(ConfigError, match=rf"environment \({variable}\), expected all .* file"):
+        CliRunner().invoke(command, asked, catch_exceptions=False)
 
 
 @pytest.fixture
@@ -281,13 +320,14 @@ def test_trouble_of_the_real_run_is_shown(tmp_path: Path) -> None:
     with funnel_over(data, folders.settings(), words=broken) as funnel:
         index_dataset(funnel, data)
         run = evaluate(funnel, data)
-    tuning = replace(tuning, verified=run)
+    tuning = replace(tuning, verified=run, held={"hybrid": {"prefetch": 300}})
     console = Console(width=200)
     with console.capture() as shown:
         show(tuning, None, console)
     measured = as_dict(tuning, None)["recommended"]["measured"]
     assert measured["skipped"] == {"words": {"error": 3}}
     assert "! words: skipped in 3 of 3 queries (error)" in shown.get()
+    assert "hybrid: all figures are with prefetch 300" in shown.get()
 
 
 def test_a_bad_place_for_the_file_is_said_before_the_run(

@@ -12,7 +12,7 @@ from funnel.errors import BackendUnavailable, MalformedOutput, Overloaded, Stage
 from funnel.pacing import Pace
 from funnel.result import FunnelResult
 from funnel.stages.base import Ranked, StageOutput
-from funnel.types import CacheInfo, Candidate
+from funnel.types import CacheInfo, Candidate, SourceScore
 from tests.funnel.chains import DOCUMENTS, FunctionStage, ListStage, query, step
 
 
@@ -46,6 +46,20 @@ async def test_hits_carry_what_every_stage_said() -> None:
     assert (hit.rank, hit.score, hit.score_kind, hit.score_stage) == (1, 9.0, "logit", "function")
     assert hit.stage_scores == {"list": 1.0, "function": 9.0}
     assert hit.stage_ranks == {"list": 10, "function": 1}
+
+
+def falling(candidates: Sequence[Candidate]) -> StageOutput:
+    return StageOutput([Ranked(c.document, 0.5 - i) for i, c in enumerate(candidates)])
+
+
+async def test_what_a_rank_only_stage_ordered_by_is_no_score() -> None:
+    """The hit keeps the score of the last stage that scored; the other is among its sources."""
+    answer = await run(step(), step(FunctionStage, k=3, act=falling, score_kind="rank"))
+    hit = answer.hits[1]
+    assert (hit.id, hit.score, hit.score_kind, hit.score_stage) == ("d1", 9.0, "bm25", "list")
+    assert hit.stage_scores == {"list": 9.0}
+    assert hit.stage_ranks == {"list": 2, "function": 2}
+    assert hit.sources == {"function.order": SourceScore(2, -0.5)}
 
 
 async def test_a_failing_reranker_is_skipped_visibly() -> None:

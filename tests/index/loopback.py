@@ -15,6 +15,8 @@ from typing import Any
 from pydantic import TypeAdapter
 from qdrant_client import QdrantClient, models
 
+from funnel.indexing.lease import WRITERS
+
 Route = Callable[["Loopback", str, Any], Any]
 
 
@@ -32,6 +34,7 @@ class Loopback:
         self.stores_left: int | None = None  # then it answers 500 until status is set back
         self.api_key: str | None = None
         self.requests: list[str] = []
+        self.indexes: dict[str, dict[str, str]] = {}  # kind by field by collection
         self.url = ""
 
     def answer(self, method: str, path: str, body: Any) -> Any:
@@ -59,7 +62,8 @@ def _create(server: Loopback, name: str, body: Any) -> Any:
 
 
 def _upsert(server: Loopback, name: str, body: Any) -> Any:
-    return server.client.upsert(name, models.PointsList.model_validate(body).points)
+    wanted = models.PointsList.model_validate(body)
+    return server.client.upsert(name, wanted.points, update_filter=wanted.update_filter)
 
 
 def _delete_points(server: Loopback, name: str, body: Any) -> Any:
@@ -104,20 +108,33 @@ def _batch(server: Loopback, name: str, body: Any) -> Any:
     return [{"operation_id": 0, "status": "completed"}]
 
 
+def _info(server: Loopback, name: str, _: Any) -> Any:
+    info = _plain(server.client.get_collection(name))
+    made = server.indexes.get(name, {})
+    schema = {path: {"data_type": kind, "points": 0} for path, kind in made.items()}
+    return {**info, "payload_schema": schema}
+
+
+def _index(server: Loopback, name: str, body: Any) -> Any:
+    path = body["field_name"].replace('"', "")  # as a server writes it where it needs no quotes
+    server.indexes.setdefault(name, {})[path] = body["field_schema"]
+    return {"operation_id": 0, "status": "completed"}
+
+
 def _exists(server: Loopback, name: str, body: Any) -> Any:
     names = [c.name for c in server.client.get_collections().collections]
     return {"exists": name in names}
 
 
 ROUTES: dict[tuple[str, str], Route] = {
-    ("GET", ""): lambda server, name, _: server.client.get_collection(name),
+    ("GET", ""): _info,
     ("GET", "exists"): _exists,
     ("PUT", ""): _create,
     ("PATCH", ""): lambda server, name, body: server.client.update_collection(
         name, metadata=body["metadata"]
     ),
     ("DELETE", ""): lambda server, name, _: server.client.delete_collection(name),
-    ("PUT", "index"): lambda _server, _name, _body: {"operation_id": 0, "status": "completed"},
+    ("PUT", "index"): _index,
     ("PUT", "points"): _upsert,
     ("POST", "points"): _retrieve,
     ("POST", "points/delete"): _delete_points,
@@ -164,7 +181,8 @@ class _Handler(BaseHTTPRequestHandler):
             return 401, {"status": {"error": "no"}}
         if path == "/":
             return 200, {"title": "loopback", "version": server.version, "commit": None}
-        if server.stores_left is not None and self.command == "PUT" and path.endswith("/points"):
+        stores = self.command == "PUT" and path.endswith("/points") and WRITERS not in path
+        if server.stores_left is not None and stores:
             server.stores_left -= 1
             server.status = 200 if server.stores_left else 500
         with server.lock:

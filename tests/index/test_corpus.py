@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from funnel.errors import ConfigError, InputError
+from funnel.errors import ConfigError, CorpusError, InputError
+from funnel.index import DocumentIndex
 from funnel.indexing.corpus import BadRow, document_from, given_corpus, read_corpus
 from funnel.indexing.spool import Spool
 from funnel.indexing.terms import Analyzer, Bm25Settings
@@ -201,6 +202,19 @@ def test_exact_repeats_count_once_and_are_no_problem() -> None:
         spool.fill(given_corpus([row, again, {**row, "metadata": {}}]))
         assert (spool.documents, spool.repeats) == (1, 1)
         assert spool.problems == ["item 3: id 'x' repeats item 1 with other content"]
+
+
+async def test_bad_rows_are_counted_beyond_those_that_are_named(
+    memory: DocumentIndex, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the error, its message, and the report."""
+    monkeypatch.setattr("funnel.indexing.spool.MAX_PROBLEMS", 12)
+    rows = [{"id": "good", "text": "fox"}, *({"id": f"b{n}"} for n in range(1_500))]
+    with pytest.raises(CorpusError, match=r"(?s)1,500 bad line.*and 1,490 more") as caught:
+        await memory.upsert(rows)
+    assert (caught.value.bad, len(caught.value.problems)) == (1_500, 12)
+    report = await memory.upsert(rows, on_bad="skip")
+    assert (report.bad_rows, len(report.problems)) == (1_500, 12)
 
 
 json_values = st.recursive(

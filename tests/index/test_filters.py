@@ -5,8 +5,11 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from structlog.testing import capture_logs
 
 from funnel.errors import InputError
+from funnel.index import DocumentIndex
+from funnel.indexing.collection import CollectionState
 from funnel.indexing.filters import (
     check_fields,
     check_filters,
@@ -75,6 +78,33 @@ def test_kinds_of_nested_and_listed_values_are_found() -> None:
     """Dotted paths for objects, the elements' kinds for lists, nothing for null."""
     metadata = {"a": {"b": [1, "x"], "c": None}, "d": True, 'q"': 1, "e.f": 1}
     assert sorted(kinds_in(metadata)) == [("a.b", "number"), ("a.b", "text"), ("d", "boolean")]
+
+
+async def test_fields_beyond_those_that_are_noted_are_not_said_to_be_missing(
+    memory: DocumentIndex,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Documents may have them: the message says how many are noted, and so does a warning."""
+    for module in ("filters", "spool", "collection", "ingest"):
+        monkeypatch.setattr(f"funnel.indexing.{module}.MAX_FIELDS", 3)
+    document = {"id": "a", "text": "fox", "metadata": {"w": 1, "x": 1}}
+    await memory.upsert([document])
+    with pytest.raises(InputError, match="no document has the metadata field 'z'"):
+        await memory.search(terms="fox", filters={"z": 1})
+    with capture_logs() as logged:
+        await memory.upsert([{**document, "metadata": {"w": 1, "x": 1, "y": 1, "z": 1}}])
+    assert [(entry["event"], entry["noted"]) for entry in logged] == [
+        ("metadata_fields_are_many", 3)
+    ]
+    (missing,) = {"y", "z"} - set((await state_of(memory)).fields)
+    with pytest.raises(InputError, match=f"'{missing}' is not among the first 3 .*--rebuild"):
+        await memory.search(terms="fox", filters={missing: 1})
+
+
+async def state_of(index: DocumentIndex) -> CollectionState:
+    state = await index._refresh()
+    assert state is not None
+    return state
 
 
 def test_a_list_of_mixed_kinds_passes_if_one_can_match() -> None:

@@ -219,8 +219,28 @@ async def test_payload_indexes_are_made_for_the_named_fields(loopback: Loopback)
     index = made(loopback.url, payload_indexes={"lang": "keyword", "year": "integer"})
     await index.start()
     await index.upsert(DOCUMENTS)
-    assert sum(request.endswith("/index") for request in loopback.requests) == 2
+    assert indexed(loopback) == {"metadata.lang": "keyword", "metadata.year": "integer"}
     await index.aclose()
+
+
+async def test_payload_indexes_named_later_are_made_by_the_next_indexing(
+    loopback: Loopback, index: DocumentIndex
+) -> None:
+    """Also one of another type; those that are there are not asked for again."""
+    for fields in ({"lang": "keyword", "year": "float"}, {"lang": "keyword", "year": "integer"}):
+        later = made(loopback.url, payload_indexes=fields)
+        await later.start()
+        assert (await later.upsert(DOCUMENTS)).unchanged == len(DOCUMENTS)
+        assert indexed(loopback) == {f"metadata.{field}": kind for field, kind in fields.items()}
+        await later.aclose()
+    asked = [path for path in loopback.requests if path.endswith("/index") and "docs--" in path]
+    assert len(asked) == 3
+
+
+def indexed(loopback: Loopback) -> dict[str, str]:
+    """The kinds of the indexed fields of the one collection of documents."""
+    (made,) = (made for name, made in loopback.indexes.items() if name.startswith("docs--"))
+    return made
 
 
 async def test_a_collection_of_someone_else_is_left_alone(loopback: Loopback) -> None:

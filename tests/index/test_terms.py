@@ -1,11 +1,14 @@
 """Terms and weights of BM25."""
 
+import re
+import sys
 import threading
+import unicodedata
 
 import bm25s
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
@@ -48,6 +51,64 @@ CORPUS = [
 def test_texts_become_terms(language: str, text: str, expected: list[str]) -> None:
     """Folded, split, without stop words, stemmed; unspaced scripts in pairs."""
     assert Analyzer(Bm25Settings(language=language)).terms(text) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("हिन्दी में खोज।", ["हिन्दी", "में", "खोज"]),
+        ("தமிழ் மொழி", ["தமிழ்", "மொழி"]),
+        ("বাংলা ভাষা, తెలుగు", ["বাংলা", "ভাষা", "తెలుగు"]),
+        ("ශ්\u200dරී ලංකා\u200d", ["ශ්\u200dරී", "ලංකා"]),
+        ("שָׁלוֹם عَرَبِيّ", ["שָׁלוֹם", "عَرَبِيّ"]),
+        ("กี่วัน 2๕", ["กี่วั", "วัน", "2๕"]),
+        ("ກີ່ ភាសា မြန်", ["ກີ່", "ភាសា", "မြန်"]),
+        ("iPhoneกี่x", ["iphone", "กี่", "x"]),
+        ("か\u309aき", ["か\u309aき"]),
+        ("x\u0304y \u0301z", ["x\u0304y", "z"]),
+        ("1\ufe0f\u20e3 a\ufe0fb", ["1", "a", "b"]),
+        ("\U00011103\U0001112c\U00011101", ["\U00011103\U0001112c\U00011101"]),
+    ],
+)
+def test_marks_stay_with_their_letters(text: str, expected: list[str]) -> None:
+    """Of Indic, Semitic and South-East Asian scripts; the latter have no spaces."""
+    assert Analyzer(Bm25Settings(language="none")).terms(text) == expected
+
+
+def test_a_word_is_found_beside_others_as_alone() -> None:
+    """Whether the text around it holds marks or not."""
+    analyzer = Analyzer(Bm25Settings(language="none"))
+    assert set(analyzer.terms("ภาษาไทย")) <= set(analyzer.terms("ที่ภาษาไทย हिन्दी"))
+
+
+def test_all_marks_are_looked_for() -> None:
+    """None is lost, but for the variation selectors."""
+    analyzer = Analyzer(Bm25Settings(language="none"))
+    selectors = {*range(0xFE00, 0xFE10), *range(0xE0100, 0xE01F0)}
+    for code in {*range(sys.maxunicode + 1)} - selectors:
+        if unicodedata.category(chr(code)) in ("Mn", "Mc"):
+            text = unicodedata.normalize("NFKC", f"x{chr(code)}y").lower()
+            assert "".join(analyzer.terms(text)) == text, hex(code)
+
+
+_NO_MARKS = st.characters(exclude_categories=["Mn", "Mc", "Cs"])
+_SOUTH_EAST_ASIAN = re.compile(r"[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff]")
+
+
+@given(st.text(_NO_MARKS) | st.text(st.sampled_from("aÉüжд東京アか\u200c\u200d-'_ 1²ﬁ·")))
+def test_text_without_marks_is_split_as_ever(text: str) -> None:
+    """At everything that is no letter, digit or underscore; Chinese and Japanese in pairs."""
+    folded = unicodedata.normalize("NFKC", text).lower()
+    assume(not any(unicodedata.category(char) in ("Mn", "Mc") for char in folded))
+    assume(not _SOUTH_EAST_ASIAN.search(folded))
+    han = re.compile(
+        r"([\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003134f]+)"
+    )
+    expected: list[str] = []
+    for part in (part for word in re.findall(r"\w+", folded) for part in han.split(word) if part):
+        pairs = [part[n : n + 2] for n in range(max(1, len(part) - 1))]
+        expected += pairs if han.match(part) else [part[:64]]
+    assert Analyzer(Bm25Settings(language="none")).terms(text) == expected
 
 
 def test_own_stop_words_replace_the_language_s() -> None:
@@ -121,7 +182,7 @@ def test_counts_come_back_from_stored_weights(
     counted = count_terms(words)
     weights = document_weights(counted, settings, average)
     stored = SparseTerms(weights.ids, np.asarray(weights.values, np.float32).tolist())
-    assert counts_of(stored, counted.length, settings, average) == counted
+    assert counts_of(stored, counted.length) == counted
 
 
 def test_term_ids_are_stable_across_processes() -> None:

@@ -6,6 +6,8 @@ from typing import Any
 import pytest
 
 from funnel.index import DocumentIndex
+from funnel.indexing.qdrant import QdrantSettings
+from tests.fakes import FakeEncoder
 from tests.index.conftest import DOCUMENTS
 
 LIMIT = 100_000
@@ -75,6 +77,65 @@ async def test_a_rebuild_killed_after_pruning_is_counted_anew(
             await memory.rebuild(DOCUMENTS[:8])
     report = await memory.rebuild(DOCUMENTS[:8])
     assert report.documents == await memory.count() == 8
+
+
+SHORT = [{"id": f"s{n}", "text": f"fox {'fox ' * (n % 3)}word{n}"} for n in range(20)]
+LONG = [
+    {"id": f"l{n}", "text": "fox " + " ".join(f"z{n}y{m}" for m in range(40))} for n in range(12)
+]
+
+
+async def scored(index: DocumentIndex) -> dict[str, float]:
+    found = await index.search(terms="fox", k=100)
+    return {item.document.id: item.score for item in found.bm25}
+
+
+@pytest.mark.parametrize("moved", range(4))
+@pytest.mark.parametrize("then", ["again", "undone", "rebuild"])
+async def test_a_killed_re_weighing_is_finished_by_the_next_write(
+    monkeypatch: pytest.MonkeyPatch, moved: int, then: str
+) -> None:
+    """As in a fresh index, wherever it was killed, also if the average length is back by then."""
+    monkeypatch.setattr("funnel.indexing.batches.BATCH_POINTS", 8)
+    index, fresh = (DocumentIndex(QdrantSettings(), "docs", FakeEncoder()) for _ in range(2))
+    await index.start()
+    await fresh.start()
+    if then != "rebuild":
+        await index.upsert(SHORT)
+    with monkeypatch.context() as patch:
+        patch.setattr(index._backend, "write", killed_after(index, moved, patch))
+        with pytest.raises(RuntimeError, match="killed"):
+            await (index.rebuild if then == "rebuild" else index.upsert)(SHORT + LONG)
+    if then == "undone":
+        await index.delete([document["id"] for document in LONG])
+    elif then == "rebuild":
+        await index.rebuild(SHORT)
+    else:
+        await index.upsert(SHORT + LONG)
+    await fresh.upsert(SHORT + LONG if then == "again" else SHORT)
+    assert await scored(index) == pytest.approx(await scored(fresh), rel=1e-5)
+    state = await index._refresh()
+    assert state is not None
+    assert not (state.writing or state.weighing)
+    await index.aclose()
+    await fresh.aclose()
+
+
+def killed_after(index: DocumentIndex, batches: int, patch: pytest.MonkeyPatch) -> Any:
+    """A ``write`` that fails for good after so many batches of moved weights."""
+    write, left = index._backend.write, batches
+    if index._state is None:  # a rebuild weighs with its own average: let it believe in another
+        patch.setattr("funnel.indexing.spool.Spool.average_length", 2.0)
+
+    async def dying(method: str, **arguments: Any) -> Any:
+        nonlocal left
+        if method == "update_vectors":
+            if not left:
+                raise RuntimeError("killed")
+            left -= 1
+        return await write(method, **arguments)
+
+    return dying
 
 
 async def test_moved_weights_are_sent_in_requests_that_fit(

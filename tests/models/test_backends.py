@@ -1,6 +1,7 @@
 """Backends: the same ranking, the fastest by measurement, and a way on when one is missing."""
 
 import importlib.util
+import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -354,6 +355,26 @@ def test_sealed_files_notice_damage(cache_dir: Path) -> None:
     assert sealed.read("a/b.json") == b"content"
     (cache_dir / "a/b.json").write_bytes(b"x" * 40)
     assert sealed.read("a/b.json") is None
+
+
+def test_compiled_models_unused_for_longest_make_room(
+    cache_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By use, not by age; what this process uses, small files and foreign ones stay."""
+    monkeypatch.setattr(sealed, "KEPT_BYTES", 300)
+    names = [f"openvino/{letter}.blob" for letter in "abcd"] + ["onnx/e.onnx"]
+    others = ["calibration/f.json", "openvino/foreign.bin"]
+    for age, name in enumerate([*names, *others]):
+        sealed.write(name, b"x" * 68)
+        day = time.time() - 86_400 * (50 - age)
+        os.utime(cache_dir / name, (day, day))
+    assert all((cache_dir / name).exists() for name in names)  # this process made them
+    monkeypatch.setattr(sealed, "_used", set())
+    assert sealed.read(names[0]) is not None
+    os.utime(cache_dir / names[2])  # another process
+    sealed.write("openvino/new.blob", b"x" * 68)
+    left = {str(path.relative_to(cache_dir)) for path in cache_dir.glob("*/*")}
+    assert left == {names[0], names[2], "openvino/new.blob", *others}
 
 
 def test_a_folder_that_cannot_be_written_is_no_error(

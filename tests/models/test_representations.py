@@ -8,13 +8,14 @@ import pytest
 import torch
 
 from funnel.deadline import Deadline
-from funnel.errors import ModelError
-from funnel.models import CrossEncoderScorer, Embedder
+from funnel.errors import ConfigError, ModelError
+from funnel.models import CrossEncoderScorer, Embedder, backends, calibration
 from funnel.models.adapters import MAXSIM_WEIGHTS, Combination
 from funnel.models.maxsim import maxsim
 from funnel.models.pair_models import CombinedPairs, open_pair_model
 from funnel.models.representations import Representation, RepresentationCache
 from funnel.models.source import EMBEDDED_ENCODER
+from tests.models.tiny import save_tokenizer
 from tests.training.tiny import tiny_encoder
 
 
@@ -200,3 +201,67 @@ def test_a_tuned_encoder_scores_as_it_would_alone(tmp_path: Path) -> None:
     assert scorer.symmetric
     items = open_pair_model(str(tmp_path / "twin"), "auto", None).prepare([pair, ("new", "text")])
     assert items[0].cost < items[1].cost  # what was read before costs nothing
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("backend", "limit", "precision"),
+    [("auto", 1.0, "bf16"), ("auto", 1e-9, "fp32"), ("torch-bf16", 1e-9, "fp32"),
+     ("torch-fp32", 1.0, "fp32")],
+)  # fmt: skip
+def test_encoders_round_only_where_the_score_ranks_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, backend: str, limit: float, precision: str
+) -> None:
+    """The gate of any other cross-encoder holds for one that is made of vectors."""
+    monkeypatch.setenv("FUNNEL_CACHE_DIR", str(tmp_path / "kept"))
+    monkeypatch.setattr(calibration, "MAX_ERROR", limit)
+    monkeypatch.setattr(backends, "cpu_has_fast_bf16", lambda: True)
+    _save(tmp_path / "parts", Combination(cross=0.0, cosine=2.0, maxsim=3.0))
+    scorer = CrossEncoderScorer(str(tmp_path / "parts"), backend=backend)
+    assert scorer.backend == f"torch-{precision}"
+    again = CrossEncoderScorer(str(tmp_path / "parts"), backend=backend)
+    assert again.choice == scorer.choice  # remembered
+    pair = ("new password", "You can reset your password on the login page.")
+    exact = CrossEncoderScorer(str(tmp_path / "parts"), backend="torch-fp32").score([pair])
+    assert (scorer.score([pair]) == exact).all() == (precision == "fp32")
+
+
+def test_a_backend_that_runs_nothing_of_a_scorer_is_refused() -> None:
+    """With those that can."""
+    with pytest.raises(ConfigError, match="expected one of auto, torch-fp32, torch-bf16"):
+        CrossEncoderScorer("embedded:relevance", backend="onnxruntime-f32").load()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "combine", [Combination(cross=0.0, cosine=2.0), Combination(cross=0.0, maxsim=3.0)]
+)
+async def test_encoders_keep_to_the_window_and_what_they_cut_is_counted(
+    tmp_path: Path, combine: Combination
+) -> None:
+    """What lies behind ``max_tokens`` moves no score; an index's cosines are of another window."""
+    _save(tmp_path / "parts", combine)
+    scorer = CrossEncoderScorer(str(tmp_path / "parts"), max_tokens=16, backend="torch-fp32")
+    start = "you can reset your password on the login page of this web site "
+    pairs = [("new password", start + end) for end in ("go home", "buy milk " * 9_000, "")]
+    scored = await scorer.ascore([*pairs, ("a", "b")], deadline=Deadline())
+    assert scored.truncated == 2
+    assert scored.values[0] == pytest.approx(scored.values[1], abs=1e-5)
+    assert scorer.cosine_of == ""
+    whole = CrossEncoderScorer(str(tmp_path / "parts"), backend="torch-fp32")
+    told = await whole.ascore(pairs, deadline=Deadline())
+    assert told.truncated == 1
+    assert abs(told.values[0] - told.values[1]) > 0.01
+
+
+@pytest.mark.parametrize("text", ["a" * 90_000, " " * 90_000 + "end", "a " * 90_000])
+def test_what_is_cut_before_tokenising_is_seen(tmp_path: Path, text: str) -> None:
+    """A text is either read whole or counted as cut, however few tokens its beginning has."""
+    from funnel.models.tokens import TextTokenizer
+
+    save_tokenizer(tmp_path)
+    tokenizer = TextTokenizer(tmp_path, 32)
+    (whole,) = tokenizer.ids([text], whole=True)
+    (tokens,) = tokenizer.singles([text])
+    assert tokens.truncated == (len(whole) > 30)
+    assert tokens.ids[1:-1] == whole[:30]

@@ -3,11 +3,13 @@
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from funnel.errors import ModelError
 from funnel.models import source
+from funnel.models.cross_networks import pair_tokenizer
 from funnel.models.pool import ModelPool
 from funnel.models.source import EMBEDDED_ENCODER, locate
 from funnel.models.tokens import TextTokenizer
@@ -35,7 +37,7 @@ def test_the_package_is_read_and_never_run(package: Path) -> None:
     assert locate(EMBEDDED_ENCODER).folder == package
 
 
-@pytest.mark.parametrize("file", ["model.safetensors", "tokenizer.json", "config.json"])
+@pytest.mark.parametrize("file", source._HASHES)
 def test_a_changed_file_of_the_package_is_refused(package: Path, file: str) -> None:
     """One changed byte is enough, and both hashes are in the message."""
     data = bytearray((package / file).read_bytes())
@@ -110,3 +112,22 @@ def test_pairs_are_put_together_as_the_library_does(tmp_path: Path) -> None:
             assert pair.ids == expected.ids
             assert [int(i >= pair.split) for i in range(len(pair))] == expected.type_ids
             assert pair.truncated == bool(expected.overflowing)
+
+
+def test_all_that_is_read_of_the_package_is_verified(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever loading an encoder opens there has a published hash."""
+    from funnel.models.encoder_networks import PlainEncoder, _is_plain
+
+    folder, opened = locate(EMBEDDED_ENCODER).folder, set[Path]()
+    read = Path.read_text
+
+    def noted(path: Path, *args: Any, **options: Any) -> str:
+        opened.add(path)
+        return read(path, *args, **options)
+
+    monkeypatch.setattr(Path, "read_text", noted)
+    assert _is_plain(folder)
+    PlainEncoder(locate(EMBEDDED_ENCODER), "fp32")
+    pair_tokenizer(folder, None)
+    assert opened
+    assert {str(path.relative_to(folder)) for path in opened} <= set(source._HASHES)

@@ -1,6 +1,7 @@
 """The worker: every item once, budgets kept, fair, bounded, and alive after failures."""
 
 import itertools
+import math
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -13,7 +14,7 @@ from funnel.deadline import Deadline
 from funnel.errors import ModelError, Overloaded
 from funnel.models.base import Shortening
 from funnel.models.batching import pair_lengths, token_batches
-from funnel.models.jobs import Lane
+from funnel.models.jobs import Lane, windows_of
 from funnel.models.worker import ModelWorker
 
 
@@ -78,7 +79,7 @@ def test_every_item_is_run_once_and_comes_back_in_order(jobs: list[list[int]], b
     work = [[(next(numbered), cost) for cost in costs] for costs in jobs]
     futures = [shared.submit(lane, items, [cost for _, cost in items]) for items in work]
     for items, future in zip(work, futures, strict=True):
-        assert future.result(timeout=10).rows == [-number for number, _ in items]
+        assert future.result(timeout=60).rows == [-number for number, _ in items]
     assert sorted(ran) == list(range(sum(map(len, jobs))))
     shared.close()
 
@@ -349,3 +350,57 @@ def test_a_query_is_embedded_before_others_are_reranked(single: ModelWorker) -> 
     time.sleep(0.15)  # the first of them is done, nearly
     single.submit(embedding, [1], [10]).result(timeout=5)
     assert not any(future.done() for future in long[2:])
+
+
+@pytest.mark.parametrize("believed", [1e-7, 1e-4])
+def test_a_missed_deadline_keeps_most_of_what_was_run(believed: float) -> None:
+    """However wrong the estimate: long items at the end do not go before short ones."""
+    ran: list[int] = []
+
+    def run(items: Sequence[int]) -> list[int]:
+        time.sleep(0.005 * len(items))
+        ran.extend(items)
+        return list(items)
+
+    worker = ModelWorker(streams=1, threads_per_stream=1)
+    lane: Lane[int, int] = Lane("test", run, budget=40)
+    lane.seconds_per_token = believed
+    costs = [1 + position % 20 for position in range(400)]
+    future = worker.submit(lane, list(range(400)), costs, deadline=Deadline.after_ms(500))
+    result = future.result(timeout=5)
+    worker.close()
+    assert 20 < result.done < 400
+    assert result.done > 0.5 * len(ran)
+
+
+@pytest.mark.parametrize(("ms", "sorted_whole"), [(60_000, True), (1_000, False)])
+def test_a_job_with_time_in_plenty_is_sorted_whole(ms: float, sorted_whole: bool) -> None:
+    """Once its pace is known: windows cost time where nothing is gained by them."""
+    ran: list[int] = []
+
+    def run(items: Sequence[int]) -> list[int]:
+        time.sleep(0.001 * len(items))
+        ran.extend(items)
+        return list(items)
+
+    worker = ModelWorker(streams=1, threads_per_stream=1)
+    lane: Lane[int, int] = Lane("test", run, budget=40)
+    costs = [1 + position % 20 for position in range(200)]
+    for deadline in (Deadline(), Deadline.after_ms(ms)):
+        ran.clear()
+        worker.submit(lane, costs, costs, deadline=deadline).result(timeout=5)
+    worker.close()
+    assert (ran == sorted(costs, reverse=True)) is sorted_whole
+
+
+@given(
+    costs=st.lists(st.integers(1, 600), max_size=80),
+    room=st.sampled_from([1.0, 100.0, 1_000.0, math.inf]),
+)
+def test_windows_follow_each_other_in_order(costs: list[int], room: float) -> None:
+    """Every item is in one, none before the end of the one before, each little above its room."""
+    windows = windows_of(costs, room)
+    positions = [position for window in windows for position in sorted(window)]
+    assert positions == list(range(len(costs)))
+    for window in windows:
+        assert sum(costs[i] for i in window) < room + max(costs)

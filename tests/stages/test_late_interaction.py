@@ -168,7 +168,7 @@ async def test_a_short_deadline_ranks_what_was_read() -> None:
     await stage.start()
     many = [Candidate(Document(f"d{i}", f"item {i} of a list")) for i in range(1_000)]
     await stage.run(_request(stage.settings), many[:4])
-    output = await stage.run(_request(stage.settings, ms=1_000), many)
+    output = await stage.run(_request(stage.settings, ms=2_000), many)
     ids = {row.document.id for row in output.ranking}
     assert output.degraded == "deadline"
     assert 4 < len(ids) < len(many)

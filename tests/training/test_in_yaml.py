@@ -20,7 +20,7 @@ models: {{embedder: "{encoder}"}}
 qdrant: ":memory:"
 stages:
   - {{kind: dense, k: 10}}
-  - {{kind: cross_encoder, model: "{cross}", k: 10}}
+  - {{kind: cross_encoder, model: "{cross}", backend: torch-fp32, k: 10}}
 """
 
 

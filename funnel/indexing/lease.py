@@ -1,0 +1,178 @@
+"""One writer at a time, also among processes that share a server.
+
+Statistics, fields, weights and builds are read, changed and stored back: two writers at once would
+undo each other's. Qdrant has no locks, but it can store a point on a condition on what is stored
+under its id, one such request after another. So each collection of documents has one point, in a
+collection that holds nothing else, and whose token gets into it may write. The token is renewed
+while the writer lives; one that was killed is forgotten after ``LEASE_S``.
+
+The machines' clocks must agree within a few seconds. Local mode has its directory's lock instead.
+"""
+
+import asyncio
+import os
+import socket
+import time
+import uuid
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager, suppress
+from typing import TYPE_CHECKING, Any
+
+from funnel.errors import BackendUnavailable, FunnelError, StageError
+from funnel.indexing.collection import point_id
+from funnel.indexing.qdrant import Backend, QdrantSettings
+from funnel.log import get_logger
+
+if TYPE_CHECKING:
+    from qdrant_client import models
+
+log = get_logger(__name__)
+LEASE_S = 30.0
+RENEW_S = 6.0
+WRITERS = "funnel--writers"
+_FREE = "free"
+_PAUSE_S, _LONGEST_PAUSE_S = 0.05, 1.0
+
+
+class Lease:
+    """The right to write one collection of documents."""
+
+    def __init__(self, backend: Backend, settings: QdrantSettings, collection: str) -> None:
+        self._backend = backend
+        self._settings = settings
+        self._collection = collection
+        self._token = uuid.uuid4().hex
+        self._writer = f"{socket.gethostname()}, process {os.getpid()}"
+        self._is_ready = False
+
+    @asynccontextmanager
+    async def held(self) -> AsyncIterator[None]:
+        """Write inside; waits while another one writes, as long as a killed one is remembered.
+
+        Raises:
+            BackendUnavailable: another one is still writing; or this one could not renew its
+                token in time, and stopped before another one begins.
+        """
+        if self._backend.is_local:
+            yield
+            return
+        taken = await self._take()
+        try:
+            async with asyncio.timeout_at(taken + LEASE_S - RENEW_S) as limit:
+                renewing = asyncio.create_task(self._renew(limit))
+                try:
+                    yield
+                finally:
+                    renewing.cancel()
+                    await asyncio.wait({renewing})
+        except TimeoutError as error:
+            if not limit.expired():
+                raise
+            raise BackendUnavailable(
+                f"writing {self._collection!r} was given up: Qdrant at {self._settings.place} did "
+                f"not confirm in time that no other process writes; run the same again, it "
+                "continues"
+            ) from error
+        finally:
+            await self._release()
+
+    async def _take(self) -> float:
+        """Become the writer; returns the loop's time when that was asked for."""
+        if not self._is_ready:
+            await self._make_collection()
+        loop = asyncio.get_running_loop()
+        end, pause = loop.time() + LEASE_S + RENEW_S, _PAUSE_S
+        while True:
+            asked = loop.time()
+            stored = await self._claimed(or_expired=True)
+            if stored["token"] == self._token:
+                return asked
+            if asked > end:
+                raise self._refusal(stored)
+            if pause == _PAUSE_S:
+                log.info("waiting_for_writer", collection=self._collection, by=stored["writer"])
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, _LONGEST_PAUSE_S)
+
+    async def _renew(self, limit: asyncio.Timeout) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            await asyncio.sleep(RENEW_S)
+            asked = loop.time()
+            try:
+                stored = await self._claimed(or_expired=False)
+            except FunnelError as error:  # until the limit
+                log.warning("writer_not_renewed", collection=self._collection, error=str(error))
+                continue
+            if limit.expired():
+                return
+            is_mine = stored["token"] == self._token
+            limit.reschedule(asked + LEASE_S - RENEW_S if is_mine else asked)
+
+    async def _release(self) -> None:
+        with suppress(FunnelError):  # then it expires
+            await self._backend.call("upsert", **self._storing(_FREE, 0.0, or_expired=False))
+
+    async def _claimed(self, *, or_expired: bool) -> Mapping[str, Any]:
+        """Put the own token in if that is allowed; returns what is stored then."""
+        until = time.time() + LEASE_S
+        storing = self._storing(self._token, until, or_expired=or_expired)
+        await self._backend.write("upsert", **storing)
+        records = await self._backend.write(
+            "retrieve", collection_name=WRITERS, ids=[point_id(self._collection)]
+        )
+        return dict(records[0].payload)
+
+    def _storing(self, token: str, until: float, *, or_expired: bool) -> dict[str, Any]:
+        """The request that stores a token, if the stored one is the own, or free or expired."""
+        from qdrant_client import models
+
+        values = {"token": token, "until": until, "writer": self._writer}
+        values["collection"] = self._collection
+        point = models.PointStruct(id=point_id(self._collection), vector={}, payload=values)
+        return {
+            "collection_name": WRITERS,
+            "points": [point],
+            "update_filter": self._condition(or_expired=or_expired),
+            "wait": True,
+            "ordering": models.WriteOrdering.STRONG,
+        }
+
+    def _condition(self, *, or_expired: bool) -> "models.Filter":
+        from qdrant_client import models
+
+        tokens = [self._token, _FREE] if or_expired else [self._token]
+        held = models.FieldCondition(key="token", match=models.MatchAny(any=tokens))
+        if not or_expired:
+            return models.Filter(must=[held])
+        expired = models.FieldCondition(key="until", range=models.Range(lt=time.time()))
+        return models.Filter(should=[held, expired])
+
+    async def _make_collection(self) -> None:
+        write = self._backend.write
+        if not await write("collection_exists", collection_name=WRITERS):
+            replicas = self._settings.replicas
+            cluster = {} if replicas is None else {"replication_factor": replicas}
+            try:
+                await write(
+                    "create_collection",
+                    collection_name=WRITERS,
+                    vectors_config={},
+                    shard_number=1,
+                    **cluster,
+                )
+            except StageError:  # another process made it meanwhile
+                if not await write("collection_exists", collection_name=WRITERS):
+                    raise
+        for field, kind in {"token": "keyword", "until": "float"}.items():  # for strict servers
+            await write(
+                "create_payload_index", collection_name=WRITERS, field_name=field, field_schema=kind
+            )
+        self._is_ready = True
+
+    def _refusal(self, stored: Mapping[str, Any]) -> BackendUnavailable:
+        return BackendUnavailable(
+            f"collection {self._collection!r} is being written by another process "
+            f"({stored['writer']}), expected one writer at a time; nothing was written: wait until "
+            "that one is done, or stop it, and run the same again"
+        )
