@@ -7,6 +7,7 @@ from funnel.cache.base import QueryCache
 from funnel.errors import CorpusError, InputError
 from funnel.index import DocumentIndex, IndexReport
 from funnel.indexing.corpus import Corpus, document_from
+from funnel.indexing.lease import AnotherWrites
 from funnel.types import Document
 
 Documents: TypeAlias = Iterable[Document | Mapping[str, Any]] | Corpus
@@ -44,7 +45,7 @@ class Writer:
         write = self._documents.rebuild if rebuild else self._documents.upsert
         try:
             report = await write(documents, on_bad=on_bad, progress=progress)
-        except (CorpusError, InputError):  # nothing was written
+        except (CorpusError, InputError, AnotherWrites):  # nothing was written
             raise
         except BaseException:
             await self._cache.documents_changed()
@@ -59,7 +60,7 @@ class Writer:
             return 0
         try:
             count = await self._documents.delete(ids)
-        except InputError:  # nothing was deleted
+        except (InputError, AnotherWrites):  # nothing was deleted
             raise
         except BaseException:
             await self._cache.documents_changed(deleted=ids)

@@ -112,7 +112,9 @@ def state_from(metadata: Mapping[str, Any] | None, name: str) -> CollectionState
             "version of funnel: choose another 'collection', or index with --rebuild"
         )
     known = CollectionState.__dataclass_fields__
-    return CollectionState(**{key: value for key, value in stored.items() if key in known})
+    state = CollectionState(**{key: value for key, value in stored.items() if key in known})
+    # A version that did not say it may have been killed while it computed weights.
+    return state if "weighing" in stored else replace(state, weighing=state.writing)
 
 
 def check_identity(

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 log = get_logger(__name__)
 WINDOW = 512  # texts sorted by length together: padding is 1%, and a kill loses little work
 _AHEAD = 1  # windows on their way while the next one is compared
+STORING_S = 4.0  # for what is being stored when a run ends early; less than lease.RENEW_S
 
 
 @dataclass(slots=True)
@@ -88,10 +89,16 @@ class _Run:
             self.passing.popleft()
 
     async def abandoned(self) -> None:
-        """Let what is being stored be stored, for the next run to find; give up the rest."""
+        """Let what is being stored be stored, for the next run to find; give up the rest.
+
+        Not for ever: the right to write may be lost, and another one begins soon.
+        """
         for task in self.passing:
             if task is not self.storing:
                 task.cancel()
+        if self.storing is not None:
+            await asyncio.wait({self.storing}, timeout=STORING_S)
+            self.storing.cancel()
         # Their failures count as seen: the first one is the one to report.
         await asyncio.gather(*self.passing, return_exceptions=True)
 
@@ -164,6 +171,10 @@ class Writer:
                 tally.new += 1
                 tally.length_added += item.terms.length
                 work.embed.append(item)
+            elif known["length"] != item.terms.length:  # or an older version split its text
+                tally.replaced += 1
+                tally.length_added += item.terms.length - known["length"]
+                work.embed.append(item)
             elif known["hash"] == item.hash:
                 tally.unchanged += 1
             elif known["text_hash"] == item.text_hash:
@@ -171,7 +182,6 @@ class Writer:
                 work.overwrite.append(item)
             else:
                 tally.replaced += 1
-                tally.length_added += item.terms.length - known["length"]
                 work.embed.append(item)
         return work
 

@@ -6,7 +6,9 @@ under its id, one such request after another. So each collection of documents ha
 collection that holds nothing else, and whose token gets into it may write. The token is renewed
 while the writer lives; one that was killed is forgotten after ``LEASE_S``.
 
-The machines' clocks must agree within a few seconds. Local mode has its directory's lock instead.
+The machines' clocks must agree within a few seconds. One that was killed while its clock ran ahead
+is forgotten once another one has waited that long for it. Local mode has its directory's lock
+instead.
 """
 
 import asyncio
@@ -34,6 +36,10 @@ _FREE = "free"
 _PAUSE_S, _LONGEST_PAUSE_S = 0.05, 1.0
 
 
+class AnotherWrites(BackendUnavailable):
+    """Another process went on writing for too long; nothing was written."""
+
+
 class Lease:
     """The right to write one collection of documents."""
 
@@ -50,13 +56,18 @@ class Lease:
         """Write inside; waits while another one writes, as long as a killed one is remembered.
 
         Raises:
-            BackendUnavailable: another one is still writing; or this one could not renew its
-                token in time, and stopped before another one begins.
+            AnotherWrites: another one is still writing.
+            BackendUnavailable: this one could not renew its token in time, and stopped before
+                another one begins.
         """
         if self._backend.is_local:
             yield
             return
-        taken = await self._take()
+        try:
+            taken = await self._take()
+        except asyncio.CancelledError:  # the token may have got in
+            await self._release()
+            raise
         try:
             async with asyncio.timeout_at(taken + LEASE_S - RENEW_S) as limit:
                 renewing = asyncio.create_task(self._renew(limit))
@@ -82,11 +93,19 @@ class Lease:
             await self._make_collection()
         loop = asyncio.get_running_loop()
         end, pause = loop.time() + LEASE_S + RENEW_S, _PAUSE_S
+        until, since = 0.0, end
         while True:
             asked = loop.time()
-            stored = await self._claimed(or_expired=True)
+            idle = until if asked - since > LEASE_S else None
+            try:
+                stored = await self._claimed(or_expired=True, idle=idle)
+            except StageError:
+                self._is_ready = False  # an operator may have removed the collection
+                raise
             if stored["token"] == self._token:
                 return asked
+            if stored["until"] != until:
+                until, since = stored["until"], asked
             if asked > end:
                 raise self._refusal(stored)
             if pause == _PAUSE_S:
@@ -96,34 +115,46 @@ class Lease:
 
     async def _renew(self, limit: asyncio.Timeout) -> None:
         loop = asyncio.get_running_loop()
+        pause = RENEW_S
         while True:
-            await asyncio.sleep(RENEW_S)
+            await asyncio.sleep(pause)
             asked = loop.time()
             try:
-                stored = await self._claimed(or_expired=False)
-            except FunnelError as error:  # until the limit
+                async with asyncio.timeout(2 * RENEW_S):  # a lost answer leaves time for another
+                    stored = await self._claimed(or_expired=False)
+            except (FunnelError, TimeoutError) as error:  # until the limit
                 log.warning("writer_not_renewed", collection=self._collection, error=str(error))
+                pause = RENEW_S / 6
                 continue
+            pause = RENEW_S
             if limit.expired():
                 return
             is_mine = stored["token"] == self._token
             limit.reschedule(asked + LEASE_S - RENEW_S if is_mine else asked)
 
     async def _release(self) -> None:
-        with suppress(FunnelError):  # then it expires
-            await self._backend.call("upsert", **self._storing(_FREE, 0.0, or_expired=False))
+        with suppress(FunnelError, TimeoutError):  # then it expires
+            async with asyncio.timeout(RENEW_S):
+                await self._backend.write("upsert", **self._storing(_FREE, 0.0, or_expired=False))
 
-    async def _claimed(self, *, or_expired: bool) -> Mapping[str, Any]:
-        """Put the own token in if that is allowed; returns what is stored then."""
+    async def _claimed(self, *, or_expired: bool, idle: float | None = None) -> Mapping[str, Any]:
+        """Put the own token in if that is allowed; returns what is stored then.
+
+        ``idle`` is an ``until`` that nobody has moved for long.
+        """
         until = time.time() + LEASE_S
-        storing = self._storing(self._token, until, or_expired=or_expired)
+        storing = self._storing(self._token, until, or_expired=or_expired, idle=idle)
         await self._backend.write("upsert", **storing)
         records = await self._backend.write(
             "retrieve", collection_name=WRITERS, ids=[point_id(self._collection)]
         )
+        if not records:  # a replica that is behind
+            return {"token": "", "until": 0.0, "writer": "unknown"}
         return dict(records[0].payload)
 
-    def _storing(self, token: str, until: float, *, or_expired: bool) -> dict[str, Any]:
+    def _storing(
+        self, token: str, until: float, *, or_expired: bool, idle: float | None = None
+    ) -> dict[str, Any]:
         """The request that stores a token, if the stored one is the own, or free or expired."""
         from qdrant_client import models
 
@@ -133,20 +164,23 @@ class Lease:
         return {
             "collection_name": WRITERS,
             "points": [point],
-            "update_filter": self._condition(or_expired=or_expired),
+            "update_filter": self._condition(or_expired=or_expired, idle=idle),
             "wait": True,
             "ordering": models.WriteOrdering.STRONG,
         }
 
-    def _condition(self, *, or_expired: bool) -> "models.Filter":
+    def _condition(self, *, or_expired: bool, idle: float | None) -> "models.Filter":
         from qdrant_client import models
 
         tokens = [self._token, _FREE] if or_expired else [self._token]
         held = models.FieldCondition(key="token", match=models.MatchAny(any=tokens))
         if not or_expired:
             return models.Filter(must=[held])
-        expired = models.FieldCondition(key="until", range=models.Range(lt=time.time()))
-        return models.Filter(should=[held, expired])
+        ranges = [models.Range(lt=time.time())]
+        if idle is not None:
+            ranges.append(models.Range(gte=idle, lte=idle))
+        expired = [models.FieldCondition(key="until", range=range_) for range_ in ranges]
+        return models.Filter(should=[held, *expired])
 
     async def _make_collection(self) -> None:
         write = self._backend.write
@@ -170,8 +204,8 @@ class Lease:
             )
         self._is_ready = True
 
-    def _refusal(self, stored: Mapping[str, Any]) -> BackendUnavailable:
-        return BackendUnavailable(
+    def _refusal(self, stored: Mapping[str, Any]) -> AnotherWrites:
+        return AnotherWrites(
             f"collection {self._collection!r} is being written by another process "
             f"({stored['writer']}), expected one writer at a time; nothing was written: wait until "
             "that one is done, or stop it, and run the same again"

@@ -113,7 +113,8 @@ class Upkeep:
         if state.documents and (state.weighing or state.drift > MAX_DRIFT):
             await self.save(target, replace(state, writing=True, weighing=True))
             await self._reweigh(target, state)
-            state = replace(state, average_length=state.true_average)
+            # A new epoch: what was searched meanwhile was scored by old and new weights.
+            state = state.written(average_length=state.true_average)
         state = replace(state, weighing=False)
         await self.save(target, state)
         return state

@@ -136,6 +136,8 @@ def compared(
 ) -> list[Measured]:
     """The reference's row and that of one that rounds; measured once, then remembered.
 
+    One that fails, perhaps by accident, is tried again the next time.
+
     Args:
         key: names machine, model and versions.
         reference: what is always right.
@@ -154,16 +156,28 @@ def _comparison(
     reference: str, rounding: str, scores: "Callable[[str], FloatArray]"
 ) -> list[Measured]:
     set_torch_threads(1)
-    began = time.perf_counter()
-    expected = scores(reference)
-    middle = time.perf_counter()
-    found = scores(rounding)
-    ended = time.perf_counter()
-    ndcg, overlap = agreement(expected, found, len(_QUERIES))
-    error = score_error(expected, found, len(_QUERIES))
-    row = Measured(rounding, ended - middle, ndcg, overlap, error)
+    expected, seconds = _clocked(lambda: scores(reference))
+    row = _measured(rounding, lambda: _clocked(lambda: scores(rounding)), expected)
     log.info("backend_measured", **asdict(row), reason=row.reason)
-    return [Measured(reference, middle - began, 1.0, 1.0), row]
+    return [Measured(reference, seconds, 1.0, 1.0), row]
+
+
+def _clocked(scores: "Callable[[], FloatArray]") -> "tuple[FloatArray, float]":
+    began = time.perf_counter()
+    found = scores()
+    return found, time.perf_counter() - began
+
+
+def _measured(
+    backend: str, timed: "Callable[[], tuple[FloatArray, float]]", expected: "FloatArray"
+) -> Measured:
+    try:
+        scores, seconds = timed()
+        ndcg, overlap = agreement(expected, scores, len(_QUERIES))
+        error = score_error(expected, scores, len(_QUERIES))
+        return Measured(backend, seconds, ndcg, overlap, error)
+    except Exception as error:  # foreign libraries have errors of their own; any means "not this"
+        return Measured(backend, 0.0, 0.0, 0.0, failed=f"{type(error).__name__}: {error}"[:200])
 
 
 def _kept(name: str, reference: str) -> list[Measured]:
@@ -224,14 +238,7 @@ def _candidate(
     pairs: "Sequence[Tokens]",
     expected: "FloatArray",
 ) -> Measured:
-    try:
-        network = opener()
-        scores, seconds = _timed(network, pairs)
-        ndcg, overlap = agreement(expected, scores, len(_QUERIES))
-        error = score_error(expected, scores, len(_QUERIES))
-        return Measured(backend, seconds, ndcg, overlap, error)
-    except Exception as error:  # foreign libraries have errors of their own; any means "not this"
-        return Measured(backend, 0.0, 0.0, 0.0, failed=f"{type(error).__name__}: {error}"[:200])
+    return _measured(backend, lambda: _timed(opener(), pairs), expected)
 
 
 def calibration_pairs(tokenizer: "TextTokenizer") -> "list[Tokens]":

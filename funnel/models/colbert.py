@@ -40,6 +40,11 @@ def token_projection(folder: Path) -> Tensor | None:
     modules = _modules(folder)
     if not modules:
         found = _tensors(folder)
+        if f"{_WEIGHT.removesuffix('weight')}bias" in found and _WEIGHT in found:
+            raise ModelError(
+                f"model {str(folder)!r}: got tensors {', '.join(sorted(found))} beside the "
+                f"encoder, expected {_WEIGHT} alone; take a ColBERT model with a single projection"
+            )
         return found[_WEIGHT] if set(found) == {_WEIGHT} else None
     kinds = [str(module.get("type", "")).rsplit(".", 1)[-1] for module in modules]
     if kinds[1:2] != ["Dense"]:
@@ -122,11 +127,22 @@ def _transformer(source: ModelSource) -> Any:
     from transformers import AutoModel
 
     try:
-        return AutoModel.from_pretrained(
-            source.folder, trust_remote_code=False, use_safetensors=True, local_files_only=True
-        ).eval()
+        model, report = AutoModel.from_pretrained(
+            source.folder,
+            trust_remote_code=False,
+            use_safetensors=True,
+            local_files_only=True,
+            output_loading_info=True,
+        )
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         raise ModelError(f"model {source.name!r} cannot be loaded: {error}") from error
+    missing = sorted(name for name in report["missing_keys"] if not name.startswith("pooler."))
+    if missing:  # a pooler reads no token's vector
+        raise ModelError(
+            f"model {source.name!r}: {len(missing)} tensors not found, {missing[0]} among them, so "
+            "its vectors would be random; its weights do not fit its config"
+        )
+    return model.float().eval()
 
 
 def _modules(folder: Path) -> list[dict[str, Any]]:

@@ -85,6 +85,7 @@ class Embedder:
         self._precision = precision
         self._lock = Lock()
         self._loaded: tuple[ModelSource, EncoderNetwork] | None = None
+        self._tokens_loaded: EncoderNetwork | None = None
         self._pooled: Lane[Tokens, FloatArray] = Lane(name, self._run_pooled, budget=TOKEN_BUDGET)
         self._tokens: Lane[Tokens, Representation] = Lane(
             name, self._run_tokens, budget=TOKEN_BUDGET
@@ -241,10 +242,14 @@ class Embedder:
         return self._tokens_network().representations(batch)
 
     def _tokens_network(self) -> EncoderNetwork:
-        # Near-ties of a mean over many tokens survive bfloat16; those of single vectors need not.
-        from funnel.models.encoder_networks import open_network
+        # Kept: a batch must not wait until another model is loaded.
+        if self._tokens_loaded is None:
+            from funnel.models.encoder_networks import open_network
 
-        return open_network(self._model()[0], "bf16" if cpu_has_fast_bf16() else "fp32")
+            # Near-ties of a mean over many tokens survive bfloat16; those of single vectors may not
+            precision: Precision = "bf16" if cpu_has_fast_bf16() else "fp32"
+            self._tokens_loaded = open_network(self._model()[0], precision)
+        return self._tokens_loaded
 
     def _tokens_key(self) -> str:
         return self._tokens_network().key

@@ -6,6 +6,7 @@ Imports torch: import lazily.
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
+from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 
     FloatArray = NDArray[np.float32]
 
+_OPENING = Lock()
 _PLAIN_MODULES = ("Transformer", "Pooling", "Normalize")
 
 
@@ -48,7 +50,8 @@ def open_network(
     Models that are BERT with mean pooling run through our own forward pass, ColBERTs through
     transformers and their projection, all others through SentenceTransformer.
     """
-    return _opened(source, precision, max_tokens)
+    with _OPENING:  # stages load at the same time
+        return _opened(source, precision, max_tokens)
 
 
 def _is_plain(folder: Path) -> bool:
@@ -233,6 +236,8 @@ def _opened(
 ) -> "EncoderNetwork":
     if _is_plain(source.folder):
         return PlainEncoder(source, precision, max_tokens=max_tokens)
+    if precision != "fp32":
+        return _opened(source, "fp32", max_tokens)  # the others have one precision
     projection = token_projection(source.folder)
     if projection is not None:
         return ColbertEncoder(source, projection, max_tokens)

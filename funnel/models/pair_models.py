@@ -147,7 +147,9 @@ def _open_adapter(
     combined = partial(CombinedPairs, adapter, base, tokenizer, network, choice, max_tokens=asked)
     if not adapter.combine.encoders:
         return combined(precision="fp32")
-    source = ModelSource(name, base.folder, f"{adapter.revision}:{choice.backend}")
+    # The adapter's window is the pair's; encoders have the base's where none is asked for.
+    parts = (adapter.revision, base.revision, choice.backend, asked)
+    source = ModelSource(name, base.folder, ":".join(map(str, parts)))
     return _in_precision(source, combined, backend, tokenizer.max_tokens, gated=gated)
 
 

@@ -46,7 +46,8 @@ What is scored of the last, unfinished one is lost; windows of one batch cost a 
 than sorting the whole job, of two 7% (embedded:relevance, 300 pairs, 2 threads).
 """
 _PLENTY = 8
-"""A job that is believed to need less than this part of the time left is sorted whole."""
+"""A job that is believed to need less than this part of the time left, once what waits before it is
+done, is sorted whole."""
 _CLOSE_S = 60.0
 """How long to wait for a running batch: a thread inside torch at exit aborts the process."""
 
@@ -124,9 +125,12 @@ class ModelWorker:
 
     def queue_s(self) -> float:
         """Seconds until what waits now (background work aside) would be done."""
-        horizon = time.monotonic() + BACKGROUND_DELAY_S / 2
+        return self._before_s(time.monotonic() + BACKGROUND_DELAY_S / 2)
+
+    def _before_s(self, key: float) -> float:
+        """Seconds until what goes before a place in the queue would be done."""
         with self._changed:
-            waiting = [job for job in self._jobs if job.key < horizon]
+            waiting = [job for job in self._jobs if job.key < key]
             work = sum(job.tokens_left * job.lane.seconds_per_token for job in waiting)
         return work / self.streams
 
@@ -158,18 +162,20 @@ class ModelWorker:
         background: bool,
     ) -> Job:
         need = sum(costs) * lane.seconds_per_token / self.streams
-        windows = windows_of(costs, self._window(lane, need, deadline))
         key = time.monotonic() + need + (BACKGROUND_DELAY_S if background else 0.0)
         if need < SHORT_S and not background:
             key -= HEAD_START_S
+        windows = windows_of(costs, self._window(lane, need, deadline, key))
         job = Job(lane, items, costs, deadline, key, windows, [None] * len(items))
         job.left, job.tokens_left = len(items), sum(costs)
         return job
 
-    def _window(self, lane: Lane[Any, Any], need: float, deadline: Deadline) -> float:
+    def _window(self, lane: Lane[Any, Any], need: float, deadline: Deadline, key: float) -> float:
         """Tokens sorted together: all where time is plenty, else little beside the time left."""
         left = deadline.remaining_s()
-        if left is None or (lane.is_measured and need * _PLENTY < left):
+        if left is None:
+            return math.inf
+        if lane.is_measured and need * _PLENTY < left - self._before_s(key):
             return math.inf
         # Whether a deadline is missed shows only on the way, so there is a bound in any case.
         batches = _WINDOW_SHARE * left / (lane.seconds_per_token * lane.budget)

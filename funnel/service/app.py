@@ -6,10 +6,12 @@ import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import asdict
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 
 import msgspec
 from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
@@ -44,13 +46,16 @@ def make_app(funnel: "Funnel", options: ServiceOptions | None = None) -> Starlet
     """
     service = _Service(funnel, options or ServiceOptions())
     routes = [
-        Route(path, service.guarded(path, handler), methods=[method])
-        for method, path, handler in service.routes()
+        Route(path, service.guarded(path, handlers), methods=[*handlers])
+        for path, handlers in service.routes().items()
     ]
-    return Starlette(
+    app = Starlette(
         routes=[*routes, Route("/healthz", _alive), Route("/readyz", service.ready)],
         lifespan=service.lifespan,
+        exception_handlers={HTTPException: _no_route},
     )
+    app.router.redirect_slashes = False  # to an address that the caller's Host header names
+    return app
 
 
 class _Service:
@@ -59,34 +64,31 @@ class _Service:
         self._options = options
         self._metrics = ServiceMetrics()
         self._in_flight = 0
-        self._started = False
 
-    def routes(self) -> list[tuple[str, str, Handler]]:
-        """Method, path and handler of every route that asks for the token."""
-        return [
-            ("POST", "/query", self._query),
-            ("POST", "/documents", self._index),
-            ("DELETE", "/documents", self._delete),
-            ("GET", "/cache/stats", self._cache_stats),
-            ("POST", "/cache/explain", self._cache_explain),
-            ("POST", "/cache/forget", self._cache_forget),
-            ("POST", "/cache/purge", self._cache_purge),
-            ("GET", "/metrics", self._exposition),
-        ]
+    def routes(self) -> dict[str, dict[str, Handler]]:
+        """The handlers by path and method of every route that asks for the token."""
+        return {
+            "/query": {"POST": self._query},
+            "/documents": {"POST": self._index, "DELETE": self._delete},
+            "/cache/stats": {"GET": self._cache_stats},
+            "/cache/explain": {"POST": self._cache_explain},
+            "/cache/forget": {"POST": self._cache_forget},
+            "/cache/purge": {"POST": self._cache_purge},
+            "/metrics": {"GET": self._exposition},
+        }
 
     @asynccontextmanager
     async def lifespan(self, _: Starlette) -> AsyncIterator[None]:
         """Open everything before the first request is taken."""
         await self._funnel.astart()
-        self._started = True
         yield
-        self._started = False
 
-    def guarded(self, path: str, handler: Handler) -> Handler:
-        """Around a handler: the token, errors as statuses, and a count of both."""
+    def guarded(self, path: str, handlers: Mapping[str, Handler]) -> Handler:
+        """Around a path's handlers: the token, errors as statuses, and a count of both."""
 
         async def answer(request: Request) -> Response:
-            response = await self._answered(request, handler)
+            method = "GET" if request.method == "HEAD" else request.method
+            response = await self._answered(request, handlers[method])
             self._metrics.answered(path, response.status_code)
             return response
 
@@ -99,22 +101,17 @@ class _Service:
         except ClientDisconnect:
             return Response(status_code=_LEFT)
         except FunnelError as error:
-            status = status_of(error)
-            if status >= 500:
-                log.warning("request_failed", path=request.url.path, error=str(error))
-            return _json(body_of(error), status, headers_of(error))
+            return _failed(request, error)
         except Exception as error:
-            name = secrets.token_hex(8)
-            log.error("request_crashed", path=request.url.path, id=name, exc_info=error)
-            message = f"internal error; the service's log has it under {name}"
-            return _json({"error": {"type": "InternalError", "message": message}}, 500)
+            return _crashed(request, error)
 
     # -- queries
 
     async def _query(self, request: Request) -> Response:
-        with self._slot():
-            body = await bodies.read(request, bodies.QueryBody, self._options.max_body_bytes)
-            self._check_limits(body)
+        self._check_room()  # at once, before the body
+        body = await bodies.read(request, bodies.QueryBody, self._options.max_body_bytes)
+        self._check_limits(body)
+        with self._slot():  # only now: a caller who sends slowly must not hold a place
             work = self._funnel.arun(
                 body.query,
                 k=body.k,
@@ -133,13 +130,16 @@ class _Service:
             answer["explain"] = asdict(result.explain(body.explain))
         return _json(answer)
 
-    @contextmanager
-    def _slot(self) -> "Iterator[None]":
+    def _check_room(self) -> None:
         if self._in_flight >= self._options.max_in_flight:
             raise Overloaded(
                 f"{self._in_flight} queries are being answered, the most this service takes; "
                 "try again later"
             )
+
+    @contextmanager
+    def _slot(self) -> "Iterator[None]":
+        self._check_room()
         self._in_flight += 1
         self._metrics.in_flight(self._in_flight)
         try:
@@ -178,8 +178,10 @@ class _Service:
         return _json(await asyncio.to_thread(self._funnel.cache_stats))
 
     async def _cache_explain(self, request: Request) -> Response:
+        self._check_room()
         body = await self._cache_body(request)
-        return _json(await asyncio.to_thread(self._explain, body))
+        with self._slot():  # it embeds and compares as a query does
+            return _json(await asyncio.to_thread(self._explain, body))
 
     async def _cache_forget(self, request: Request) -> Response:
         self._check_writes()
@@ -210,16 +212,29 @@ class _Service:
     # -- the service itself
 
     async def ready(self, _: Request) -> Response:
-        """Whether queries can be answered now, and by what; asks for no token."""
+        """Whether queries can be answered now, and by what; asks for no token.
+
+        Starts the funnel where nothing else has: a framework that mounts the app under its own
+        leaves out the lifespan.
+        """
+        ready = await self._is_started()
         settings = self._funnel.settings
         stages = [{"name": s.name, "kind": s.kind, "k": s.k} for s in settings.stages]
         told = {
-            "ready": self._started,
+            "ready": ready,
             "collection": settings.collection,
             "stages": stages,
             "config_hash": self._funnel.config_hash,
         }
-        return _json(told, 200 if self._started else 503)
+        return _json(told, 200 if ready else 503)
+
+    async def _is_started(self) -> bool:
+        try:
+            await self._funnel.astart()
+        except Exception as error:
+            log.warning("not_ready", error=str(error))
+            return False
+        return True
 
     async def _exposition(self, _: Request) -> Response:
         text = await asyncio.to_thread(self._metrics.exposition)
@@ -241,6 +256,32 @@ class _Service:
 
 async def _alive(_: Request) -> Response:
     return _json({"alive": True})
+
+
+async def _no_route(request: Request, error: Exception) -> Response:
+    """The router's refusals, 404 and 405, in the form of all the others."""
+    refusal = cast("HTTPException", error)
+    status = HTTPStatus(refusal.status_code)
+    message = f"{request.method} {request.url.path}: {status.phrase.lower()}"
+    told = {"type": status.phrase.replace(" ", ""), "message": message}
+    return _json({"error": told}, status, refusal.headers)
+
+
+def _failed(request: Request, error: FunnelError) -> Response:
+    status = status_of(error)
+    if status == HTTPStatus.INTERNAL_SERVER_ERROR:
+        return _crashed(request, error)
+    if status > HTTPStatus.INTERNAL_SERVER_ERROR:
+        log.warning("request_failed", path=request.url.path, error=str(error))
+    return _json(body_of(error), status, headers_of(error))
+
+
+def _crashed(request: Request, error: Exception) -> Response:
+    """What callers can do nothing about: they get a name for it, the log gets the rest."""
+    name = secrets.token_hex(8)
+    log.error("request_crashed", path=request.url.path, id=name, exc_info=error)
+    message = f"internal error; the service's log has it under {name}"
+    return _json({"error": {"type": "InternalError", "message": message}}, 500)
 
 
 async def _while_there(request: Request, work: Coroutine[Any, Any, T]) -> T:

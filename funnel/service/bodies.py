@@ -1,5 +1,6 @@
 """What callers send: read with a bound, decoded strictly, told exactly what is wrong."""
 
+import asyncio
 from typing import Any, TypeVar
 
 import msgspec
@@ -9,9 +10,19 @@ from funnel.errors import FunnelError, InputError
 
 T = TypeVar("T")
 
+_DIGITS = 18
+"""A length of more is too long for all, and might be for ``int``."""
+_PATIENCE_S = 10.0
+_SLOWEST_BYTES_PER_S = 256 * 1024
+"""A body may take ``_PATIENCE_S``, and what its greatest length takes at this pace."""
+
 
 class BodyTooLarge(FunnelError):
     """A body is longer than the service takes."""
+
+
+class BodyTooSlow(FunnelError):
+    """A body did not arrive in time."""
 
 
 class NotJson(FunnelError):
@@ -69,13 +80,19 @@ async def read(request: Request, shape: type[T], max_bytes: int) -> T:
     Raises:
         NotJson: another content type.
         BodyTooLarge: more than ``max_bytes``; what follows is not read.
+        BodyTooSlow: it did not arrive in time.
         InputError: not JSON, or not of this shape.
         ClientDisconnect: the caller left before the end.
     """
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind != "application/json":
         raise NotJson(f"content-type: got {kind!r}, expected application/json")
-    body = await _bytes(request, max_bytes)
+    patience = _PATIENCE_S + max_bytes / _SLOWEST_BYTES_PER_S
+    try:
+        async with asyncio.timeout(patience):
+            body = await _bytes(request, max_bytes)
+    except TimeoutError as error:
+        raise BodyTooSlow(f"body: not complete after {patience:.0f} s; send it faster") from error
     try:
         return msgspec.json.decode(body, type=shape)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
@@ -84,8 +101,8 @@ async def read(request: Request, shape: type[T], max_bytes: int) -> T:
 
 async def _bytes(request: Request, max_bytes: int) -> bytes:
     too_large = BodyTooLarge(f"body: longer than {max_bytes} bytes; send less at once")
-    declared = request.headers.get("content-length", "")
-    if declared.isdecimal() and int(declared) > max_bytes:
+    declared = request.headers.get("content-length", "").lstrip("0")
+    if declared.isdecimal() and (len(declared) > _DIGITS or int(declared) > max_bytes):
         raise too_large
     parts = bytearray()
     async for part in request.stream():

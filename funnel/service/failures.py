@@ -4,7 +4,7 @@ from http import HTTPStatus
 from typing import Any
 
 from funnel import errors
-from funnel.service.bodies import BodyTooLarge, NotJson
+from funnel.service.bodies import BodyTooLarge, BodyTooSlow, NotJson
 
 _SHOWN_PROBLEMS = 100
 _RETRY_S = 1
@@ -21,6 +21,7 @@ class Forbidden(errors.FunnelError):
 # The first that fits counts, so subclasses stand before their base.
 _STATUSES: tuple[tuple[type[BaseException], HTTPStatus], ...] = (
     (BodyTooLarge, HTTPStatus.REQUEST_ENTITY_TOO_LARGE),
+    (BodyTooSlow, HTTPStatus.REQUEST_TIMEOUT),
     (NotJson, HTTPStatus.UNSUPPORTED_MEDIA_TYPE),
     (Unauthorised, HTTPStatus.UNAUTHORIZED),
     (Forbidden, HTTPStatus.FORBIDDEN),
@@ -53,9 +54,11 @@ def body_of(error: errors.FunnelError) -> dict[str, Any]:
 
 
 def headers_of(error: errors.FunnelError) -> dict[str, str]:
-    """Return when to come again, or how to be let in."""
+    """Return when to come again, how to be let in, or that this is the end of the connection."""
     if isinstance(error, Unauthorised):
         return {"www-authenticate": "Bearer"}
+    if isinstance(error, BodyTooSlow):
+        return {"connection": "close"}
     if isinstance(error, errors.RateLimited):
         return {"retry-after": str(max(1, round(error.retry_after or _RETRY_S)))}
     waits = (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE)

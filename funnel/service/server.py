@@ -52,11 +52,11 @@ def serve(
         lifespan="on",
         timeout_graceful_shutdown=_DRAIN_S,
     )
-    funnel.start()  # here its errors reach the caller as they are
-    with _listen(host, port, config.backlog) as door:
-        name, number = door.getsockname()[:2]
-        listening(f"http://{f'[{name}]' if ':' in name else name}:{number}")
-        with _terminated_as_exit():
+    with _terminated_as_exit():
+        funnel.start()  # here its errors reach the caller as they are
+        with _listen(host, port, config.backlog) as door:
+            name, number = door.getsockname()[:2]
+            listening(f"http://{f'[{name}]' if ':' in name else name}:{number}")
             uvicorn.Server(config).run([door])
 
 
@@ -74,7 +74,10 @@ def _listen(host: str, port: int, backlog: int) -> socket.socket:
 
 @contextmanager
 def _terminated_as_exit() -> Iterator[None]:
-    """SIGTERM as SystemExit: uvicorn raises it again when it has ended, and nothing would close."""
+    """SIGTERM as SystemExit, or nothing would close: uvicorn raises it again when it has ended.
+
+    A start takes it too, which the first process of a container would otherwise not notice.
+    """
 
     def end(*_: Any) -> NoReturn:
         raise SystemExit(0)

@@ -2,16 +2,18 @@
 
 import asyncio
 import os
+import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack
 from typing import Any
 
 import pytest
 
-from funnel.errors import BackendUnavailable
+from funnel.errors import BackendUnavailable, StageError
 from funnel.index import DocumentIndex
 from funnel.indexing.lease import WRITERS
 from funnel.indexing.qdrant import QdrantSettings
+from funnel.writing import Writer
 from tests.fakes import FakeEncoder
 from tests.index.conftest import DOCUMENTS
 from tests.index.loopback import Loopback, serving
@@ -38,8 +40,8 @@ async def two(loopback: Loopback) -> AsyncIterator[tuple[DocumentIndex, Document
 @pytest.fixture
 def short(monkeypatch: pytest.MonkeyPatch) -> None:
     """A lease that tests can outwait."""
-    monkeypatch.setattr("funnel.indexing.lease.LEASE_S", 1.2)
-    monkeypatch.setattr("funnel.indexing.lease.RENEW_S", 0.2)
+    monkeypatch.setattr("funnel.indexing.lease.LEASE_S", 3.0)
+    monkeypatch.setattr("funnel.indexing.lease.RENEW_S", 0.5)
 
 
 def corpus(name: str, size: int = 300) -> list[dict[str, Any]]:
@@ -157,3 +159,175 @@ async def test_one_writer_pays_three_requests(
     await two[0].upsert([{"id": "new", "text": "fox"}])
     asked = [request for request in loopback.requests[before:] if WRITERS in request]
     assert len(asked) == 3
+
+
+class NotedCache:
+    """What a cache is told of changed documents."""
+
+    def __init__(self) -> None:
+        self.told: list[Any] = []
+
+    async def documents_changed(self, **what: Any) -> None:
+        self.told.append(what)
+
+
+@pytest.mark.parametrize("rebuild", [True, False])
+async def test_a_refused_write_leaves_kept_answers_alone(
+    two: tuple[DocumentIndex, DocumentIndex], monkeypatch: pytest.MonkeyPatch, rebuild: bool
+) -> None:
+    """Nothing was written: hours of another one's indexing must not empty a service's cache."""
+    one, cache = two[0], NotedCache()
+    await one.upsert(DOCUMENTS)
+    writer = Writer(one, cache)  # type: ignore[arg-type]
+
+    async def refused() -> float:
+        raise one._lease._refusal({"writer": "another one"})
+
+    with monkeypatch.context() as patch:
+        patch.setattr(one._lease, "_take", refused)
+        with pytest.raises(BackendUnavailable, match="being written"):
+            await writer.index(DOCUMENTS, on_bad="fail", rebuild=rebuild, progress=False)
+        with pytest.raises(BackendUnavailable, match="being written"):
+            await writer.delete(["d1"])
+    assert cache.told == []
+    await writer.delete(["d1"])
+    assert cache.told == [{"deleted": ["d1"]}]
+
+
+@pytest.mark.parametrize("when", ["upsert", "retrieve"])
+async def test_a_caller_that_left_while_it_became_the_writer_keeps_no_one_out(
+    two: tuple[DocumentIndex, DocumentIndex], monkeypatch: pytest.MonkeyPatch, when: str
+) -> None:
+    """Cancelled after the server had stored its token, which nobody would renew or give back."""
+    one, other = two
+    await one.upsert(DOCUMENTS)
+    write, stored = one._backend.write, asyncio.Event()
+
+    async def hanging(method: str, **arguments: Any) -> Any:
+        answer = await write(method, **arguments)
+        values = [point.payload for point in arguments.get("points", [])]
+        if method == when and "free" not in [value.get("token") for value in values]:
+            stored.set()
+            await asyncio.sleep(60)
+        return answer
+
+    with monkeypatch.context() as patch:
+        patch.setattr(one._backend, "write", hanging)
+        leaving = asyncio.create_task(one.delete(["d1"]))
+        await stored.wait()
+        leaving.cancel()
+        await asyncio.wait({leaving})
+    assert await holder(other) == "free"
+
+
+async def test_a_short_limit_for_reads_does_not_keep_the_right_to_write(
+    loopback: Loopback, two: tuple[DocumentIndex, DocumentIndex]
+) -> None:
+    """It is given back as patiently as it was asked for, also to a busy server."""
+    hasty = two[0]
+    hasty._backend._timeout_s = 0.04  # type: ignore[attr-defined]
+    async with hasty._lease.held():
+        loopback.fail_next = 1
+    loopback.delay_s = 0.1
+    async with hasty._lease.held():
+        pass
+    loopback.delay_s = 0.0
+    assert await holder(two[1]) == "free"
+
+
+async def test_one_lost_answer_does_not_end_a_long_write(
+    two: tuple[DocumentIndex, DocumentIndex], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A renewal that hangs is given up while there is time for the next one."""
+    one = two[0]
+    await one.upsert(DOCUMENTS)
+    monkeypatch.setattr("funnel.indexing.lease.LEASE_S", 5.0)
+    monkeypatch.setattr("funnel.indexing.lease.RENEW_S", 1.0)
+    write, lost = one._backend.write, 0
+
+    async def losing(method: str, **arguments: Any) -> Any:
+        nonlocal lost
+        if not lost:
+            lost += 1
+            await asyncio.sleep(60)
+        return await write(method, **arguments)
+
+    async with one._lease.held():
+        with monkeypatch.context() as patch:
+            patch.setattr(one._backend, "write", losing)
+            await asyncio.sleep(4.5)
+    assert lost == 1
+
+
+@pytest.mark.usefixtures("short")
+async def test_a_writer_that_was_given_up_stores_no_more(
+    two: tuple[DocumentIndex, DocumentIndex], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is on its way is waited for only while no other one may write."""
+    one, other = two
+    monkeypatch.setattr("funnel.indexing.ingest.STORING_S", 0.1)
+    await one.upsert(DOCUMENTS)
+    write = one._backend.write
+
+    async def late(method: str, **arguments: Any) -> Any:
+        if method == "upsert" and arguments["collection_name"] != WRITERS:
+            await asyncio.sleep(7)
+        if arguments.get("collection_name") == WRITERS and storing:
+            raise BackendUnavailable("away")
+        return await write(method, **arguments)
+
+    storing: list[bool] = []
+    with monkeypatch.context() as patch:
+        patch.setattr(one._backend, "write", late)
+        task = asyncio.create_task(one.upsert([{"id": "d1", "text": "older"}]))
+        while await holder(other) != one._lease._token:
+            continue
+        storing.append(True)
+        await other.upsert([{"id": "d1", "text": "newer"}])
+        with pytest.raises(BackendUnavailable, match="given up"):
+            await task
+    assert [document.text for document in await other.get(["d1"])] == ["newer"]
+
+
+async def test_a_lost_record_of_writers_is_made_anew(
+    two: tuple[DocumentIndex, DocumentIndex],
+) -> None:
+    """After an operator removed a collection that no service named."""
+    one = two[0]
+    await one.upsert(DOCUMENTS)
+    await one._backend.write("delete_collection", collection_name=WRITERS)
+    with pytest.raises(StageError, match="404"):
+        await one.upsert([{"id": "new", "text": "fox"}])
+    assert (await one.upsert([{"id": "new", "text": "fox"}])).new == 1
+
+
+async def test_a_replica_that_does_not_know_the_record_yet_is_asked_again(
+    two: tuple[DocumentIndex, DocumentIndex], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It answers with no point just after the first was stored."""
+    one = two[0]
+    write = one._backend.write
+    empty: list[list[Any]] = [[]]
+
+    async def behind(method: str, **arguments: Any) -> Any:
+        answer = await write(method, **arguments)
+        if method == "retrieve" and arguments["collection_name"] == WRITERS and empty:
+            return empty.pop()
+        return answer
+
+    monkeypatch.setattr(one._backend, "write", behind)
+    assert (await one.upsert(DOCUMENTS)).new == len(DOCUMENTS)
+
+
+@pytest.mark.usefixtures("short")
+async def test_a_killed_writer_whose_clock_ran_ahead_is_forgotten_too(
+    two: tuple[DocumentIndex, DocumentIndex], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would be waited for until that hour; what nobody renews is nobody's."""
+    one, other = two
+    await one.upsert(DOCUMENTS)
+    now = time.time
+    with monkeypatch.context() as patch:
+        patch.setattr("funnel.indexing.lease.time.time", lambda: now() + 3_600)
+        await one._lease._take()
+    assert (await other.upsert([{"id": "new", "text": "fox"}])).new == 1

@@ -1,6 +1,8 @@
 """Statistics that survive a kill, and requests that a server accepts."""
 
 import json
+import re
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -136,6 +138,71 @@ def killed_after(index: DocumentIndex, batches: int, patch: pytest.MonkeyPatch) 
         return await write(method, **arguments)
 
     return dying
+
+
+async def test_what_was_searched_while_weights_moved_is_not_taken_for_current(
+    memory: DocumentIndex, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The epoch grows once more: answers of that time were scored by old and new weights."""
+    await memory.upsert(SHORT)
+    epochs: list[int] = []
+    reweigh = memory._upkeep._reweigh
+
+    async def noting(*arguments: Any) -> None:
+        await reweigh(*arguments)
+        state = await memory._catalogue.live_state(memory._backend.call)
+        epochs.append(state.epoch if state else 0)
+
+    monkeypatch.setattr(memory._upkeep, "_reweigh", noting)
+    await memory.upsert(LONG)
+    assert epochs
+    assert await memory.epoch() > epochs[0]
+
+
+@pytest.mark.parametrize("change", ["metadata", "nothing"])
+async def test_documents_that_are_counted_otherwise_now_are_stored_anew(
+    memory: DocumentIndex, monkeypatch: pytest.MonkeyPatch, change: str
+) -> None:
+    """An older version split words at marks: its weights must not get the new length."""
+    documents = [{"id": f"h{n}", "text": f"हिन्दी में खोज {n} हिन्दी"} for n in range(4)]
+    with monkeypatch.context() as patch:
+        patch.setattr("funnel.indexing.terms._NEAR_MARKS", re.compile(r"(?!)"))
+        await memory.upsert(documents)
+    if change == "metadata":
+        documents = [{**document, "metadata": {"v": 1}} for document in documents]  # type: ignore[dict-item]
+    assert (await memory.upsert(documents)).replaced == 4
+    fresh = DocumentIndex(QdrantSettings(), "docs", FakeEncoder())
+    await fresh.start()
+    await fresh.upsert(documents)
+    found, expected = [
+        {item.document.id: item.score for item in (await index.search(terms="हिन्दी")).bm25}
+        for index in (memory, fresh)
+    ]
+    assert found == pytest.approx(expected, rel=1e-5)
+    assert expected
+    assert (await memory.upsert(documents)).unchanged == 4
+    await fresh.aclose()
+
+
+async def test_a_write_that_an_older_version_was_killed_in_has_all_weights_computed_anew(
+    memory: DocumentIndex,
+) -> None:
+    """Its state does not say whether some were moved."""
+    await memory.upsert(SHORT)
+    target = await memory._catalogue.live(memory._backend.call)
+    state = await memory._refresh()
+    assert target
+    assert state is not None
+    stored = state.metadata()["funnel"] | {"writing": True}
+    del stored["weighing"]
+    await memory._backend.write(
+        "update_collection", collection_name=target, metadata={"funnel": stored}
+    )
+    before = await scored(memory)
+    await memory._upkeep._reweigh(target, replace(state, total_length=100 * state.total_length))
+    assert await scored(memory) != pytest.approx(before, rel=1e-5)
+    assert (await memory.upsert(SHORT)).unchanged == len(SHORT)
+    assert await scored(memory) == pytest.approx(before, rel=1e-5)
 
 
 async def test_moved_weights_are_sent_in_requests_that_fit(

@@ -1,6 +1,8 @@
 """ColBERT folders: the projection is applied to token vectors, and never dropped."""
 
 import json
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -9,10 +11,12 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from funnel.errors import ModelError
-from funnel.models import Embedder
+from funnel.models import Embedder, colbert, encoder
+from funnel.models.source import ModelSource
 from tests.models.tiny import save_headless
 
 pytestmark = pytest.mark.slow
+Tensors = Mapping[str, torch.Tensor]
 TEXTS = ["how do i reset my password", "door", "pay with card and voucher " * 40]
 MATRIX = torch.randn(8, 32, generator=torch.Generator().manual_seed(4))
 NAMES = {"bias": False, "activation_function": "torch.nn.modules.linear.Identity"}
@@ -38,16 +42,22 @@ def _pylate(folder: Path, settings: dict[str, object], **tensors: torch.Tensor) 
     return folder
 
 
-def _expected(folder: Path) -> list[np.ndarray]:
+def _change(folder: Path, change: Callable[[Tensors], Tensors]) -> None:
+    tensors = change(load_file(folder / "model.safetensors"))
+    save_file(dict(tensors), folder / "model.safetensors", {"format": "pt"})
+
+
+def _expected(folder: Path, matrix: torch.Tensor = MATRIX) -> list[np.ndarray]:
     from transformers import AutoModel, AutoTokenizer
 
-    tokenizer, model = AutoTokenizer.from_pretrained(folder), AutoModel.from_pretrained(folder)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    model = AutoModel.from_pretrained(folder).float()
     found = []
     for text in TEXTS:
         inputs = tokenizer(text, return_tensors="pt", truncation=True, max_length=64)
         with torch.no_grad():
             states = model.eval()(**inputs).last_hidden_state[0]
-        found.append(torch.nn.functional.normalize(states @ MATRIX.T, dim=-1).numpy())
+        found.append(torch.nn.functional.normalize(states @ matrix.T, dim=-1).numpy())
     return found
 
 
@@ -84,3 +94,47 @@ def test_a_projection_that_is_more_than_a_matrix_is_refused(
     folder = _pylate(tmp_path / "m", settings, **tensors)
     with pytest.raises(ModelError, match="expected one Dense of one matrix without bias"):
         Embedder(str(folder)).load()
+
+
+def test_a_bias_beside_the_encoder_is_refused(tmp_path: Path) -> None:
+    """It would be left out together with the projection."""
+    folder = _stanford(tmp_path / "m")
+    _change(folder, lambda tensors: {**tensors, "linear.bias": torch.ones(8)})
+    with pytest.raises(ModelError, match="expected linear.weight alone"):
+        Embedder(str(folder)).load()
+
+
+def test_weights_of_other_names_are_refused(tmp_path: Path) -> None:
+    """The library would make random ones."""
+    folder = _stanford(tmp_path / "m")
+    _change(folder, lambda tensors: {n.replace("bert.", "x."): w for n, w in tensors.items()})
+    with pytest.raises(ModelError, match="its vectors would be random"):
+        Embedder(str(folder)).load()
+
+
+def test_half_precision_weights_are_computed_in_float32(tmp_path: Path) -> None:
+    """A processor has no fast half precision, and batches would differ by its rounding."""
+    folder = _stanford(tmp_path / "m")
+    _change(folder, lambda tensors: {name: each.half() for name, each in tensors.items()})
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"dtype": "float16"}))
+    rows = Embedder(str(folder)).token_vectors(TEXTS)
+    for row, expected in zip(rows, _expected(folder, MATRIX.half().float()), strict=True):
+        np.testing.assert_allclose(row, expected, atol=1e-5)
+
+
+def test_it_is_loaded_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By whoever asks at the same time, also where other encoders have a second precision."""
+    loads, load = list[object](), colbert._transformer
+
+    def counted(source: ModelSource) -> object:
+        loads.append(source)
+        return load(source)
+
+    monkeypatch.setattr(colbert, "_transformer", counted)
+    monkeypatch.setattr(encoder, "cpu_has_fast_bf16", lambda: True)
+    folder = str(_stanford(tmp_path / "m"))
+    embedders = [Embedder(folder) for _ in range(4)]
+    with ThreadPoolExecutor(4) as executor:
+        list(executor.map(Embedder.load_tokens, embedders))
+    assert len(loads) == 1

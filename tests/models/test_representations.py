@@ -2,6 +2,7 @@
 
 import shutil
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -9,14 +10,18 @@ import torch
 
 from funnel.deadline import Deadline
 from funnel.errors import ConfigError, ModelError
-from funnel.models import CrossEncoderScorer, Embedder, backends, calibration
+from funnel.models import CrossEncoderScorer, Embedder, backends, calibration, pair_models
 from funnel.models.adapters import MAXSIM_WEIGHTS, Combination
+from funnel.models.encoder_networks import open_network
 from funnel.models.maxsim import maxsim
 from funnel.models.pair_models import CombinedPairs, open_pair_model
 from funnel.models.representations import Representation, RepresentationCache
-from funnel.models.source import EMBEDDED_ENCODER
+from funnel.models.source import EMBEDDED_ENCODER, ModelSource
 from tests.models.tiny import save_tokenizer
 from tests.training.tiny import tiny_encoder
+
+if TYPE_CHECKING:
+    from funnel.models.encoder import Precision
 
 
 def _made(texts: list[str]) -> list[Representation]:
@@ -224,6 +229,40 @@ def test_encoders_round_only_where_the_score_ranks_the_same(
     pair = ("new password", "You can reset your password on the login page.")
     exact = CrossEncoderScorer(str(tmp_path / "parts"), backend="torch-fp32").score([pair])
     assert (scorer.score([pair]) == exact).all() == (precision == "fp32")
+
+
+@pytest.mark.slow
+def test_what_was_measured_in_one_window_says_nothing_of_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Encoders read their own window by default, and the pair's if it is asked for."""
+    monkeypatch.setenv("FUNNEL_CACHE_DIR", str(tmp_path / "kept"))
+    monkeypatch.setattr(backends, "cpu_has_fast_bf16", lambda: True)
+    _save(tmp_path / "parts", Combination(cross=0.0, cosine=2.0))
+    for max_tokens in (None, 128, 128):
+        open_pair_model(str(tmp_path / "parts"), "auto", max_tokens)
+    assert len(list((tmp_path / "kept" / "calibration").iterdir())) == 2
+
+
+@pytest.mark.slow
+def test_rounding_that_fails_is_no_failure_of_the_scorer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """``auto`` goes on in float32 and says why."""
+    monkeypatch.setenv("FUNNEL_CACHE_DIR", str(tmp_path / "kept"))
+    monkeypatch.setattr(backends, "cpu_has_fast_bf16", lambda: True)
+    monkeypatch.setattr(pair_models, "open_network", _without_bf16)
+    _save(tmp_path / "parts", Combination(cross=0.0, cosine=2.5))
+    for _ in range(2):
+        scorer = CrossEncoderScorer(str(tmp_path / "parts"))
+        assert scorer.backend == "torch-fp32"
+        assert "no such primitive" in scorer.choice.measured[1].reason
+
+
+def _without_bf16(source: ModelSource, precision: "Precision", max_tokens: int | None) -> object:
+    if precision == "bf16":
+        raise RuntimeError("no such primitive")
+    return open_network(source, precision, max_tokens)
 
 
 def test_a_backend_that_runs_nothing_of_a_scorer_is_refused() -> None:

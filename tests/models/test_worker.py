@@ -393,6 +393,32 @@ def test_a_job_with_time_in_plenty_is_sorted_whole(ms: float, sorted_whole: bool
     assert (ran == sorted(costs, reverse=True)) is sorted_whole
 
 
+def test_time_spent_in_the_queue_is_no_plenty() -> None:
+    """A short job behind much work may miss its deadline too: it is run in its order."""
+    begun, go_on, ran = threading.Event(), threading.Event(), list[int]()
+
+    def run(items: Sequence[int]) -> list[int]:
+        begun.set()
+        go_on.wait(60)
+        ran.extend(items)
+        return list(items)
+
+    worker = ModelWorker(streams=1, threads_per_stream=1)
+    lane: Lane[int, int] = Lane("test", run, budget=40)
+    lane.seconds_per_token, lane._learnt = 0.001, 5
+    before = [worker.submit(lane, [0] * 200, [10] * 200) for _ in range(30)]
+    assert begun.wait(60)
+    costs = [1 + position % 20 for position in range(200)]
+    late = worker.submit(lane, costs, costs, deadline=Deadline.after_ms(65_000))
+    go_on.set()
+    for future in [*before, late]:
+        future.result(timeout=60)
+    worker.close()
+    own = [cost for cost in ran if cost]
+    assert sorted(own) == sorted(costs)
+    assert own != sorted(costs, reverse=True)
+
+
 @given(
     costs=st.lists(st.integers(1, 600), max_size=80),
     room=st.sampled_from([1.0, 100.0, 1_000.0, math.inf]),

@@ -1,6 +1,7 @@
 """The HTTP face: answers as the library gives them, refusals with a status and a reason."""
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -8,10 +9,19 @@ from typing import Any
 import httpx
 import pytest
 from pydantic import SecretStr
+from starlette.applications import Starlette
+from starlette.routing import Mount
 
 from funnel import Funnel
-from funnel.errors import BackendUnavailable, ConfigError, Overloaded, RateLimited, StageTimeout
-from funnel.service import ServiceOptions, make_app
+from funnel.errors import (
+    BackendUnavailable,
+    ConfigError,
+    ModelError,
+    Overloaded,
+    RateLimited,
+    StageTimeout,
+)
+from funnel.service import ServiceOptions, bodies, make_app
 from funnel.service.options import check_reach
 from funnel.settings import FunnelSettings
 
@@ -155,6 +165,59 @@ async def test_a_bad_body_is_refused(client: httpx.AsyncClient) -> None:
     assert all(answer.json()["error"]["message"] for answer in answers)
 
 
+async def test_a_length_of_many_digits_is_too_long(client: httpx.AsyncClient) -> None:
+    """More of them than Python reads as a number; a long row of zeros is none."""
+    asked = {"content-type": "application/json", "content-length": "9" * 5000}
+    answer = await client.post("/query", content=b"{}", headers=asked)
+    assert answer.status_code == 413
+    asked["content-length"] = "0" * 5000 + "14"
+    answer = await client.post("/query", content=b'{"query": "x"}', headers=asked)
+    assert answer.status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status", "allowed"),
+    [
+        ("GET", "/nope", 404, None),
+        ("POST", "/query/", 404, None),
+        ("GET", "/query", 405, {"POST"}),
+        ("OPTIONS", "/documents", 405, {"POST", "DELETE"}),
+        ("POST", "/readyz", 405, {"GET", "HEAD"}),
+        ("HEAD", "/metrics", 200, None),
+    ],
+)
+async def test_no_such_route_is_said_as_all_errors(
+    client: httpx.AsyncClient, method: str, path: str, status: int, allowed: set[str] | None
+) -> None:
+    """As JSON, with the methods that there are; nobody is sent elsewhere."""
+    answer = await client.request(method, path)
+    assert answer.status_code == status
+    if status != 200:
+        assert f"{method} {path}" in answer.json()["error"]["message"]
+    if allowed is not None:
+        assert set(answer.headers["allow"].split(", ")) == allowed
+
+
+async def test_a_slow_body_holds_no_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Others are answered meanwhile, and its own end is 408."""
+    begun = asyncio.Event()
+
+    async def dripping() -> AsyncIterator[bytes]:
+        yield b"{"
+        begun.set()
+        await asyncio.sleep(60)
+
+    async with _funnel() as funnel, _client(funnel, ServiceOptions(max_in_flight=1)) as client:
+        monkeypatch.setattr(bodies, "_PATIENCE_S", 1.0)
+        monkeypatch.setattr(bodies, "_SLOWEST_BYTES_PER_S", 1 << 30)
+        asked = {"content-type": "application/json"}
+        slow = asyncio.ensure_future(client.post("/query", content=dripping(), headers=asked))
+        await begun.wait()
+        assert (await client.post("/query", json={"query": "x"})).status_code == 200
+        answer = await slow
+        assert (answer.status_code, answer.headers["connection"]) == (408, "close")
+
+
 async def test_bad_documents_are_listed(client: httpx.AsyncClient) -> None:
     """Nothing is written, unless the call says to skip them."""
     bad = [{"id": "ok", "text": "fine"}, {"id": "empty"}]
@@ -204,6 +267,7 @@ async def test_the_token_guards_all_but_the_probes() -> None:
         (RateLimited("slow down", retry_after=7.4), 503, "7"),
         (Overloaded("full"), 429, "1"),
         (ZeroDivisionError("secret detail"), 500, None),
+        (ModelError("secret detail of a file"), 500, None),
     ],
 )
 async def test_a_failure_has_its_status(
@@ -220,6 +284,7 @@ async def test_a_failure_has_its_status(
         assert answer.status_code == status
         assert answer.headers.get("retry-after") == retry
         assert "secret detail" not in answer.text
+        assert ("log has it under" in answer.text) == (status == 500)
         metrics = (await client.get("/metrics")).text
         assert f'funnel_http_requests_total{{route="/query",status="{status}"}} 1.0' in metrics
         assert "funnel_in_flight 0.0" in metrics
@@ -244,6 +309,37 @@ async def test_more_than_it_takes_is_refused_at_once(monkeypatch: pytest.MonkeyP
             release.set()
             assert (second.status_code, second.headers["retry-after"]) == (429, "1")
             assert (await first).status_code == 200
+
+
+async def test_explaining_takes_a_place_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It works as hard as a query."""
+    running, release = threading.Event(), threading.Event()
+
+    def slow(*_: Any, **__: Any) -> dict[str, Any]:
+        running.set()
+        release.wait(20)
+        return {}
+
+    async with _funnel() as funnel, _client(funnel, ServiceOptions(max_in_flight=1)) as client:
+        monkeypatch.setattr(funnel, "explain_cache", slow)
+        first = asyncio.ensure_future(client.post("/cache/explain", json={"query": "x"}))
+        await asyncio.to_thread(running.wait, 20)
+        second = await client.post("/cache/explain", json={"query": "x"})
+        release.set()
+        assert (second.status_code, (await first).status_code) == (429, 200)
+
+
+async def test_it_is_ready_once_started_and_no_more_when_closed() -> None:
+    """Also where a framework mounts it and leaves out its lifespan."""
+    async with _funnel() as funnel:
+        outer = Starlette(routes=[Mount("/search", make_app(funnel))])
+        transport = httpx.ASGITransport(outer)
+        async with httpx.AsyncClient(transport=transport, base_url="http://funnel") as client:
+            assert (await client.get("/search/readyz")).json()["ready"]
+            assert (await client.get("/search/nope")).json()["error"]["type"] == "NotFound"
+            await funnel.aclose()
+            answer = await client.get("/search/readyz")
+            assert (answer.status_code, answer.json()["ready"]) == (503, False)
 
 
 async def test_a_caller_who_hung_up_is_not_worked_for(monkeypatch: pytest.MonkeyPatch) -> None:

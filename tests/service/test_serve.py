@@ -1,21 +1,27 @@
 """``funnel serve`` as a process: it listens, answers, ends in order, and says why it cannot."""
 
+import asyncio
 import os
 import signal
 import socket
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, Self
 
 import httpx
 import pytest
+import uvicorn
 from typer.testing import CliRunner
 
+from funnel import Funnel
 from funnel.cli.app import app
 from funnel.errors import ConfigError
+from funnel.service import ServiceOptions, make_app
+from funnel.service.server import serve
+from funnel.settings import FunnelSettings
 
 ROOT = Path(__file__).parents[2]
 YAML = """
@@ -24,6 +30,11 @@ stages:
   - {kind: bm25, k: 5}
 qdrant: {path: INDEX}
 """
+SMALL: dict[str, Any] = {
+    "collection": "small",
+    "stages": [{"kind": "bm25", "k": 5}],
+    "qdrant": {"path": ":memory:"},
+}
 pytestmark = pytest.mark.slow
 
 
@@ -68,16 +79,60 @@ def test_it_listens_answers_and_ends(folder: Path) -> None:
         assert httpx.get(f"{url}/readyz").json()["ready"]
 
 
-def test_a_caller_who_hangs_up_frees_the_place(folder: Path) -> None:
-    """The query is given up; the service takes the next one."""
-    arguments = ("-c", "small.yaml", "--port", "0", "--max-in-flight", "1")
-    with _serving(folder, *arguments) as (_, url):
-        host, _, port = url.removeprefix("http://").partition(":")
-        head = "POST /query HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
-        with socket.create_connection((host, int(port))) as half:
-            half.sendall((head + "Content-Length: 99\r\n\r\n{").encode())
-            _until(lambda: httpx.post(f"{url}/query", json={"query": "x"}).status_code == 429)
-        _until(lambda: httpx.post(f"{url}/query", json={"query": "x"}).status_code == 200)
+async def test_a_caller_who_hangs_up_frees_the_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a real connection: the query is given up, and the service takes the next one."""
+    running, given_up = asyncio.Event(), asyncio.Event()
+
+    async def endless(*_: Any, **__: Any) -> None:
+        running.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            given_up.set()
+
+    body = b'{"query": "x"}'
+    head = "POST /query HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+    with Funnel(FunnelSettings.model_validate(SMALL)) as funnel, socket.socket() as door:
+        door.bind(("127.0.0.1", 0))
+        door.listen()
+        service = make_app(funnel, ServiceOptions(max_in_flight=1))
+        server = uvicorn.Server(uvicorn.Config(service, log_config=None, lifespan="on"))
+        serving = asyncio.ensure_future(server.serve([door]))
+        host, port = door.getsockname()
+        async with asyncio.timeout(60), httpx.AsyncClient() as client:
+            url = f"http://{host}:{port}/query"
+            with monkeypatch.context() as patched:
+                patched.setattr(funnel, "arun", endless)
+                _, caller = await asyncio.open_connection(host, port)
+                caller.write(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
+                await running.wait()
+                assert (await client.post(url, json={"query": "x"})).status_code == 429
+                caller.close()
+                await given_up.wait()
+            assert (await client.post(url, json={"query": "x"})).status_code == 200
+        server.should_exit = True
+        await serving
+
+
+def test_a_start_can_be_ended() -> None:
+    """By SIGTERM, in order: the owner closes what was opened."""
+    noted: list[int] = []
+    before = signal.signal(signal.SIGTERM, lambda number, _: noted.append(number))
+
+    class Starting(Funnel):
+        def start(self) -> Self:
+            signal.raise_signal(signal.SIGTERM)
+            raise AssertionError("it went on")
+
+    try:
+        with (
+            pytest.raises(SystemExit) as ended,
+            Starting(FunnelSettings.model_validate(SMALL)) as funnel,
+        ):
+            serve(funnel, ServiceOptions(), host="127.0.0.1", port=0)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert (ended.value.code, noted) == (0, [])
 
 
 @pytest.mark.parametrize(
@@ -100,10 +155,3 @@ def test_what_it_cannot_is_a_configuration_error(
         given = [port if each == "TAKEN" else each for each in arguments]
         with pytest.raises(ConfigError, match=said):
             CliRunner().invoke(app, ["serve", *given], catch_exceptions=False)
-
-
-def _until(condition: Callable[[], bool], seconds: float = 30) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.05)
