@@ -17,6 +17,8 @@ from funnel.types import Document
 
 MAX_TEXT_CHARS = 2_000_000
 MAX_ID_CHARS = 512
+MAX_DEPTH = 32
+"""Levels of lists and objects in metadata."""
 MAX_LINE_BYTES = 64 * 1024 * 1024
 _OWN_KEYS = frozenset({"id", "_id", "text", "title", "metadata"})
 
@@ -264,7 +266,18 @@ def _plain(metadata: Mapping[str, Any]) -> dict[str, Any]:
         plain: dict[str, Any] = json.loads(_storable(written))
     except (TypeError, ValueError, RecursionError) as error:
         raise BadRow(f"'metadata' is not JSON: {error}") from None
+    if _is_deeper(plain, MAX_DEPTH):  # stores and clients copy it by recursion
+        raise BadRow(f"'metadata' is nested more than {MAX_DEPTH} levels deep")
     return plain
+
+
+def _is_deeper(value: object, levels: int) -> bool:
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return any(levels <= 1 or _is_deeper(each, levels - 1) for each in inner if _holds(each))
+
+
+def _holds(value: object) -> bool:
+    return isinstance(value, dict | list)
 
 
 def _iso(value: object) -> str:

@@ -185,6 +185,20 @@ def test_texts_beyond_the_limit_are_refused_with_the_mend() -> None:
         document_from({"id": "x", "text": "x" * 2_000_001})
 
 
+def test_metadata_nested_without_measure_is_refused() -> None:
+    """It would be written, and fail every query that finds it."""
+
+    def nested(levels: int) -> dict[str, object]:
+        inner: dict[str, object] = {}
+        for level in range(levels - 1):
+            inner = {"a": [inner]} if level % 2 else {"a": inner}
+        return inner
+
+    assert document_from({"id": "x", "text": "y", "metadata": nested(20)})
+    with pytest.raises(BadRow, match="nested more than 32 levels"):
+        document_from({"id": "x", "text": "y", "metadata": nested(40)})
+
+
 def test_metadata_that_is_not_json_is_refused() -> None:
     """An object, NaN or a cycle cannot be stored."""
     loop: dict[str, Any] = {}
