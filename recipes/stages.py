@@ -5,7 +5,7 @@ there: a chain that was stopped begins again with the run it was in.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Final, Literal
@@ -32,7 +32,8 @@ Kind = Literal["cross-encoder", "encoder"]
 class Stage:
     """One run: which network, from where, for how long, at which rate.
 
-    ``later``: no first round over all kinds of pairs. ``caps``: of each kind in later rounds.
+    ``later``: no first round over all kinds of pairs. ``caps``: of each kind in a round, or in
+    the later ones; the network's usual ones if not given.
     """
 
     name: str
@@ -42,7 +43,7 @@ class Stage:
     rate: float
     dropout: float
     later: bool = False
-    caps: Mapping[str, int] = field(default_factory=lambda: duplicate.LATER_ROUNDS)
+    caps: Mapping[str, int] | None = None
 
 
 STAGES: Final = (
@@ -61,10 +62,29 @@ STAGES: Final = (
         later=True,
         caps=duplicate.MOSTLY_WRITTEN,
     ),
+    Stage(
+        "fifth",
+        "cross-encoder",
+        ("fourth",),
+        55,
+        1.2e-4,
+        0.1,
+        later=True,
+        caps=duplicate.MOSTLY_WRITTEN,
+    ),
+    Stage(
+        "last-encoder",
+        "encoder",
+        ("later-encoder",),
+        25,
+        7e-5,
+        0.05,
+        caps=twin.MOSTLY_WRITTEN,
+    ),
 )
 SHIPPED: Final[dict[Kind, tuple[str, ...]]] = {
-    "cross-encoder": ("first", "second", "third", "fourth", "fourth", "fourth"),
-    "encoder": ("later-encoder", BASE),
+    "cross-encoder": ("first", "second", "third", "fifth", "fifth", "fifth"),
+    "encoder": ("last-encoder", BASE),
 }
 
 
@@ -116,7 +136,8 @@ class Chain:
         torch.manual_seed(duplicate.SEED)
         network = self._opened.cross(self.mean(stage.network, stage.start), stage.dropout)
         trainer = duplicate.Trainer(network, self.questions, self._opened.words, self._opened.base)
-        trainer.run(self._schedule(stage), unfinished, later=stage.later, caps=stage.caps)
+        caps = stage.caps or duplicate.LATER_ROUNDS
+        trainer.run(self._schedule(stage), unfinished, later=stage.later, caps=caps)
 
     def _train_encoder(self, stage: Stage, unfinished: Path) -> None:
         torch.manual_seed(twin.SEED)
@@ -124,7 +145,7 @@ class Chain:
         extra = extra_duplicates(self._data)
         words, base = self._opened.words, self._opened.base
         trainer = twin.TwinTrainer(network, self.questions, extra, words, base)
-        trainer.run(self._schedule(stage), unfinished)
+        trainer.run(self._schedule(stage), unfinished, stage.caps or twin.CAPS)
 
     def _schedule(self, stage: Stage) -> Schedule:
         minutes = stage.minutes * self._share
