@@ -32,7 +32,7 @@ log = get_logger(__name__)
 LEASE_S = 30.0
 RENEW_S = 6.0
 WRITERS = "funnel--writers"
-_FREE = "free"
+_FREE, _UNKNOWN = "free", ""
 _PAUSE_S, _LONGEST_PAUSE_S = 0.05, 1.0
 
 
@@ -126,9 +126,12 @@ class Lease:
                 log.warning("writer_not_renewed", collection=self._collection, error=str(error))
                 pause = RENEW_S / 6
                 continue
-            pause = RENEW_S
             if limit.expired():
                 return
+            if stored["token"] == _UNKNOWN:
+                pause = RENEW_S / 6
+                continue
+            pause = RENEW_S
             is_mine = stored["token"] == self._token
             limit.reschedule(asked + LEASE_S - RENEW_S if is_mine else asked)
 
@@ -149,7 +152,7 @@ class Lease:
             "retrieve", collection_name=WRITERS, ids=[point_id(self._collection)]
         )
         if not records:  # a replica that is behind
-            return {"token": "", "until": 0.0, "writer": "unknown"}
+            return {"token": _UNKNOWN, "until": 0.0, "writer": "unknown"}
         return dict(records[0].payload)
 
     def _storing(

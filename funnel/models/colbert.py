@@ -16,7 +16,7 @@ from torch.nn import functional as F  # noqa: N812  # torch's own spelling
 
 from funnel.errors import ModelError
 from funnel.models.bert import collate, read_json
-from funnel.models.cross_networks import window
+from funnel.models.cross_networks import from_folder, window
 from funnel.models.representations import Representation
 from funnel.models.source import ModelSource
 from funnel.models.tokens import TextTokenizer, Tokens
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     FloatArray = NDArray[np.float32]
 
-_WEIGHT = "linear.weight"
+_WEIGHT, _BIAS = "linear.weight", "linear.bias"
 _OWN = ("linear.", "residual.")
 
 
@@ -40,7 +40,7 @@ def token_projection(folder: Path) -> Tensor | None:
     modules = _modules(folder)
     if not modules:
         found = _tensors(folder)
-        if f"{_WEIGHT.removesuffix('weight')}bias" in found and _WEIGHT in found:
+        if {_WEIGHT, _BIAS} <= found.keys():
             raise ModelError(
                 f"model {str(folder)!r}: got tensors {', '.join(sorted(found))} beside the "
                 f"encoder, expected {_WEIGHT} alone; take a ColBERT model with a single projection"
@@ -126,16 +126,7 @@ def _representation(row: Tensor, tokens: Tokens) -> Representation:
 def _transformer(source: ModelSource) -> Any:
     from transformers import AutoModel
 
-    try:
-        model, report = AutoModel.from_pretrained(
-            source.folder,
-            trust_remote_code=False,
-            use_safetensors=True,
-            local_files_only=True,
-            output_loading_info=True,
-        )
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
-        raise ModelError(f"model {source.name!r} cannot be loaded: {error}") from error
+    model, report = from_folder(AutoModel, source)
     missing = sorted(name for name in report["missing_keys"] if not name.startswith("pooler."))
     if missing:  # a pooler reads no token's vector
         raise ModelError(

@@ -181,11 +181,16 @@ class LibraryCross:
         return logits.float().cpu().numpy()
 
 
-def _from_transformers(source: ModelSource) -> Any:
-    from transformers import AutoModelForSequenceClassification
+def from_folder(kind: Any, source: ModelSource) -> tuple[Any, Mapping[str, Any]]:
+    """A model that the transformers library opens, and its report of what was found.
 
+    No code of the folder is run, and only safetensors are read. ``kind``: one of its auto classes.
+
+    Raises:
+        ModelError: it cannot be loaded.
+    """
     try:
-        model, report = AutoModelForSequenceClassification.from_pretrained(
+        model, report = kind.from_pretrained(
             source.folder,
             trust_remote_code=False,
             use_safetensors=True,
@@ -194,6 +199,13 @@ def _from_transformers(source: ModelSource) -> Any:
         )
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         raise ModelError(f"model {source.name!r} cannot be loaded: {error}") from error
+    return model, report
+
+
+def _from_transformers(source: ModelSource) -> Any:
+    from transformers import AutoModelForSequenceClassification
+
+    model, report = from_folder(AutoModelForSequenceClassification, source)
     if missing := sorted(report["missing_keys"]):
         raise ModelError(
             f"model {source.name!r} has no trained head: {', '.join(missing)} not found, so its "

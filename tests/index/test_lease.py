@@ -271,18 +271,17 @@ async def test_a_writer_that_was_given_up_stores_no_more(
 
     async def late(method: str, **arguments: Any) -> Any:
         if method == "upsert" and arguments["collection_name"] != WRITERS:
+            storing.set()
             await asyncio.sleep(7)
-        if arguments.get("collection_name") == WRITERS and storing:
+        if arguments.get("collection_name") == WRITERS and storing.is_set():
             raise BackendUnavailable("away")
         return await write(method, **arguments)
 
-    storing: list[bool] = []
+    storing = asyncio.Event()
     with monkeypatch.context() as patch:
         patch.setattr(one._backend, "write", late)
         task = asyncio.create_task(one.upsert([{"id": "d1", "text": "older"}]))
-        while await holder(other) != one._lease._token:
-            continue
-        storing.append(True)
+        await storing.wait()
         await other.upsert([{"id": "d1", "text": "newer"}])
         with pytest.raises(BackendUnavailable, match="given up"):
             await task
@@ -331,3 +330,26 @@ async def test_a_killed_writer_whose_clock_ran_ahead_is_forgotten_too(
         patch.setattr("funnel.indexing.lease.time.time", lambda: now() + 3_600)
         await one._lease._take()
     assert (await other.upsert([{"id": "new", "text": "fox"}])).new == 1
+
+
+@pytest.mark.usefixtures("short")
+async def test_a_renewal_that_reads_from_a_replica_behind_ends_no_write(
+    two: tuple[DocumentIndex, DocumentIndex], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """That nothing is found says nothing of who writes: it is asked again."""
+    one = two[0]
+    write = one._backend.write
+    reads = 0
+
+    async def behind(method: str, **arguments: Any) -> Any:
+        nonlocal reads
+        answer = await write(method, **arguments)
+        if method == "retrieve" and arguments["collection_name"] == WRITERS:
+            reads += 1
+            return [] if reads == 2 else answer
+        return answer
+
+    monkeypatch.setattr(one._backend, "write", behind)
+    async with one._lease.held():
+        await asyncio.sleep(1.2)
+    assert reads > 2
