@@ -18,8 +18,7 @@ from funnel.cli.train_options import (
     with_options,
 )
 from funnel.training.losses import PairLoss, ScoreScale
-from funnel.training.session import RunOptions, check_place
-from funnel.training.settings import TrainSettings
+from funnel.training.settings import RunOptions, TrainSettings
 
 if TYPE_CHECKING:
     from funnel.training.report import TrainReport
@@ -72,6 +71,7 @@ def cross_encoder(
     """Fine-tune a cross-encoder on (query, document, label) rows."""
     from funnel.training.cross_encoder import train_cross_encoder
     from funnel.training.exports import usage
+    from funnel.training.session import check_place
 
     if teacher and (loss != "mse" or scale != "probability"):
         raise typer.BadParameter(
@@ -138,6 +138,7 @@ def bi_encoder(
 ) -> None:
     """Distil a cross-encoder into an encoder, so that stage 1 ranks like stage 2."""
     from funnel.training.bi_encoder import train_bi_encoder
+    from funnel.training.session import check_place
 
     if loss not in ("cosine", "margin_mse"):
         raise typer.BadParameter(

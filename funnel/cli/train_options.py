@@ -8,8 +8,7 @@ from typing import Annotated, Any, TypeAlias
 
 import typer
 
-from funnel.training.session import RunOptions
-from funnel.training.settings import Device, Precision, TrainSettings
+from funnel.training.settings import Device, Precision, RunOptions, TrainSettings
 
 ON_BAD_LINE: TypeAlias = Annotated[
     str, typer.Option(help="fail: refuse data with bad lines; skip: leave bad lines out.")

@@ -16,6 +16,7 @@ from funnel.models.bert import (
     Batch,
     Bert,
     BertShape,
+    Linear,
     bert_shape,
     collate,
     packed,
@@ -83,12 +84,8 @@ class CrossBert(nn.Module):
         return logits
 
 
-def _head_layer(weights: Mapping[str, Tensor], name: str) -> nn.Linear:
-    matrix, bias = weights[name], weights[name.removesuffix("weight") + "bias"]
-    layer = nn.Linear(matrix.shape[1], matrix.shape[0], device="meta")
-    layer.weight = nn.Parameter(matrix, requires_grad=False)
-    layer.bias = nn.Parameter(bias, requires_grad=False)
-    return layer
+def _head_layer(weights: Mapping[str, Tensor], name: str) -> Linear:
+    return Linear(weights[name], weights[name.removesuffix("weight") + "bias"])
 
 
 def read_cross_bert(source: ModelSource) -> CrossBert | None:

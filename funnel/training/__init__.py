@@ -21,8 +21,7 @@ if TYPE_CHECKING:
     from funnel.training.reading import read_rows
     from funnel.training.records import Case, LabelledPair, Triple
     from funnel.training.report import TrainReport
-    from funnel.training.session import RunOptions
-    from funnel.training.settings import TrainSettings
+    from funnel.training.settings import RunOptions, TrainSettings
 
 __all__ = [
     "Case",
@@ -60,8 +59,7 @@ _MODULES = {
     "reading": ("read_rows",),
     "records": ("Case", "LabelledPair", "Triple"),
     "report": ("TrainReport",),
-    "session": ("RunOptions",),
-    "settings": ("TrainSettings",),
+    "settings": ("RunOptions", "TrainSettings"),
 }
 _WHERE = {name: module for module, names in _MODULES.items() for name in names}
 

@@ -22,8 +22,8 @@ from funnel.training.lora import add_lora, merge_lora
 from funnel.training.losses import ScoreScale
 from funnel.training.records import LabelledPair, Triple
 from funnel.training.report import TrainReport
-from funnel.training.session import RunOptions, fall, open_session, report
-from funnel.training.settings import TrainSettings
+from funnel.training.session import fall, open_session, report
+from funnel.training.settings import RunOptions, TrainSettings
 from funnel.training.splits import split_by_group
 from funnel.training.students import load_bi_student
 

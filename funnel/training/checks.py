@@ -8,8 +8,8 @@ from numpy.typing import NDArray
 
 from funnel.errors import InputError, ModelError
 from funnel.training.records import LabelledPair, Triple
+from funnel.training.settings import MIN_ROWS
 
-MIN_ROWS = 32
 BROKEN = "the loss became NaN or infinite; lower the learning rate or use --precision fp32"
 
 

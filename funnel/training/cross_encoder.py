@@ -7,8 +7,7 @@ from funnel.training.losses import PairLoss, ScoreScale
 from funnel.training.pair_training import PairTask, train_pairs
 from funnel.training.records import LabelledPair
 from funnel.training.report import TrainReport
-from funnel.training.session import RunOptions
-from funnel.training.settings import TrainSettings
+from funnel.training.settings import RunOptions, TrainSettings
 
 
 def train_cross_encoder(

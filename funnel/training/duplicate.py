@@ -6,8 +6,7 @@ from funnel.training.exports import Form
 from funnel.training.pair_training import PairTask, train_pairs
 from funnel.training.records import LabelledPair
 from funnel.training.report import TrainReport
-from funnel.training.session import RunOptions
-from funnel.training.settings import TrainSettings
+from funnel.training.settings import RunOptions, TrainSettings
 
 
 def train_duplicate(

@@ -23,8 +23,7 @@ from funnel.training.protocol import Comparison, GroupFigures, compare, judge
 from funnel.training.reading import read_rows
 from funnel.training.records import Case, LabelledPair, Triple, case, labelled_pair
 from funnel.training.report import TrainReport
-from funnel.training.session import RunOptions
-from funnel.training.settings import TrainSettings
+from funnel.training.settings import RunOptions, TrainSettings
 from funnel.training.teacher import scored_triples
 
 PREFIX = "example:"

@@ -31,8 +31,8 @@ from funnel.training.lora import add_lora, merge_lora
 from funnel.training.losses import PairLoss, ScoreScale, pair_loss
 from funnel.training.records import LabelledPair
 from funnel.training.report import TrainReport
-from funnel.training.session import RunOptions, Session, fall, open_session, report
-from funnel.training.settings import TrainSettings
+from funnel.training.session import Session, fall, open_session, report
+from funnel.training.settings import RunOptions, TrainSettings
 from funnel.training.splits import split_by_group
 from funnel.training.students import CrossStudent, load_cross_student
 

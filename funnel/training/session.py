@@ -9,23 +9,9 @@ from funnel.training.devices import Hardware, resolve_hardware
 from funnel.training.loop import Job, Outcome, discard_checkpoints, run_job
 from funnel.training.output import check_output
 from funnel.training.report import TrainReport
-from funnel.training.settings import TrainSettings
+from funnel.training.settings import RunOptions, TrainSettings
 
 _NEEDED_BYTES = 400_000_000  # weights, optimizer state and one more checkpoint of a small model
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RunOptions:
-    """Where the result goes, and whether to go on with an earlier run or to replace it.
-
-    ``data_name`` is how the model card names the data.
-    """
-
-    output: Path
-    resume: bool = False
-    overwrite: bool = False
-    keep_checkpoints: bool = False
-    data_name: str = "rows given by the program"
 
 
 @dataclass(frozen=True, slots=True)

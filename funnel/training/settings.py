@@ -2,13 +2,14 @@
 
 from dataclasses import asdict, dataclass
 from math import inf
+from pathlib import Path
 from typing import Literal
 
 from funnel.errors import ConfigError
-from funnel.training.checks import MIN_ROWS
 
 Device = Literal["auto", "cpu", "cuda"]
 Precision = Literal["auto", "fp32", "bf16"]
+MIN_ROWS = 32
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,6 +55,20 @@ class TrainSettings:
     def identity(self) -> dict[str, object]:
         """The settings that decide the result: a resumed run must have the same ones."""
         return {name: value for name, value in asdict(self).items() if name not in _HARMLESS}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunOptions:
+    """Where the result goes, and whether to go on with an earlier run or to replace it.
+
+    ``data_name`` is how the model card names the data.
+    """
+
+    output: Path
+    resume: bool = False
+    overwrite: bool = False
+    keep_checkpoints: bool = False
+    data_name: str = "rows given by the program"
 
 
 _HARMLESS = frozenset({"max_steps", "min_rows"})
