@@ -76,7 +76,7 @@ def test_loading_a_model_does_not_import_a_compiler() -> None:
     """Torch's, which drawing weights on its meta device imports, takes seconds of every start."""
     code = (
         "import sys; from funnel.models import Embedder; "
-        "Embedder('embedded:all-MiniLM-L6-v2', 'bf16').encode(['x']); print(*sys.modules)"
+        "Embedder('embedded:all-MiniLM-L6-v2').encode(['x']); print(*sys.modules)"
     )
     loaded = _python("-c", code).split()
     assert "torch" in loaded
