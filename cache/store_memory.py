@@ -111,7 +111,8 @@ class MemoryStore(Store):
         self._sweep()
         id_ = _id(record.partition, record.key)
         size = len(record.payload) + (0 if record.vector is None else record.vector.nbytes)
-        kept = _Kept(replace(record, vector=None), self._clock() + record.retain_s, size)
+        bare = record if record.vector is None else replace(record, vector=None)
+        kept = _Kept(bare, self._clock() + record.retain_s, size)
         former = self._live(id_)
         if record.epoch != self._epoch.current or size > self._limits.max_bytes:
             return False

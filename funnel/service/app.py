@@ -21,7 +21,7 @@ from funnel.log import get_logger
 from funnel.service import bodies
 from funnel.service.failures import Forbidden, Unauthorised, body_of, headers_of, status_of
 from funnel.service.metrics import CONTENT_TYPE, ServiceMetrics
-from funnel.service.options import ServiceOptions
+from funnel.service.options import ServiceOptions, names_this_machine
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -64,6 +64,7 @@ class _Service:
         self._options = options
         self._metrics = ServiceMetrics()
         self._in_flight = 0
+        self._writing = 0
 
     def routes(self) -> dict[str, dict[str, Handler]]:
         """The handlers by path and method of every route that asks for the token."""
@@ -96,6 +97,7 @@ class _Service:
 
     async def _answered(self, request: Request, handler: Handler) -> Response:
         try:
+            self._check_host(request)
             self._check_token(request)
             return await handler(request)
         except ClientDisconnect:
@@ -158,15 +160,31 @@ class _Service:
 
     async def _index(self, request: Request) -> Response:
         self._check_writes()
-        body = await bodies.read(request, bodies.DocumentsBody, self._documents_bytes)
-        on_bad = cast("Literal['skip', 'fail']", body.on_bad)
-        report = await self._funnel.aindex(body.documents, on_bad=on_bad)
+        with self._write():
+            body = await bodies.read(request, bodies.DocumentsBody, self._documents_bytes)
+            on_bad = cast("Literal['skip', 'fail']", body.on_bad)
+            report = await self._funnel.aindex(body.documents, on_bad=on_bad)
         return _json({**asdict(report), "problems": report.problems})
 
     async def _delete(self, request: Request) -> Response:
         self._check_writes()
-        body = await bodies.read(request, bodies.IdsBody, self._documents_bytes)
-        return _json({"deleted": await self._funnel.adelete(body.ids)})
+        with self._write():
+            body = await bodies.read(request, bodies.IdsBody, self._documents_bytes)
+            return _json({"deleted": await self._funnel.adelete(body.ids)})
+
+    @contextmanager
+    def _write(self) -> "Iterator[None]":
+        """From before the body on, since bodies of documents are what takes the memory."""
+        if self._writing >= self._options.max_writes:
+            raise Overloaded(
+                f"{self._writing} writes are under way, the most this service takes; "
+                "try again later, with more documents in each"
+            )
+        self._writing += 1
+        try:
+            yield
+        finally:
+            self._writing -= 1
 
     @property
     def _documents_bytes(self) -> int:
@@ -243,6 +261,14 @@ class _Service:
     def _check_writes(self) -> None:
         if not self._options.writes:
             raise Forbidden("this service was started without --allow-writes")
+
+    def _check_host(self, request: Request) -> None:
+        host = request.headers.get("host", "")
+        if self._options.local_only and not names_this_machine(host):
+            raise Forbidden(
+                f"host: got {host!r:.80}, but without FUNNEL_SERVICE_TOKEN this service answers "
+                "only as localhost; ask for localhost, or set a token"
+            )
 
     def _check_token(self, request: Request) -> None:
         if self._options.token is None:

@@ -20,6 +20,10 @@ class ServiceOptions:
         max_k: the most hits of a call, because asking for more widens every stage.
         max_in_flight: queries at once; more are refused with 429 at once instead of waiting.
         max_body_bytes: the longest body of a query; of documents, 64 times as much.
+        max_writes: writes at once, each of which may hold such a body; more are refused with 429.
+        local_only: answer only what was sent to this machine's own name. ``funnel serve`` sets it
+            where there is no token on a loopback address: a web page seen here could else reach
+            the service under a name that its owner lets point here (DNS rebinding).
 
     Raises:
         ConfigError: a limit below 1, or a token that no header can carry.
@@ -31,9 +35,11 @@ class ServiceOptions:
     max_k: int = 100
     max_in_flight: int = 256
     max_body_bytes: int = 1 << 20
+    max_writes: int = 4
+    local_only: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("max_k", "max_in_flight", "max_body_bytes"):
+        for name in ("max_k", "max_in_flight", "max_body_bytes", "max_writes"):
             value = getattr(self, name)
             if value < 1:
                 raise ConfigError(f"{name}: got {value}, expected at least 1")
@@ -63,6 +69,12 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host.strip("[]")).is_loopback
     except ValueError:
         return host == "localhost"
+
+
+def names_this_machine(host: str) -> bool:
+    """Whether a Host header, which may bring a port, names the machine itself."""
+    name = host.rpartition("]")[0] + "]" if host.startswith("[") else host.partition(":")[0]
+    return is_loopback(name.lower())
 
 
 def _fits_a_header(token: str) -> bool:

@@ -4,13 +4,14 @@ import signal
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import uvicorn
 
 from funnel.errors import ConfigError
 from funnel.service.app import make_app
-from funnel.service.options import ServiceOptions, check_reach
+from funnel.service.options import ServiceOptions, check_reach, is_loopback
 
 if TYPE_CHECKING:
     from funnel.engine import Funnel
@@ -42,6 +43,8 @@ def serve(
         SystemExit: ended by SIGTERM, with 0.
     """
     check_reach(host, options)
+    if options.token is None and is_loopback(host):
+        options = replace(options, local_only=True)
     config = uvicorn.Config(
         make_app(funnel, options),
         host=host,

@@ -390,3 +390,54 @@ def test_strangers_may_not_write() -> None:
     for token in ("", "two words", "line\nbreak"):
         with pytest.raises(ConfigError, match="FUNNEL_SERVICE_TOKEN"):
             ServiceOptions(token=SecretStr(token))
+
+
+@pytest.mark.parametrize(
+    ("host", "status"),
+    [
+        ("localhost:8080", 200),
+        ("LOCALHOST", 200),
+        ("127.0.0.1:8080", 200),
+        ("127.9.9.9", 200),
+        ("[::1]:8080", 200),
+        ("[::1]", 200),
+        ("rebound.example:8080", 403),
+        ("localhost.example", 403),
+        ("127.0.0.1.example", 403),
+        ("192.168.0.7", 403),
+        ("", 403),
+    ],
+)
+async def test_a_local_service_answers_to_its_own_names_only(host: str, status: int) -> None:
+    """Whatever page a browser here shows and whatever its name points to."""
+    options = ServiceOptions(writes=True, local_only=True)
+    async with _funnel() as funnel, _client(funnel, options, host=host) as client:
+        answer = await client.post("/query", json={"query": "x"})
+        assert answer.status_code == status
+        assert status == 200 or "only as localhost" in answer.json()["error"]["message"]
+
+
+async def test_writes_at_once_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The next is refused before its body is read; a place is free again once one has ended."""
+    going = asyncio.Event()
+
+    async def waits(*_: Any, **__: Any) -> int:
+        await going.wait()
+        return 1
+
+    async with _funnel() as funnel:
+        monkeypatch.setattr(funnel, "adelete", waits)
+        async with _client(funnel, ServiceOptions(writes=True, max_writes=2)) as client:
+            first = [
+                asyncio.create_task(client.request("DELETE", "/documents", json={"ids": ["a"]}))
+                for _ in range(2)
+            ]
+            while True:
+                answer = await client.post("/documents", json={"documents": []})
+                if answer.status_code == 429:
+                    break
+            assert "writes are under way" in answer.text
+            going.set()
+            assert [(await task).status_code for task in first] == [200, 200]
+            again = await client.request("DELETE", "/documents", json={"ids": ["a"]})
+            assert again.json() == {"deleted": 1}

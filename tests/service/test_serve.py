@@ -77,6 +77,8 @@ def test_it_listens_answers_and_ends(folder: Path) -> None:
         answer = httpx.post(f"{url}/query", json={"query": "parcel"}, timeout=60).json()
         assert [hit["id"] for hit in answer["hits"]] == ["ship"]
         assert httpx.get(f"{url}/readyz").json()["ready"]
+        rebound = {"host": "rebound.example"}
+        assert httpx.get(f"{url}/metrics", headers=rebound).status_code == 403
 
 
 async def test_a_caller_who_hangs_up_frees_the_place(monkeypatch: pytest.MonkeyPatch) -> None:
