@@ -419,9 +419,10 @@ async def test_a_local_service_answers_to_its_own_names_only(host: str, status: 
 
 async def test_writes_at_once_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     """The next is refused before its body is read; a place is free again once one has ended."""
-    going = asyncio.Event()
+    going, inside = asyncio.Event(), asyncio.Semaphore(0)
 
     async def waits(*_: Any, **__: Any) -> int:
+        inside.release()
         await going.wait()
         return 1
 
@@ -432,10 +433,10 @@ async def test_writes_at_once_are_bounded(monkeypatch: pytest.MonkeyPatch) -> No
                 asyncio.create_task(client.request("DELETE", "/documents", json={"ids": ["a"]}))
                 for _ in range(2)
             ]
-            answer = await client.post("/documents", json={"documents": []})
-            while answer.status_code != 429:
-                await asyncio.sleep(0.01)
-                answer = await client.post("/documents", json={"documents": []})
+            for _ in first:
+                await inside.acquire()
+            answer = await client.post("/documents", content=b"no JSON, and not read")
+            assert answer.status_code == 429
             assert "writes are under way" in answer.text
             going.set()
             assert [(await task).status_code for task in first] == [200, 200]
