@@ -90,7 +90,7 @@ def main() -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     ending = _Ending()
     atexit.register(ending)  # the first to be registered is the last to run
-    ending.code = _exit_code()
+    ending.code = run()
 
 
 class _Ending:
@@ -107,7 +107,8 @@ class _Ending:
         os._exit(self.code)
 
 
-def _exit_code() -> int:
+def run() -> int:
+    """Run the command line in this process; return its exit code."""
     try:
         app()
     except FunnelError as error:

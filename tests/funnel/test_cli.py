@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from funnel.cli.app import run
 from funnel.cli.query import parse_filters
 from funnel.errors import InputError
 
@@ -90,13 +91,23 @@ def test_query_shows_a_table(folder: Path) -> None:
         (["index", "missing.jsonl", "-c", "small.yaml"], 2, "missing.jsonl"),
     ],
 )
-def test_errors_are_one_message(folder: Path, arguments: list[str], code: int, part: str) -> None:
+def test_errors_are_one_message(
+    folder: Path,
+    arguments: list[str],
+    code: int,
+    part: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
     """No stack trace, nothing on standard output, and an exit code that says whose mistake."""
-    done = funnel(*arguments, cwd=folder)
-    assert done.returncode == code, done.stderr
-    assert part in done.stderr
-    assert "Traceback" not in done.stderr
-    assert done.stdout == ""
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr(sys, "argv", ["funnel", *arguments])
+    ended = run()
+    said = capfd.readouterr()
+    assert ended == code, said.err
+    assert part in said.err
+    assert "Traceback" not in said.err
+    assert said.out == ""
 
 
 def test_doctor_says_what_is_there(folder: Path) -> None:
