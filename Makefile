@@ -20,8 +20,9 @@ $(STAMP): pyproject.toml constraints.txt
 demo: $(STAMP)  ## index the shipped corpus, answer queries through funnel and cache, print the trace
 	$(BIN)/funnel demo
 
-test: $(STAMP)  ## the whole suite
-	$(BIN)/python -m pytest
+test: $(STAMP)  ## the whole suite: on two cores, then alone what measures time
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m 'not alone'
+	$(BIN)/python -m pytest -m alone
 
 lint: $(STAMP)  ## ruff and mypy --strict
 	$(BIN)/ruff check .

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
@@ -21,11 +21,11 @@ from funnel.indexing.collection import (
 )
 from funnel.indexing.corpus import Corpus, given_corpus
 from funnel.indexing.filters import Condition, check_fields, parse_filters, qdrant_filter
-from funnel.indexing.ingest import Tally, Writer
+from funnel.indexing.ingest import WINDOW, Tally, Writer
 from funnel.indexing.lease import Lease
 from funnel.indexing.qdrant import BM25, DENSE, TOKENS, PointQuery, QdrantSettings, connect
 from funnel.indexing.results import Found, IndexReport, SearchResult
-from funnel.indexing.spool import Spool
+from funnel.indexing.spool import Spool, Windows
 from funnel.indexing.terms import Analyzer, Bm25Settings, count_terms, query_weights
 from funnel.indexing.upkeep import Upkeep
 from funnel.log import get_logger
@@ -237,10 +237,7 @@ class DocumentIndex:
         async with self._writing:
             with Spool(self._analyzer) as spool:
                 await self._fill(spool, documents, on_bad, progress=progress)
-                tally = Tally()
-                if spool.documents:
-                    async with self._lease.held():
-                        tally = await self._write_live(spool, progress)
+                tally = await self._write_in_pieces(spool, progress)
                 return self._report(spool, tally, began)
 
     async def delete(self, ids: Sequence[str]) -> int:
@@ -382,14 +379,33 @@ class DocumentIndex:
         if spool.problems and on_bad == "fail":
             raise CorpusError(corpus.source, spool.problems, bad=spool.bad_rows)
 
-    async def _write_live(self, spool: Spool, progress: bool) -> Tally:
+    async def _write_in_pieces(self, spool: Spool, progress: bool) -> Tally:
+        """In one piece, unless another process wants to write: then it goes first, again and again.
+
+        Each piece is whole in itself, so what the other one does to state or documents is built on.
+        """
+        tally, windows = Tally(), spool.windows(WINDOW)
+        with bar("indexing", spool.documents, enabled=progress) as advance:
+            while windows:
+                async with self._lease.held(tally.written):
+                    tally += await self._write_live(spool, windows, advance)
+                if windows:
+                    log.info("indexing_lets_others_write", collection=self.collection)
+                    await self._lease.let_others()
+        return tally
+
+    async def _write_live(
+        self, spool: Spool, windows: Windows, advance: Callable[[int], None]
+    ) -> Tally:
         state = await self._refresh(self._backend.write)
         target = await self._catalogue.live(self._backend.write)
         if state is None or target is None:
             target, state = await self._catalogue.create(spool, building=False)
             await self._catalogue.switch_to(target)
         await self._catalogue.index_payload(target)
-        state, tally = await self._writer.write(target, state, spool, progress=progress)
+        state, tally = await self._writer.write(
+            target, state, windows, spool.fields, advance=advance, stop=self._lease.wanted
+        )
         self._keep(state)
         self._warn_if_large()
         return tally
@@ -400,7 +416,10 @@ class DocumentIndex:
             spool, building=True
         )
         await self._catalogue.index_payload(target)
-        state, tally = await self._writer.write(target, state, spool, progress=progress)
+        with bar("indexing", spool.documents, enabled=progress) as advance:
+            state, tally = await self._writer.write(
+                target, state, spool.windows(WINDOW), spool.fields, advance=advance
+            )
         pruned = await self._upkeep.prune(target, spool.holds)
         if pruned or state.documents != spool.documents:  # a killed run may have pruned uncounted
             state = await self._upkeep.recounted(target, state)

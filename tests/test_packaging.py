@@ -83,6 +83,7 @@ def test_loading_a_model_does_not_import_a_compiler() -> None:
     assert {"torch._dynamo", "transformers", "sympy"}.isdisjoint(loaded)
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("code", ["import funnel", "from funnel.cli import main"])
 def test_an_import_is_quick(code: str) -> None:
     """In processor time, at most three quarters more than what any command line of ours needs."""

@@ -7,8 +7,8 @@ the same run can be started again after a kill: what is in is skipped, nothing i
 import asyncio
 import json
 from collections import deque
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from dataclasses import astuple, dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -23,12 +23,11 @@ from funnel.indexing.collection import (
 )
 from funnel.indexing.filters import MAX_FIELDS
 from funnel.indexing.qdrant import Backend
-from funnel.indexing.spool import Prepared, Spool, full_text
+from funnel.indexing.spool import Prepared, Windows, full_text
 from funnel.indexing.terms import Bm25Settings, document_weights
 from funnel.indexing.upkeep import Upkeep
 from funnel.log import get_logger
 from funnel.models.base import Encoder
-from funnel.progress import bar
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -51,6 +50,9 @@ class Tally:
     metadata_only: int = 0
     unchanged: int = 0
     length_added: int = 0
+
+    def __add__(self, other: "Tally") -> "Tally":
+        return Tally(*(a + b for a, b in zip(astuple(self), astuple(other), strict=True)))
 
     @property
     def written(self) -> int:
@@ -75,7 +77,7 @@ class _Run:
 
     target: str
     state: CollectionState
-    spool: Spool
+    fields: Mapping[str, Iterable[str]]
     recount: bool
     tally: Tally = field(default_factory=Tally)
     begun: bool = False
@@ -115,20 +117,36 @@ class Writer:
         self._upkeep = upkeep
 
     async def write(
-        self, target: str, state: CollectionState, spool: Spool, *, progress: bool = False
+        self,
+        target: str,
+        state: CollectionState,
+        windows: Windows,
+        fields: Mapping[str, Iterable[str]],
+        *,
+        advance: Callable[[int], None],
+        stop: Callable[[], Awaitable[bool]] | None = None,
     ) -> tuple[CollectionState, Tally]:
         """Bring a collection up to a corpus; documents that the corpus lacks stay.
+
+        Args:
+            target: the physical collection.
+            state: of the collection; the new one comes back.
+            windows: what to write. What is left of them was not written, for ``stop``.
+            fields: metadata fields of all of them, with their kinds.
+            advance: is told of every window how many documents it had.
+            stop: asked before each window but the first; true ends the run in good order.
 
         Raises:
             BackendUnavailable: Qdrant went away; running the same again continues.
             ModelError: the encoder gave NaN or another shape.
         """
-        run = _Run(target, state, spool, recount=state.writing)
+        run = _Run(target, state, fields, recount=state.writing)
         try:
-            with bar("indexing", spool.documents, enabled=progress) as advance:
-                for window in spool.windows(WINDOW):
-                    await self._write_window(run, window)
-                    advance(len(window))
+            for window in windows:
+                await self._write_window(run, window)
+                advance(len(window))
+                if windows and stop is not None and await stop():
+                    break
             await run.passed()
         except BaseException:
             await run.abandoned()
@@ -141,7 +159,7 @@ class Writer:
         if not (work.embed or work.overwrite):
             return
         if not run.begun:
-            run.state = run.state.with_fields(run.spool.fields).written(writing=True)
+            run.state = run.state.with_fields(run.fields).written(writing=True)
             await self._upkeep.save(run.target, run.state)
             run.begun = True
             if len(run.state.fields) >= MAX_FIELDS:

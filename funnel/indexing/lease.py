@@ -6,6 +6,9 @@ under its id, one such request after another. So each collection of documents ha
 collection that holds nothing else, and whose token gets into it may write. The token is renewed
 while the writer lives; one that was killed is forgotten after ``LEASE_S``.
 
+Who waits leaves a mark beside the token. A writer of many documents looks for it between two pieces
+of its work, and lets the others go first; any token that is stored takes the mark away.
+
 The machines' clocks must agree within a few seconds. One that was killed while its clock ran ahead
 is forgotten once another one has waited that long for it. Local mode has its directory's lock
 instead.
@@ -33,6 +36,7 @@ LEASE_S = 30.0
 RENEW_S = 6.0
 WRITERS = "funnel--writers"
 _FREE, _UNKNOWN = "free", ""
+_WANTED = "wanted"
 _PAUSE_S, _LONGEST_PAUSE_S = 0.05, 1.0
 
 
@@ -51,20 +55,35 @@ class Lease:
         self._writer = f"{socket.gethostname()}, process {os.getpid()}"
         self._is_ready = False
 
+    async def wanted(self) -> bool:
+        """Whether another process waits for this one; for the writer to ask between two pieces."""
+        if self._backend.is_local:
+            return False
+        with suppress(FunnelError):  # the writing itself meets whatever is wrong
+            return bool((await self._stored()).get(_WANTED))
+        return False
+
+    async def let_others(self) -> None:
+        """Leave those who wait the time to notice that nobody writes."""
+        if not self._backend.is_local:
+            await asyncio.sleep(1.5 * _LONGEST_PAUSE_S)
+
     @asynccontextmanager
-    async def held(self) -> AsyncIterator[None]:
+    async def held(self, written: int = 0) -> AsyncIterator[None]:
         """Write inside; waits while another one writes, as long as a killed one is remembered.
 
+        ``written`` is how many documents the same call has written before.
+
         Raises:
-            AnotherWrites: another one is still writing.
-            BackendUnavailable: this one could not renew its token in time, and stopped before
-                another one begins.
+            AnotherWrites: another one is still writing, and this call wrote nothing yet.
+            BackendUnavailable: another one is still writing, or this one could not renew its token
+                in time, and stopped before another one begins.
         """
         if self._backend.is_local:
             yield
             return
         try:
-            taken = await self._take()
+            taken = await self._take(written)
         except asyncio.CancelledError:  # the token may have got in
             await self._release()
             raise
@@ -87,7 +106,7 @@ class Lease:
         finally:
             await self._release()
 
-    async def _take(self) -> float:
+    async def _take(self, written: int = 0) -> float:
         """Become the writer; returns the loop's time when that was asked for."""
         if not self._is_ready:
             await self._make_collection()
@@ -107,7 +126,8 @@ class Lease:
             if stored["until"] != until:
                 until, since = stored["until"], asked
             if asked > end:
-                raise self._refusal(stored)
+                raise self._refusal(stored, written)
+            await self._ask_for_it()
             if pause == _PAUSE_S:
                 log.info("waiting_for_writer", collection=self._collection, by=stored["writer"])
             await asyncio.sleep(pause)
@@ -148,12 +168,25 @@ class Lease:
         until = time.time() + LEASE_S
         storing = self._storing(self._token, until, or_expired=or_expired, idle=idle)
         await self._backend.write("upsert", **storing)
+        return await self._stored()
+
+    async def _stored(self) -> Mapping[str, Any]:
         records = await self._backend.write(
             "retrieve", collection_name=WRITERS, ids=[point_id(self._collection)]
         )
         if not records:  # a replica that is behind
             return {"token": _UNKNOWN, "until": 0.0, "writer": "unknown"}
         return dict(records[0].payload)
+
+    async def _ask_for_it(self) -> None:
+        with suppress(FunnelError):  # a courtesy: without it the other one goes on to its end
+            await self._backend.write(
+                "set_payload",
+                collection_name=WRITERS,
+                payload={_WANTED: True},
+                points=[point_id(self._collection)],
+                wait=True,
+            )
 
     def _storing(
         self, token: str, until: float, *, or_expired: bool, idle: float | None = None
@@ -207,9 +240,10 @@ class Lease:
             )
         self._is_ready = True
 
-    def _refusal(self, stored: Mapping[str, Any]) -> AnotherWrites:
-        return AnotherWrites(
+    def _refusal(self, stored: Mapping[str, Any], written: int = 0) -> BackendUnavailable:
+        kind = BackendUnavailable if written else AnotherWrites
+        return kind(
             f"collection {self._collection!r} is being written by another process "
-            f"({stored['writer']}), expected one writer at a time; nothing was written: wait until "
-            "that one is done, or stop it, and run the same again"
+            f"({stored['writer']}), expected one writer at a time; {written or 'nothing'} of this "
+            "was written: wait until that one is done, or stop it, and run the same again"
         )

@@ -43,6 +43,26 @@ def full_text(document: Document) -> str:
     return f"{document.title} {document.text}".strip()
 
 
+class Windows:
+    """Documents, some at a time; true while there are more."""
+
+    def __init__(self, windows: Iterator[list[Prepared]]) -> None:
+        self._windows = windows
+        self._next = next(windows, None)
+
+    def __bool__(self) -> bool:
+        return self._next is not None
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> list[Prepared]:
+        if self._next is None:
+            raise StopIteration
+        taken, self._next = self._next, next(self._windows, None)
+        return taken
+
+
 class Spool:
     """Checked documents in their order, without repeats.
 
@@ -85,8 +105,11 @@ class Spool:
                 if len(self.problems) < MAX_PROBLEMS:
                     self.problems.append(f"{row.place}: {problem}")
 
-    def windows(self, size: int) -> Iterator[list[Prepared]]:
+    def windows(self, size: int) -> Windows:
         """The documents in their order, ``size`` at a time."""
+        return Windows(self._windows(size))
+
+    def _windows(self, size: int) -> Iterator[list[Prepared]]:
         last = 0
         while True:
             found = self._base.execute(

@@ -19,7 +19,7 @@ from funnel.stages.cross_encoder import CrossEncoderSettings, CrossEncoderStage
 from funnel.types import Candidate, Document
 from tests.models.tiny import WORDS, save_cross_encoder
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.slow, pytest.mark.alone, pytest.mark.timeout(300)]
 PAIR_S = 0.001
 CANDIDATES = [Candidate(Document(f"d{i}", " ".join(WORDS[i % 11 : i % 11 + 4]))) for i in range(20)]
 

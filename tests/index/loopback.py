@@ -108,6 +108,10 @@ def _batch(server: Loopback, name: str, body: Any) -> Any:
     return [{"operation_id": 0, "status": "completed"}]
 
 
+def _set_payload(server: Loopback, name: str, body: Any) -> Any:
+    return server.client.set_payload(name, body["payload"], body["points"])
+
+
 def _info(server: Loopback, name: str, _: Any) -> Any:
     info = _plain(server.client.get_collection(name))
     made = server.indexes.get(name, {})
@@ -143,6 +147,7 @@ ROUTES: dict[tuple[str, str], Route] = {
     ("POST", "points/query/batch"): _query_batch,
     ("PUT", "points/vectors"): _update_vectors,
     ("POST", "points/batch"): _batch,
+    ("POST", "points/payload"): _set_payload,
 }
 
 

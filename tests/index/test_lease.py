@@ -3,7 +3,7 @@
 import asyncio
 import os
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import AsyncExitStack
 from typing import Any
 
@@ -14,7 +14,7 @@ from funnel.index import DocumentIndex
 from funnel.indexing.lease import WRITERS
 from funnel.indexing.qdrant import QdrantSettings
 from funnel.writing import Writer
-from tests.fakes import FakeEncoder
+from tests.fakes import FakeEncoder, FloatArray
 from tests.index.conftest import DOCUMENTS
 from tests.index.loopback import Loopback, serving
 
@@ -99,11 +99,71 @@ async def test_a_second_writer_is_refused_while_the_first_goes_on(
     await one.upsert(DOCUMENTS)
     async with one._lease.held():
         with pytest.raises(
-            BackendUnavailable, match=rf"being written by .*process {os.getpid()}\).*nothing was"
+            BackendUnavailable,
+            match=rf"being written by .*process {os.getpid()}\).*nothing of this was",
         ):
             await other.upsert([{"id": "new", "text": "fox"}])
         assert await other.count() == len(DOCUMENTS)
     assert (await other.upsert([{"id": "new", "text": "fox"}])).new == 1
+
+
+async def test_a_long_write_lets_a_short_one_in_between(
+    two: tuple[DocumentIndex, DocumentIndex], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it writes or deletes meanwhile stands, and the statistics are right at the end."""
+    monkeypatch.setattr("funnel.index.WINDOW", 20)
+    one, other = two
+    await one.upsert([{"id": "old", "text": "fox"}])
+    slow = one._encoder.aencode
+
+    async def slowly(texts: Sequence[str]) -> FloatArray:
+        await asyncio.sleep(0.1)
+        return await slow(texts)
+
+    monkeypatch.setattr(one._encoder, "aencode", slowly)
+    long = asyncio.create_task(one.upsert(corpus("x", 600)))
+    while not await other.count() > 20:
+        continue
+    await other.upsert([{"id": "new", "text": "a fox among others", "metadata": {"short": 1}}])
+    assert not long.done()
+    await other.delete(["old", "x0"])
+    assert not long.done()
+    assert (await long).new == 600
+    state = await one._refresh()
+    assert state is not None
+    assert state.documents == await other.count() == 600
+    assert state.total_length == (await one._upkeep.recounted("docs", state)).total_length
+    assert not state.writing
+    assert (await one.search(terms="fox", filters={"short": 1})).bm25[0].document.id == "new"
+    assert (await one.search(terms="fox", filters={"field_x": 1})).bm25
+
+
+async def test_a_long_write_that_cannot_go_on_is_told_to_the_cache(
+    two: tuple[DocumentIndex, DocumentIndex], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Some of it was written, so kept answers may be old; the message says how much."""
+    monkeypatch.setattr("funnel.index.WINDOW", 20)
+    one, cache = two[0], NotedCache()
+    take, taken = one._lease._take, 0
+
+    async def once(written: int = 0) -> float:
+        nonlocal taken
+        taken += 1
+        if taken == 2:
+            raise one._lease._refusal({"writer": "another one"}, written)
+        return await take(written)
+
+    async def wanted() -> bool:
+        return True
+
+    monkeypatch.setattr(one._lease, "_take", once)
+    monkeypatch.setattr(one._lease, "wanted", wanted)
+    with pytest.raises(BackendUnavailable, match="20 of this was written"):
+        await Writer(one, cache).index(  # type: ignore[arg-type]
+            corpus("x", 60), on_bad="fail", rebuild=False, progress=False
+        )
+    assert cache.told
+    assert await one.count() == 20
 
 
 @pytest.mark.usefixtures("short")
@@ -180,7 +240,7 @@ async def test_a_refused_write_leaves_kept_answers_alone(
     await one.upsert(DOCUMENTS)
     writer = Writer(one, cache)  # type: ignore[arg-type]
 
-    async def refused() -> float:
+    async def refused(_: int) -> float:
         raise one._lease._refusal({"writer": "another one"})
 
     with monkeypatch.context() as patch:

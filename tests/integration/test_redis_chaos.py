@@ -16,7 +16,7 @@ WARM_S = 0.7
 BROKEN_S = 1.0
 RECOVERY_S = 30.0  # the breaker's pauses double while it is broken
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.alone]
 
 
 @pytest.fixture

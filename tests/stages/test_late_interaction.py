@@ -176,6 +176,7 @@ async def test_a_short_deadline_ranks_what_was_read() -> None:
     assert ids <= {candidate.id for candidate in many[: len(ids) + 512]}
 
 
+@pytest.mark.alone
 async def test_what_was_read_in_time_is_handed_over_and_kept() -> None:
     """So the next same query gets further; reading ends before the chain's own timeout does."""
     ends: list[float | None] = []
