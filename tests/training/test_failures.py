@@ -1,49 +1,42 @@
 """What goes wrong in a run is said in one sentence, and what was not measured is said, too."""
 
-import subprocess
-import sys
+import resource
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from funnel.errors import InputError, ModelError
-from funnel.training import LabelledPair, RunOptions, TrainSettings, train_cross_encoder
+from funnel.training import LabelledPair, RunOptions, TrainSettings, loop, train_cross_encoder
 
 Pairs = list[LabelledPair]
 
-_TRAIN = """
-import resource, sys
-from pathlib import Path
-from funnel.errors import ModelError
-from funnel.training import LabelledPair, RunOptions, TrainSettings, train_cross_encoder
-pairs = [LabelledPair(f"find a {n}", "about a" if n % 2 else "about b", n % 2) for n in range(64)]
-settings = TrainSettings(epochs=2, precision="fp32", evaluations=2)
-import funnel.training.loop as loop
-run = loop._trainer
-def limited(*given):
-    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
-    return run(*given)
-loop._trainer = limited
-try:
-    train_cross_encoder(
-        pairs, RunOptions(output=Path(sys.argv[2])), base=sys.argv[1], settings=settings
-    )
-except ModelError as problem:
-    print(problem)
-    sys.exit(3)
-"""
-
 
 @pytest.mark.slow
-def test_a_disk_that_is_full_at_a_checkpoint(tmp_path: Path, tiny_base: str) -> None:
+def test_a_disk_that_is_full_at_a_checkpoint(
+    tmp_path: Path,
+    tiny_base: str,
+    pairs: Pairs,
+    quick: TrainSettings,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """A real limit on file size stands in for it: one sentence that says how to go on."""
-    done = subprocess.run(
-        [sys.executable, "-c", _TRAIN, tiny_base, str(tmp_path / "m")],
-        capture_output=True, text=True, timeout=120, check=False,
-    )  # fmt: skip
-    assert done.returncode == 3, done.stderr[-2000:]
-    assert "could not save to" in done.stdout and "--resume" in done.stdout
+    make = loop._trainer
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def limited(*given: Any) -> Any:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, before[1]))
+        return make(*given)
+
+    monkeypatch.setattr(loop, "_trainer", limited)
+    try:
+        with pytest.raises(ModelError, match="could not save to.*--resume"):
+            train_cross_encoder(
+                pairs, RunOptions(output=tmp_path / "m"), base=tiny_base, settings=quick
+            )
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert not (tmp_path / "m").exists()
 
 
