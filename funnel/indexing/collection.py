@@ -13,7 +13,7 @@ from funnel.errors import ConfigError
 from funnel.indexing.filters import MAX_FIELDS
 from funnel.indexing.qdrant import BM25, DENSE, TOKENS, QdrantSettings
 from funnel.indexing.spool import Prepared, Spool
-from funnel.indexing.terms import Bm25Settings, SparseTerms
+from funnel.indexing.terms import TERMS_VERSION, Bm25Settings, SparseTerms
 from funnel.models.base import Encoder
 from funnel.types import Document
 
@@ -38,7 +38,7 @@ class CollectionState:
     ``average_length`` is the one that the stored weights were computed with; the true one is
     ``total_length / documents``. ``epoch`` grows with every write. ``writing`` stays set while a
     write runs, so a killed one shows, and ``weighing`` while stored weights are computed anew;
-    ``building`` marks a rebuild that is not live yet.
+    ``building`` marks a rebuild that is not live yet. ``terms`` is how texts were split.
     """
 
     encoder: str
@@ -55,6 +55,7 @@ class CollectionState:
     weighing: bool = False
     building: bool = False
     format: int = FORMAT
+    terms: int = TERMS_VERSION
 
     @property
     def true_average(self) -> float:
@@ -95,6 +96,7 @@ def new_state(
         token_vectors=settings.token_vectors,
         average_length=spool.average_length,
         building=building,
+        terms=TERMS_VERSION,
     )
 
 
@@ -137,6 +139,11 @@ def check_identity(
     if stored != bm25:
         raise ConfigError(
             f"collection {name!r} was made with bm25 settings {_differences(stored, bm25)}; {mend}"
+        )
+    if state.terms != TERMS_VERSION:
+        raise ConfigError(
+            f"collection {name!r} has texts split into terms by rules of version {state.terms}, "
+            f"and queries are by those of version {TERMS_VERSION}; index again with --rebuild"
         )
     if token_vectors and not state.token_vectors:
         raise ConfigError(

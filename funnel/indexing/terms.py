@@ -29,6 +29,8 @@ _NEAR_MARKS = re.compile(  # few ranges, which are quickly looked for; all marks
     r"\u309a\ua66f-\uabff\ufb1e\ufe20-\ufe2f\U00010000-\U0001efff]"
 )
 MAX_TERM_CHARS = 64
+TERMS_VERSION = 1
+"""Stored with a collection; to be raised when :class:`Analyzer` makes other terms of some text."""
 _FLOAT32_STEP = 2.0**-25  # half the distance from 1 to the float below it, as weights are stored
 
 

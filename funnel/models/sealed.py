@@ -20,6 +20,7 @@ KEPT_BYTES = 2 * 2**30
 IN_USE_S = 3600.0
 """What was used so short a time ago, perhaps by another process, is never deleted."""
 _COMPILED = ("openvino/*.blob", "onnx/*.onnx")
+_TEMPORARY = "unfinished-"
 _used: set[Path] = set()
 log = get_logger(__name__)
 
@@ -69,6 +70,9 @@ def _note_use(path: Path) -> None:
 
 def _prune() -> None:
     """Delete the compiled models that were not used for longest; none that this process uses."""
+    for path in directory().glob(f"*/{_TEMPORARY}*"):  # of processes killed while they wrote
+        if time.time() - path.stat().st_mtime > IN_USE_S:
+            path.unlink(missing_ok=True)
     files = [(path, path.stat()) for each in _COMPILED for path in directory().glob(each)]
     total = sum(state.st_size for _, state in files)
     for path, state in sorted(files, key=lambda file: file[1].st_atime):
@@ -80,7 +84,7 @@ def _prune() -> None:
 
 
 def _replace(target: Path, data: bytes) -> None:
-    with tempfile.NamedTemporaryFile(dir=target.parent, delete=False) as file:
+    with tempfile.NamedTemporaryFile(dir=target.parent, prefix=_TEMPORARY, delete=False) as file:
         temporary = Path(file.name)
         try:
             file.write(data)

@@ -8,7 +8,7 @@ import pytest
 from funnel.deadline import Deadline
 from funnel.errors import ConfigError, CorpusError, InputError, ModelError
 from funnel.index import DocumentIndex, Found
-from funnel.indexing.terms import Bm25Settings
+from funnel.indexing.terms import TERMS_VERSION, Bm25Settings
 from funnel.types import Document
 from tests.fakes import FakeEncoder, FloatArray
 from tests.index.conftest import DOCUMENTS, Opener
@@ -132,7 +132,7 @@ async def test_an_interrupted_rebuild_is_continued(
     opened: Opener, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The next rebuild keeps what is embedded, and drops what its corpus lacks."""
-    monkeypatch.setattr("funnel.indexing.ingest.WINDOW", 50)
+    monkeypatch.setattr("funnel.index.WINDOW", 50)
     encoder = BreakingEncoder(after=75)
     index = await opened(encoder=encoder)
     await index.upsert(DOCUMENTS)
@@ -155,7 +155,7 @@ async def test_an_interrupted_upsert_is_continued(
     corpus = [
         {"id": f"n{n}", "text": f"{n} {'fox ' * (n < 20)}" + "word " * (n % 40)} for n in range(110)
     ]
-    monkeypatch.setattr("funnel.indexing.ingest.WINDOW", 50)
+    monkeypatch.setattr("funnel.index.WINDOW", 50)
     encoder = BreakingEncoder(after=75)
     index = await opened(encoder=encoder)
     with pytest.raises(RuntimeError):
@@ -339,6 +339,25 @@ async def test_a_collection_made_otherwise_is_refused(
         await other.start()
     await other.rebuild(DOCUMENTS[:2])
     assert await other.count() == 2
+
+
+async def test_terms_of_other_rules_are_refused(
+    opened: Opener, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A version that splits texts otherwise would find less than there is, and say nothing."""
+    if opened.settings.place == ":memory:":
+        pytest.skip("memory is not shared between indexes")
+    with monkeypatch.context() as patch:
+        patch.setattr("funnel.indexing.collection.TERMS_VERSION", TERMS_VERSION - 1)
+        index = await opened()
+        await index.upsert(DOCUMENTS)
+        await index.aclose()
+    other = opened.make()
+    said = f"version {TERMS_VERSION - 1}, .*{TERMS_VERSION}; index again with --rebuild"
+    with pytest.raises(ConfigError, match=f"(?s){said}"):
+        await other.start()
+    await other.rebuild(DOCUMENTS)
+    assert await other.count() == 12
 
 
 async def test_another_index_sees_what_was_written(opened: Opener) -> None:

@@ -377,6 +377,19 @@ def test_compiled_models_unused_for_longest_make_room(
     assert left == {names[0], names[2], "openvino/new.blob", *others}
 
 
+def test_what_a_killed_process_left_half_written_is_deleted(cache_dir: Path) -> None:
+    """An hour later; what another one is writing now stays."""
+    sealed.write("openvino/a.blob", b"x")
+    old, young = (cache_dir / f"openvino/{sealed._TEMPORARY}{each}" for each in ("old", "young"))
+    for path in (old, young):
+        path.write_bytes(b"half")
+    long_ago = time.time() - 2 * sealed.IN_USE_S
+    os.utime(old, (long_ago, long_ago))
+    sealed.write("openvino/b.blob", b"x")
+    assert not old.exists()
+    assert young.exists()
+
+
 def test_a_folder_that_cannot_be_written_is_no_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
