@@ -8,7 +8,6 @@ import pytest
 
 from funnel.errors import ModelError
 from funnel.index import DocumentIndex
-from funnel.indexing import ingest
 from funnel.indexing.qdrant import QdrantSettings
 from tests.fakes import FakeEncoder, FloatArray
 
@@ -46,7 +45,7 @@ class Failing(FakeEncoder):
 
 @pytest.fixture(autouse=True)
 def _small_windows(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ingest, "WINDOW", 3)
+    monkeypatch.setattr("funnel.index.WINDOW", 3)
 
 
 async def opened(encoder: FakeEncoder) -> tuple[DocumentIndex, list[str]]:
