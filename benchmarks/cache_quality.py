@@ -31,7 +31,6 @@ from rich.table import Table
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from benchmarks.cache_streams import Row, all_logs, sample
 from funnel.cache.matcher import calibrator_for, threshold_for
 from funnel.cache.replay_log import Asked
 from funnel.cache.replay_run import (
@@ -47,6 +46,7 @@ from funnel.models.pool import ModelPool
 from funnel.query import normalise_query
 from funnel.settings import FunnelSettings
 from recipes.pairs import Clusters, fold
+from recipes.streams import Row, all_logs, sample
 
 STREAMS = ("quora", "extra", "dev", "clinc")
 CONFIG = Path(__file__).parent.parent / "configs" / "embedded.yaml"

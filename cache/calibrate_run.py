@@ -83,6 +83,10 @@ class CalibrationRun:
         data = ScoredLabels(scores, labels)
         return self._report(pairs, data, floor, target, prevalence, source)
 
+    def scores(self, pairs: Sequence[LabelledPair]) -> "NDArray[np.float64]":
+        """What each pair scores with the guards' margins taken off, shape (n,); -inf for vetoes."""
+        return self._scores(pairs, self._cosines(pairs))
+
     def run_log(
         self, log: Sequence[Asked], target: float, *, source: str = ""
     ) -> CalibrationReport:

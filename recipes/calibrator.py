@@ -16,7 +16,7 @@ _log = structlog.get_logger(__name__)
 TARGET = 0.95
 PREVALENCE = 0.54
 """Share of duplicates among nearest earlier questions in a stream of held-out questions
-(``quora_calibration`` of ``benchmarks/cache_streams.py``): 1,993 of the 3,783 with a cosine of .57,
+(``quora_calibration`` of ``recipes/streams.py``): 1,993 of the 3,783 with a cosine of .57,
 the floor that comes out, or more (.53), 1,992 of the 3,576 with .59 (.56). A smaller share makes
 thresholds stricter."""
 SOURCE = (

@@ -1,0 +1,98 @@
+"""How right the cache's hits are to readers, who are stricter than public labels.
+
+    python benchmarks/cache_read.py DATA [--json]
+
+DATA is the folder of public data sets. Pairs of a stream of held-out Quora questions that the cache
+would serve from each other were read twice (``recipes/readings.py`` says how); this scores them
+with the shipped verifier behind the guards and shows, for thresholds of the score, what share both
+readers, one of them, and the public labels call the same question.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+from funnel.cache.calibrate_run import CalibrationRun
+from funnel.cache.calibrator import Calibrator
+from funnel.cache.replay import earlier_neighbours
+from funnel.cache.replay_log import LabelledPair
+from funnel.cache.settings import GuardSettings
+from funnel.models import CrossEncoderScorer, Embedder
+from funnel.models.source import EMBEDDED, EMBEDDED_ENCODER
+from funnel.query import normalise_query
+from recipes.readings import Verdict, pair_key, read_readings
+from recipes.streams import quora
+
+THRESHOLDS = (3.0, 2.5, 2.0, 1.5, 0.5, 0.0)
+FLOOR, CANDIDATES = 0.57, 5
+
+
+class Read(NamedTuple):
+    """A pair as the labels have it, and what the readers said."""
+
+    pair: LabelledPair
+    said: Verdict
+
+
+def read_pairs(data: Path, encoder: Embedder) -> Iterator[Read]:
+    """The pairs of the stream that were read."""
+    said = read_readings()
+    groups = {normalise_query(text): group for text, group in quora(data)["quora_calibration"]}
+    texts = list(groups)
+    vectors = np.asarray(encoder.encode(texts), dtype=np.float32)
+    near = earlier_neighbours(vectors, FLOOR, CANDIDATES)
+    for text, earlier in zip(texts, near, strict=True):
+        for other in (texts[number] for number, _ in earlier):
+            if (key := pair_key(text, other)) in said:
+                yield Read(LabelledPair(text, other, groups[text] == groups[other]), said[key])
+
+
+def figures(
+    scores: "np.ndarray[Any, Any]", rows: Sequence[Read], threshold: float
+) -> dict[str, Any]:
+    """Of the pairs at or above a threshold: how many, and what share is right, and to whom."""
+    served = [row for row, score in zip(rows, scores, strict=True) if score >= threshold]
+    shares = {
+        "both_readers": np.mean([row.said == "SS" for row in served]),
+        "a_reader": np.mean([row.said != "DD" for row in served]),
+        "labels": np.mean([row.pair.duplicate for row in served]),
+    }
+    rounded = {name: round(float(share), 4) for name, share in shares.items()}
+    return {"threshold": threshold, "pairs": len(served), **rounded}
+
+
+def main() -> None:
+    """Score, count and show."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("data", type=Path, help="the folder that holds qqp/")
+    parser.add_argument("--json", action="store_true")
+    options = parser.parse_args()
+    encoder, scorer = Embedder(EMBEDDED_ENCODER), CrossEncoderScorer(f"{EMBEDDED}duplicate")
+    rows = list(read_pairs(options.data, encoder))
+    run = CalibrationRun(encoder, scorer, GuardSettings())
+    scores = run.scores([row.pair for row in rows]).tolist()
+    configured = [point.threshold for point in Calibrator.shipped().points]
+    results = [figures(scores, rows, each) for each in sorted({*THRESHOLDS, *configured})[::-1]]
+    if options.json:
+        print(json.dumps(results))
+        return
+    table = Table(title="share of hits called the same question", title_justify="left")
+    for name in results[0]:
+        table.add_column(name, justify="right")
+    for result in results:
+        table.add_row(*(f"{value:.3f}" if isinstance(value, float) else str(value)
+                        for value in result.values()))  # fmt: skip
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    main()
