@@ -12,7 +12,14 @@ import structlog
 import torch
 from safetensors.torch import load_file
 
-from funnel.models.adapters import ENCODER, MAXSIM_WEIGHTS, Adapter, BaseModel, save_adapter
+from funnel.models.adapters import (
+    ENCODER,
+    MAXSIM_WEIGHTS,
+    Adapter,
+    BaseModel,
+    read_adapter,
+    save_adapter,
+)
 from funnel.models.hardware import available_cores
 from funnel.models.low_rank import merged_encoder, merged_state_dict, quantised_difference
 from funnel.models.source import EMBEDDED, EMBEDDED_ENCODER, sha256
@@ -21,6 +28,7 @@ from recipes.bert import CrossEncoder, TwinEncoder, long_names
 from recipes.calibrator import duplicate_calibrator
 from recipes.cards import duplicate_card, relevance_card
 from recipes.opened import Opened, open_base
+from recipes.questions import Questions, read_questions
 from recipes.stages import SHIPPED, Chain
 
 _log = structlog.get_logger(__name__)
@@ -44,7 +52,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--out", type=Path, default=_SHIPPED, help="where adapters are written")
     parser.add_argument("--scratch", type=Path, default=Path(".funnel/recipes"),
                         help="where runs leave their weights")  # fmt: skip
-    parser.add_argument("--only", nargs="+", default=list(_MAKERS), choices=list(_MAKERS))
+    parser.add_argument("--only", nargs="+", default=_ALL, choices=list(_MAKERS))
     parser.add_argument("--share", type=float, default=1.0,
                         help="of every run's training time (recipes/stages.py)")  # fmt: skip
     parser.add_argument("--steps", type=int, default=None, help="of every run, instead of a time")
@@ -60,7 +68,20 @@ def make_duplicate(options: argparse.Namespace) -> None:
     cross = opened.cross(chain.mean("cross-encoder", SHIPPED["cross-encoder"]))
     encoder = opened.encoder(chain.mean("encoder", SHIPPED["encoder"]))
     adapter, model = _cut(opened, cross, encoder)
-    questions = chain.questions
+    _weigh(adapter, model, chain.questions, options)
+
+
+def reweigh_duplicate(options: argparse.Namespace) -> None:
+    """Fit the weights of the installed ``embedded:duplicate``'s parts anew, and measure it."""
+    opened = open_base()
+    adapter = read_adapter(_SHIPPED / "duplicate")
+    model = _merged(opened, adapter)
+    _weigh(adapter, model, read_questions(options.data, opened.base), options)
+
+
+def _weigh(
+    adapter: Adapter, model: measures.Model, questions: Questions, options: argparse.Namespace
+) -> None:
     combine = measures.calibrated(model, questions.dev)
     figures = measures.duplicate_figures(model, combine, questions, options.data)
     training = {"pairs": len(questions.train), "figures": figures}
@@ -95,9 +116,14 @@ def _cut(
     second = quantised_difference(weights, encoder.weights())
     tensors |= {ENCODER + name: tensor for name, tensor in second.items()}
     adapter = Adapter("duplicate", _base_model(opened), 1, 1.0, _MAX_TOKENS, tensors)
+    return adapter, _merged(opened, adapter)
+
+
+def _merged(opened: Opened, adapter: Adapter) -> measures.Model:
+    weights = load_file(opened.weights)
     twins = opened.encoder(long_names(merged_encoder(adapter, weights))).eval()
     whole = opened.cross(merged_state_dict(adapter, weights)).eval()
-    return adapter, measures.Model(whole, twins, opened.words, opened.base)
+    return measures.Model(whole, twins, opened.words, opened.base)
 
 
 def _base_model(opened: Opened) -> BaseModel:
@@ -112,9 +138,13 @@ def make_calibrator(options: argparse.Namespace) -> None:
 
 _MAKERS = {
     "duplicate": make_duplicate,
+    "weights": reweigh_duplicate,
     "calibrator": make_calibrator,
     "relevance": make_relevance,
 }
+
+
+_ALL = ["duplicate", "calibrator", "relevance"]  # the weights are a part of the first
 
 
 if __name__ == "__main__":

@@ -102,8 +102,11 @@ def _opening(adapter: Adapter, question: str) -> str:
 
 def _score(adapter: Adapter) -> str:
     combine = adapter.combine
+    logit = "cross-encoder"
+    if combine.ceiling is not None:
+        logit = f"(-log(1 + exp({combine.ceiling:g} - cross-encoder)))"
     parts = {
-        "cross-encoder": combine.cross,
+        logit: combine.cross,
         "cosine": combine.cosine,
         "cosine of the tuned encoder": combine.tuned,
         "MaxSim": combine.maxsim,

@@ -2,7 +2,7 @@
 
 import csv
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +18,9 @@ from recipes.questions import Questions, paraphrase_tests
 from recipes.twin import twin_cosines
 
 Figures = dict[str, dict[str, float]]
+CEILING = 0.0
+"""Of the cross-encoder's logit: above, it says little more, and what stands at the top of the
+ranking must not stand there for it alone (the README has the figures)."""
 _CONTRASTS = Path(__file__).with_name("contrasts.tsv")
 
 
@@ -55,10 +58,12 @@ class Model:
 
 def calibrated(model: Model, dev: Sequence[Pair]) -> Combination:
     """Weights of the parts whose sum is the log-odds on the development part."""
-    parts = (model.both_orders(dev).mean(axis=0), model.cosines(dev), model.tuned(dev))
+    level = Combination(ceiling=CEILING)
+    cross_part = level.capped(model.both_orders(dev).mean(axis=0))
+    parts = (cross_part, model.cosines(dev), model.tuned(dev))
     labels = np.array([pair.label for pair in dev])
     (cross, cosine, tuned), bias = logistic_regression(np.stack(parts, axis=1), labels)
-    return Combination(cross=cross, cosine=cosine, tuned=tuned, bias=bias, order="both_mean")
+    return replace(level, cross=cross, cosine=cosine, tuned=tuned, bias=bias, order="both_mean")
 
 
 def duplicate_figures(

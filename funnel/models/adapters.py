@@ -20,7 +20,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar, get_args
 
 from funnel.errors import ModelError
 from funnel.training.output import atomic_directory
@@ -33,8 +33,8 @@ if TYPE_CHECKING:
     FloatArray = NDArray[np.float32]
     Weights = Mapping[str, torch.Tensor]
 
-FORMAT = 4
-_READABLE = (1, 2, 3, 4)
+FORMAT = 5
+_READABLE = (1, 2, 3, 4, 5)
 SETTINGS_FILE = "adapter.json"
 WEIGHTS_FILE = "adapter.safetensors"
 CARD_FILE = "README.md"
@@ -44,6 +44,7 @@ MAXSIM_WEIGHTS = "maxsim.token_weights"
 ENCODER = "encoder."
 """What the names of the tuned encoder's tensors begin with."""
 
+Array = TypeVar("Array", bound="NDArray[Any]")
 PairOrder: TypeAlias = Literal["given", "both_mean", "both_min"]
 """``given`` scores (a, b) once; the others score both orders and take the mean or the lower."""
 
@@ -57,6 +58,10 @@ class Combination:
     second; the first two similarities are the base's own, the third is that of the adapter's tuned
     encoder. A weight of zero means that the part need not be computed at all. MaxSim's mean is
     weighted where the adapter has token weights.
+
+    With a ``ceiling`` the cross-encoder's logit enters as ``-log(1 + exp(ceiling - logit))``: far
+    below it as before, but it cannot add to the score, only take away. What it is sure of may then
+    still be outweighed by similarities that are low, and not the other way round.
     """
 
     cross: float = 1.0
@@ -65,6 +70,7 @@ class Combination:
     tuned: float = 0.0
     bias: float = 0.0
     order: PairOrder = "given"
+    ceiling: float | None = None
 
     @property
     def orders(self) -> int:
@@ -125,9 +131,21 @@ class Combination:
                 + ("(n,)" if expected == 1 else "(2, n)")
             )
         if self.order == "given":
+            return self.capped(cross)
+        return self.capped(cross.min(axis=0) if self.order == "both_min" else cross.mean(axis=0))
+
+    def capped(self, cross: Array) -> Array:
+        """Logits as they enter the score, of any shape."""
+        if self.ceiling is None:
             return cross
-        combined: FloatArray = cross.min(axis=0) if self.order == "both_min" else cross.mean(axis=0)
-        return combined
+        import numpy as np
+
+        level: Array = -np.logaddexp(cross.dtype.type(0), cross.dtype.type(self.ceiling) - cross)
+        return level
+
+    def named(self) -> dict[str, Any]:
+        """Its fields, without a ceiling that there is not."""
+        return {name: value for name, value in asdict(self).items() if value is not None}
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,7 +216,7 @@ class Adapter:
     @property
     def revision(self) -> str:
         """What identifies its scores: a hash of the weights and of how they are combined."""
-        parts = f"{self.sha256}{sorted(asdict(self.combine).items())}"
+        parts = f"{self.sha256}{sorted(self.combine.named().items())}"
         return hashlib.sha256(parts.encode()).hexdigest()[:16]
 
 
@@ -230,7 +248,7 @@ def _settings_text(adapter: Adapter, digest: str) -> str:
         "base": asdict(adapter.base),
         "lora": {"rank": adapter.rank, "alpha": adapter.alpha},
         "max_tokens": adapter.max_tokens,
-        "combine": asdict(adapter.combine),
+        "combine": adapter.combine.named(),
         "score_kind": adapter.score_kind,
         "sha256": digest,
         "training": dict(adapter.training),

@@ -2,7 +2,7 @@
 
 Plain fine-tuning on little data destroys what a bi-encoder knows. A residual starts from that
 knowledge: ``cross × logit + cosine × cos + maxsim × MaxSim + bias``, where only the cross-encoder
-is trained and the rest stands from the first step.
+is trained and the rest stands from the first step. A combination with a ceiling keeps it.
 """
 
 from collections.abc import Mapping, Sequence
@@ -42,6 +42,11 @@ class DensePart:
         """What the cross-encoder's logit is multiplied by."""
         return self.combine.cross
 
+    @property
+    def ceiling(self) -> float | None:
+        """Where the cross-encoder's logit levels off, if it does."""
+        return self.combine.ceiling
+
     def offsets(self, texts: Sequence[Texts]) -> Floats:
         """The part of each score that is not trained, shape (n,)."""
         fixed = replace(self.combine, cross=0.0)
@@ -65,7 +70,7 @@ class DensePart:
         nothing = Combination(cross=0.0)
         columns = [self._logits(_reweighted(nothing, {name: 1.0}), texts) for name in names]
         start = np.array([getattr(old, name) for name in (*names, "bias")])
-        known = np.zeros(len(texts)) if cross is None else old.cross * cross
+        known = np.zeros(len(texts)) if cross is None else old.cross * old.capped(cross)
         weights = logistic_weights(np.stack(columns, axis=1), np.asarray(targets), start, known)
         fitted = dict(zip((*names, "bias"), weights, strict=True))
         return replace(self, combine=_reweighted(old, fitted))

@@ -10,14 +10,20 @@ ScoreScale = Literal["probability", "logit"]
 
 
 def pair_loss(
-    model: Any, loss: PairLoss, *, scale: ScoreScale, residual_weight: float | None
+    model: Any,
+    loss: PairLoss,
+    *,
+    scale: ScoreScale,
+    residual_weight: float | None,
+    ceiling: float | None = None,
 ) -> "nn.Module":
     """Binary cross-entropy on labels, or mean squared error on a teacher's scores.
 
     With ``scale="probability"`` the squared error is taken after a sigmoid. ``residual_weight``
     is None for a plain cross-encoder; otherwise labels are ``[target, offset]`` and the loss is
     taken on ``residual_weight × logit + offset``, the score that will be
-    served (of a base that scores both orders: in the order that is trained).
+    served (of a base that scores both orders: in the order that is trained). With ``ceiling`` the
+    logit levels off there, as in :class:`funnel.models.adapters.Combination`.
     """
     from sentence_transformers.cross_encoder.losses import BinaryCrossEntropyLoss, MSELoss
     from torch import nn
@@ -25,14 +31,18 @@ def pair_loss(
     activation = nn.Sigmoid() if loss == "mse" and scale == "probability" else nn.Identity()
     if residual_weight is not None:
         criterion = nn.BCEWithLogitsLoss() if loss == "bce" else nn.MSELoss()
-        return _residual_loss(model, criterion, activation, residual_weight)
+        return _residual_loss(model, criterion, activation, residual_weight, ceiling)
     if loss == "bce":
         return BinaryCrossEntropyLoss(model)
     return MSELoss(model, activation_fn=activation)
 
 
 def _residual_loss(
-    model: Any, criterion: "nn.Module", activation: "nn.Module", weight: float
+    model: Any,
+    criterion: "nn.Module",
+    activation: "nn.Module",
+    weight: float,
+    ceiling: float | None,
 ) -> "nn.Module":
     import torch
     from sentence_transformers.util import batch_to_device
@@ -59,6 +69,8 @@ def _residual_loss(
                 self.model.preprocess(pairs, prompt=prompt, task=task), self.model.device
             )
             logits = self.model(features)["scores"].view(-1).float()
+            if ceiling is not None:
+                logits = -nn.functional.softplus(ceiling - logits)
             loss: torch.Tensor = criterion(activation(weight * logits + offsets), targets)
             return loss
 

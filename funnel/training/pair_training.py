@@ -202,7 +202,10 @@ def _job(
     task: PairTask,
 ) -> Job:
     weight = student.dense.weight if student.dense else None
-    loss = pair_loss(student.model, task.loss, scale=task.scale, residual_weight=weight)
+    ceiling = student.dense.ceiling if student.dense else None
+    loss = pair_loss(
+        student.model, task.loss, scale=task.scale, residual_weight=weight, ceiling=ceiling
+    )
     figures = _figures(student, dev, task) if dev else None
     primary = "auc" if task.loss == "bce" else "spearman"
     return Job(student.model, loss, _columns(student, train, task), figures, primary)

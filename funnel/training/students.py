@@ -56,7 +56,7 @@ class CrossStudent:
         cross = self.cross_logits(texts)
         if self.dense is None or offsets is None:
             return cross
-        return np.asarray(self.dense.weight * cross + offsets)
+        return np.asarray(self.dense.weight * self.dense.combine.capped(cross) + offsets)
 
     def cross_logits(self, texts: Sequence[Texts]) -> Floats:
         """The cross-encoder's part of the score, shape (n,), in the orders that it is served."""

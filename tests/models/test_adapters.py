@@ -277,6 +277,23 @@ def test_combination_is_the_weighted_sum() -> None:
     assert (full.orders, dense.orders, Combination(order="both_min").orders) == (1, 0, 2)
 
 
+def test_a_ceiling_levels_the_logit_off() -> None:
+    """Far below it nothing changes, above it nothing is added; without one revisions stay."""
+    logits = np.array([-20.0, 0.0, 1.0, 30.0], dtype=np.float32)
+    levelled = Combination(cross=2.0, cosine=1.0, ceiling=1.0)
+    found = levelled.logits(logits, cosine=np.zeros(4, dtype=np.float32))
+    expected = 2 * np.array([-21.0, -1.0 - np.log1p(np.exp(-1.0)), -np.log(2.0), 0.0])
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    assert found.dtype == np.float32
+    assert (np.diff(found) > 0).all()
+    both = replace(levelled, order="both_mean").logits(
+        np.stack([logits - 1, logits + 1]), cosine=np.zeros(4, dtype=np.float32)
+    )
+    np.testing.assert_allclose(both, found, atol=1e-5)
+    assert "ceiling" not in Combination().named()
+    assert levelled.named()["ceiling"] == 1.0
+
+
 def test_missing_part_is_an_error() -> None:
     """A weight without its part, or without any weight, cannot score."""
     ones = np.ones(2, dtype=np.float32)

@@ -44,8 +44,11 @@ def logits(model: Path) -> Any:
 
 
 @pytest.fixture
-def four_bits(tmp_path: Path, tiny_bi: str) -> Path:
-    """An adapter that changes every matrix in all directions, scored in both orders."""
+def four_bits(tmp_path: Path, tiny_bi: str, request: pytest.FixtureRequest) -> Path:
+    """An adapter that changes every matrix in all directions, scored in both orders.
+
+    A parameter is the ceiling of its cross-encoder's logit.
+    """
     import torch
 
     torch.manual_seed(3)
@@ -64,7 +67,9 @@ def four_bits(tmp_path: Path, tiny_bi: str) -> Path:
     digest = sha256(Path(tiny_bi) / "model.safetensors")
     adapter = Adapter(
         "full", BaseModel(tiny_bi, digest), 1, 1.0, 64,
-        quantised_difference(base, {**tuned, **head}), Combination(cosine=1.0, order="both_mean"),
+        quantised_difference(base, {**tuned, **head}), Combination(
+            cosine=1.0, order="both_mean", ceiling=getattr(request, "param", None)
+        ),
     )  # fmt: skip
     save_adapter(tmp_path / "full", adapter, card="")
     return tmp_path / "full"
@@ -99,10 +104,11 @@ def test_what_is_learnt_lies_on_top(
     assert report.after["auc"] > 0.8
 
 
+@pytest.mark.parametrize("four_bits", [None, 0.5], indirect=True)
 def test_before_is_the_base_as_it_was(
     tmp_path: Path, four_bits: Path, pairs: Pairs, quick: TrainSettings
 ) -> None:
-    """Not the base whose bias was already fitted to the training rows."""
+    """Not the base whose bias was already fitted to the training rows; after is what is served."""
     from funnel.training.figures import log_loss
 
     output = tmp_path / "m"
@@ -111,10 +117,13 @@ def test_before_is_the_base_as_it_was(
         pairs[40:], RunOptions(output=output), base=str(four_bits), dev=dev,
         settings=replace(quick, precision="fp32"),
     )  # fmt: skip
-    scorer = CrossEncoderScorer(str(four_bits), backend="torch-fp32")
-    own = scorer.score([(pair.query, pair.document) for pair in dev])
-    expected = log_loss(own, [pair.score for pair in dev])
-    assert report.before["log_loss"] == pytest.approx(expected, abs=1e-3)
+    for model, said in ((four_bits, report.before), (output, report.after)):
+        scorer = CrossEncoderScorer(str(model), backend="torch-fp32")
+        own = scorer.score([(pair.query, pair.document) for pair in dev])
+        expected = log_loss(own, [pair.score for pair in dev])
+        assert said["log_loss"] == pytest.approx(expected, abs=1e-3)
+    ceilings = [read_adapter(model).combine.ceiling for model in (four_bits, output)]
+    assert ceilings[0] == ceilings[1]
 
 
 @pytest.mark.parametrize(
