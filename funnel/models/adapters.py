@@ -17,6 +17,7 @@ from it: see :class:`Combination`.
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
@@ -334,6 +335,8 @@ def _combination(found: Mapping[str, Any]) -> Combination:
     combination = Combination(**found)
     if combination.order not in get_args(PairOrder):
         raise ValueError(f"unknown order {combination.order!r}; known: {get_args(PairOrder)}")
+    if combination.ceiling is not None and not math.isfinite(combination.ceiling):
+        raise ValueError(f"ceiling is {combination.ceiling}, expected a finite number")
     return combination
 
 

@@ -190,9 +190,11 @@ def test_damaged_weights_are_refused(tuned: tuple[Any, Any, Adapter], tmp_path: 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"format": 5}, "reads formats 1 to 4"),
+        ({"format": 6}, "reads formats 1 to 5"),
         ({"combine": {"cross": 1.0, "colbert": 2.0}}, "unknown parts of the combination"),
         ({"combine": {"order": "sideways"}}, "unknown order 'sideways'"),
+        ({"combine": {"ceiling": float("nan")}}, "ceiling is nan, expected a finite number"),
+        ({"combine": {"ceiling": "high"}}, "cannot be used"),
         ({"base": {"name": "tiny"}}, "cannot be used"),
         ({"lora": {}}, "KeyError: 'rank'"),
     ],
