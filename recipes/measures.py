@@ -19,8 +19,8 @@ from recipes.twin import twin_cosines
 
 Figures = dict[str, dict[str, float]]
 CEILING: float | None = None
-"""Of the cross-encoder's logit in ``embedded:duplicate``; 0 is better at the top of the ranking, see
-the README, and is what the next version is to be measured with."""
+"""Of the cross-encoder's logit in ``embedded:duplicate``; none in what ships. The README has the
+figures of others."""
 _CONTRASTS = Path(__file__).with_name("contrasts.tsv")
 
 
