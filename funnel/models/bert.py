@@ -121,7 +121,7 @@ class Linear(nn.Module):
     """A linear layer around given weights.
 
     ``nn.Linear`` would draw weights first; on torch's meta device, where that costs nothing else,
-    drawing imports torch's compiler: two seconds of every start.
+    drawing imports torch's compiler, for one to two seconds of every start.
     """
 
     def __init__(self, matrix: Tensor, bias: Tensor) -> None:
