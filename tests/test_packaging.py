@@ -73,7 +73,7 @@ def test_importing_funnel_imports_nothing_heavy() -> None:
 
 
 def test_loading_a_model_does_not_import_a_compiler() -> None:
-    """Torch's, which drawing weights on its meta device imports, takes a second or two of every start."""
+    """Torch's takes a second or two, and is imported when weights are drawn on its meta device."""
     code = (
         "import sys; from funnel.models import Embedder; "
         "Embedder('embedded:all-MiniLM-L6-v2').encode(['x']); print(*sys.modules)"
