@@ -56,9 +56,7 @@ def read_pairs(data: Path, encoder: Embedder) -> Iterator[Read]:
                 yield Read(LabelledPair(text, other, groups[text] == groups[other]), said[key])
 
 
-def figures(
-    scores: "np.ndarray[Any, Any]", rows: Sequence[Read], threshold: float
-) -> dict[str, Any]:
+def figures(scores: Sequence[float], rows: Sequence[Read], threshold: float) -> dict[str, Any]:
     """Of the pairs at or above a threshold: how many, and what share is right, and to whom."""
     served = [row for row, score in zip(rows, scores, strict=True) if score >= threshold]
     shares = {

@@ -61,8 +61,7 @@ class Combination:
     weighted where the adapter has token weights.
 
     With a ``ceiling`` the cross-encoder's logit enters as ``-log(1 + exp(ceiling - logit))``: far
-    below it as before, but it cannot add to the score, only take away. What it is sure of may then
-    still be outweighed by similarities that are low, and not the other way round.
+    below it as before, but above it adds nothing more.
     """
 
     cross: float = 1.0
