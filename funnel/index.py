@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
@@ -10,25 +10,25 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 import numpy as np
 
 from funnel.deadline import Deadline
-from funnel.errors import ConfigError, CorpusError, FunnelError, InputError
+from funnel.errors import CorpusError, InputError
 from funnel.indexing.catalogue import Ask, Catalogue
 from funnel.indexing.collection import (
     DOCUMENT_KEYS,
     CollectionState,
     document_of,
-    next_epoch,
     point_id,
 )
 from funnel.indexing.corpus import Corpus, given_corpus
 from funnel.indexing.filters import Condition, check_fields, parse_filters, qdrant_filter
-from funnel.indexing.ingest import WINDOW, Tally, Writer
+from funnel.indexing.ingest import Tally, Writer
 from funnel.indexing.lease import Lease
+from funnel.indexing.live import Live
 from funnel.indexing.qdrant import BM25, DENSE, TOKENS, PointQuery, QdrantSettings, connect
 from funnel.indexing.results import Found, IndexReport, SearchResult
-from funnel.indexing.spool import Spool, Windows
+from funnel.indexing.spool import Spool
 from funnel.indexing.terms import Analyzer, Bm25Settings, count_terms, query_weights
+from funnel.indexing.update import Updates
 from funnel.indexing.upkeep import Upkeep
-from funnel.log import get_logger
 from funnel.models.base import Encoder
 from funnel.progress import bar
 from funnel.types import Document, Filters
@@ -40,12 +40,9 @@ if TYPE_CHECKING:
 
 __all__ = ["DocumentIndex", "Found", "IndexReport", "SearchResult"]
 
-log = get_logger(__name__)
 OnBad = Literal["skip", "fail"]
 Documents: TypeAlias = Iterable[Document | Mapping[str, Any]] | Corpus
-_REFRESH_S = 1.0  # how old a server's state may be before it is asked again
 _TIE_MARGIN = 16  # fetched beyond k, so that equal scores at the cut are broken by id
-_LOCAL_COMFORT = 20_000
 
 
 class DocumentIndex:
@@ -76,15 +73,14 @@ class DocumentIndex:
         self._bm25 = bm25 or Bm25Settings()
         self._analyzer = Analyzer(self._bm25)
         self._backend = connect(settings)
-        self._catalogue = Catalogue(self._backend, settings, collection, encoder, self._bm25)
-        self._upkeep = Upkeep(self._backend, self._bm25)
-        self._writer = Writer(self._backend, encoder, self._bm25, self._upkeep)
-        self._lease = Lease(self._backend, settings, collection)
-        self._writing = asyncio.Lock()
-        self._state: CollectionState | None = None
-        self._read_at = 0.0
-        self._refused: ConfigError | None = None
-        self._refreshing: asyncio.Task[None] | None = None
+        catalogue = Catalogue(self._backend, settings, collection, encoder, self._bm25)
+        self._live = Live(self._backend, catalogue, collection)
+        upkeep = Upkeep(self._backend, self._bm25)
+        writer = Writer(self._backend, encoder, self._bm25, upkeep)
+        lease = Lease(self._backend, settings, collection)
+        self._updates = Updates(
+            collection, self._backend, catalogue, upkeep, writer, lease, self._live
+        )
 
     # -- life
 
@@ -98,24 +94,22 @@ class DocumentIndex:
         """
         await self._backend.open()
         await asyncio.to_thread(_load, self._encoder)
-        await self._refresh()
+        await self._live.refresh()
 
     async def warm_up(self) -> None:
         """Do now what the first BM25 search would otherwise wait for."""
-        if self._state is not None:
+        if self._live.state is not None:
             await self._backend.warm_up(self.collection)
 
     async def aclose(self) -> None:
         """Release connections and locks. Idempotent."""
-        if self._refreshing is not None:
-            self._refreshing.cancel()
-            await asyncio.wait({self._refreshing})
+        await self._live.aclose()
         await self._backend.aclose()
 
     @property
     def refused(self) -> bool:
         """Whether the collection, as last read, does not fit the settings; a rebuild mends it."""
-        return self._refused is not None
+        return self._live.refused
 
     # -- reading
 
@@ -147,7 +141,7 @@ class DocumentIndex:
             raise InputError(f"k: got {k}, expected at least 1")
         conditions = parse_filters(filters or {})
         ask = partial(self._backend.call, deadline=deadline)
-        state = await self._present(ask)
+        state = await self._live.present(ask)
         if state is None:
             return SearchResult()
         if conditions:
@@ -175,7 +169,7 @@ class DocumentIndex:
 
         Documents without them are left out; there are none unless ``qdrant.token_vectors`` is on.
         """
-        if self._state is None or not self._state.token_vectors or not ids:
+        if self._live.state is None or not self._live.state.token_vectors or not ids:
             return {}
         records = await self._retrieve(ids, ["id"], [TOKENS], deadline)
         return {
@@ -186,7 +180,7 @@ class DocumentIndex:
 
     async def get(self, ids: Sequence[str], *, deadline: Deadline | None = None) -> list[Document]:
         """The stored documents among ``ids``, in their order."""
-        if self._state is None or not ids:
+        if self._live.state is None or not ids:
             return []
         records = await self._retrieve(ids, DOCUMENT_KEYS, None, deadline)
         found = {record.payload["id"]: document_of(record.payload) for record in records}
@@ -194,7 +188,7 @@ class DocumentIndex:
 
     async def count(self) -> int:
         """How many documents there are."""
-        if await self._refresh() is None:
+        if await self._live.refresh() is None:
             return 0
         answer = await self._backend.call("count", collection_name=self.collection, exact=True)
         return int(answer.count)
@@ -204,7 +198,7 @@ class DocumentIndex:
 
         Another process's writes to a server show within a second.
         """
-        state = await self._refresh() if self._is_old else self._state
+        state = await self._live.refresh() if self._live.is_old else self._live.state
         return state.epoch if state else 0
 
     # -- writing
@@ -234,10 +228,10 @@ class DocumentIndex:
         """
         began = time.perf_counter()
         _check_on_bad(on_bad)
-        async with self._writing:
+        async with self._live.writing:
             with Spool(self._analyzer) as spool:
                 await self._fill(spool, documents, on_bad, progress=progress)
-                tally = await self._write_in_pieces(spool, progress)
+                tally = await self._updates.add(spool, progress=progress)
                 return self._report(spool, tally, began)
 
     async def delete(self, ids: Sequence[str]) -> int:
@@ -253,14 +247,8 @@ class DocumentIndex:
             raise InputError(f"ids: got {strange[0]!r:.80}, expected texts; nothing was deleted")
         if not ids:
             return 0
-        async with self._writing, self._lease.held():
-            state = await self._refresh(self._backend.write)
-            if state is None:
-                return 0
-            target = await self._catalogue.live(self._backend.write) or self.collection
-            state, gone = await self._upkeep.delete(target, state, ids)
-            self._keep(state)
-            return gone
+        async with self._live.writing:
+            return await self._updates.delete(ids)
 
     async def rebuild(
         self,
@@ -284,12 +272,11 @@ class DocumentIndex:
         _check_on_bad(on_bad)
         await self._backend.open()
         await asyncio.to_thread(_load, self._encoder)
-        async with self._writing:
+        async with self._live.writing:
             with Spool(self._analyzer) as spool:
                 await self._fill(spool, documents, on_bad, progress=progress)
                 _refuse_empty(spool)
-                async with self._lease.held():
-                    tally = await self._write_anew(spool, progress)
+                tally = await self._updates.replace(spool, progress=progress)
                 return replace(self._report(spool, tally, began), rebuilt=True)
 
     # -- inside: searching
@@ -308,7 +295,7 @@ class DocumentIndex:
         try:
             check_fields(conditions, state.fields)
         except InputError:
-            newer = await self._refresh(ask)  # another process may have brought the field
+            newer = await self._live.refresh(ask)  # another process may have brought the field
             if newer is not None and newer.documents:
                 check_fields(conditions, newer.fields)
 
@@ -328,46 +315,6 @@ class DocumentIndex:
             with_vectors=vectors or False,
         )
 
-    # -- inside: state
-
-    async def _refresh(self, ask: Ask | None = None) -> CollectionState | None:
-        """Read the state anew; None if nothing was ever indexed."""
-        try:
-            state = await self._catalogue.live_state(ask or self._backend.call)
-        except ConfigError as error:
-            self._refused = error
-            self._read_at = time.monotonic()
-            raise
-        self._keep(state)
-        return state
-
-    def _keep(self, state: CollectionState | None) -> None:
-        self._state = state
-        self._refused = None
-        self._read_at = time.monotonic()
-
-    @property
-    def _is_old(self) -> bool:
-        """Whether another process may have changed the state since it was read."""
-        return not self._backend.is_local and time.monotonic() - self._read_at > _REFRESH_S
-
-    async def _present(self, ask: Ask) -> CollectionState | None:
-        """The state to search by. No search waits for an old one to be read anew beside it."""
-        if self._refused is not None and not self._is_old:
-            raise ConfigError(str(self._refused))
-        if self._state is None or self._refused is not None:
-            return await self._refresh(ask)
-        if self._is_old and (self._refreshing is None or self._refreshing.done()):
-            self._refreshing = asyncio.create_task(self._refresh_beside())
-        return self._state
-
-    async def _refresh_beside(self) -> None:
-        async with self._writing:  # whose new state must not be overwritten by the old one
-            try:
-                await self._refresh()
-            except FunnelError as error:  # the next search says it, or meets it itself
-                log.debug("index_not_refreshed", collection=self.collection, error=str(error))
-
     # -- inside: writing
 
     async def _fill(
@@ -379,68 +326,8 @@ class DocumentIndex:
         if spool.problems and on_bad == "fail":
             raise CorpusError(corpus.source, spool.problems, bad=spool.bad_rows)
 
-    async def _write_in_pieces(self, spool: Spool, progress: bool) -> Tally:
-        """In one piece, unless another process wants to write: then it goes first, again and again.
-
-        Each piece is whole in itself, so what the other one does to state or documents is built on.
-        """
-        tally, windows = Tally(), spool.windows(WINDOW)
-        with bar("indexing", spool.documents, enabled=progress) as advance:
-            while windows:
-                async with self._lease.held(tally.written):
-                    tally += await self._write_live(spool, windows, advance)
-                if windows:
-                    log.info("indexing_lets_others_write", collection=self.collection)
-                    await self._lease.let_others()
-        return tally
-
-    async def _write_live(
-        self, spool: Spool, windows: Windows, advance: Callable[[int], None]
-    ) -> Tally:
-        state = await self._refresh(self._backend.write)
-        target = await self._catalogue.live(self._backend.write)
-        if state is None or target is None:
-            target, state = await self._catalogue.create(spool, building=False)
-            await self._catalogue.switch_to(target)
-        await self._catalogue.index_payload(target)
-        state, tally = await self._writer.write(
-            target, state, windows, spool.fields, advance=advance, stop=self._lease.wanted
-        )
-        self._keep(state)
-        self._warn_if_large()
-        return tally
-
-    async def _write_anew(self, spool: Spool, progress: bool) -> Tally:
-        old = await self._catalogue.live(self._backend.write)
-        target, state = await self._catalogue.unfinished() or await self._catalogue.create(
-            spool, building=True
-        )
-        await self._catalogue.index_payload(target)
-        with bar("indexing", spool.documents, enabled=progress) as advance:
-            state, tally = await self._writer.write(
-                target, state, spool.windows(WINDOW), spool.fields, advance=advance
-            )
-        pruned = await self._upkeep.prune(target, spool.holds)
-        if pruned or state.documents != spool.documents:  # a killed run may have pruned uncounted
-            state = await self._upkeep.recounted(target, state)
-            state = await self._upkeep.settled(target, state)
-        epoch = self._state.epoch if self._state else 0
-        state = replace(state, building=False, epoch=next_epoch(max(epoch, state.epoch)))
-        await self._upkeep.save(target, state)
-        await self._catalogue.switch_to(target, instead_of=old)
-        self._keep(state)
-        self._warn_if_large()
-        return tally
-
-    def _warn_if_large(self) -> None:
-        if self._backend.is_local and self._state and self._state.documents > _LOCAL_COMFORT:
-            log.warning(
-                "local_index_is_large",
-                documents=self._state.documents,
-                mend="searches are exact and slow down with size; run a Qdrant server (qdrant.url)",
-            )
-
     def _report(self, spool: Spool, tally: Tally, began: float) -> IndexReport:
+        state = self._live.state
         return IndexReport(
             collection=self.collection,
             rows=spool.rows_read,
@@ -451,7 +338,7 @@ class DocumentIndex:
             repeats=spool.repeats,
             problems=tuple(spool.problems),
             bad_rows=spool.bad_rows,
-            documents=self._state.documents if self._state else 0,
+            documents=state.documents if state else 0,
             seconds=time.perf_counter() - began,
         )
 

@@ -132,7 +132,7 @@ async def test_an_interrupted_rebuild_is_continued(
     opened: Opener, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The next rebuild keeps what is embedded, and drops what its corpus lacks."""
-    monkeypatch.setattr("funnel.index.WINDOW", 50)
+    monkeypatch.setattr("funnel.indexing.update.WINDOW", 50)
     encoder = BreakingEncoder(after=75)
     index = await opened(encoder=encoder)
     await index.upsert(DOCUMENTS)
@@ -155,7 +155,7 @@ async def test_an_interrupted_upsert_is_continued(
     corpus = [
         {"id": f"n{n}", "text": f"{n} {'fox ' * (n < 20)}" + "word " * (n % 40)} for n in range(110)
     ]
-    monkeypatch.setattr("funnel.index.WINDOW", 50)
+    monkeypatch.setattr("funnel.indexing.update.WINDOW", 50)
     encoder = BreakingEncoder(after=75)
     index = await opened(encoder=encoder)
     with pytest.raises(RuntimeError):

@@ -102,7 +102,7 @@ async def test_fields_beyond_those_that_are_noted_are_not_said_to_be_missing(
 
 
 async def state_of(index: DocumentIndex) -> CollectionState:
-    state = await index._refresh()
+    state = await index._live.refresh()
     assert state is not None
     return state
 

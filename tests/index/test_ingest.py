@@ -45,7 +45,7 @@ class Failing(FakeEncoder):
 
 @pytest.fixture(autouse=True)
 def _small_windows(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("funnel.index.WINDOW", 3)
+    monkeypatch.setattr("funnel.indexing.update.WINDOW", 3)
 
 
 async def opened(encoder: FakeEncoder) -> tuple[DocumentIndex, list[str]]:
@@ -79,7 +79,7 @@ async def test_a_failing_window_stops_the_run_and_keeps_those_before() -> None:
     with pytest.raises(ModelError, match="window 2"):
         await asyncio.wait_for(index.upsert(DOCUMENTS), 10)
     assert stored == ["0", "1", "2"]
-    index._writer._encoder = FakeEncoder()
+    index._updates._writer._encoder = FakeEncoder()
     report = await index.upsert(DOCUMENTS)
     assert (report.new, report.unchanged, report.documents) == (9, 3, 12)
     await index.aclose()

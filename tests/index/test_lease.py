@@ -62,10 +62,10 @@ async def test_writes_at_once_lose_nothing(
         await one.upsert([{"id": "base", "text": "fox"}])
     await asyncio.gather(one.upsert(corpus("x")), other.upsert(corpus("yyyy")))
     await asyncio.gather(one.delete(["x0", "x1"]), other.delete(["x1", "x2"]))
-    state = await one._refresh()
+    state = await one._live.refresh()
     assert state is not None
     assert state.documents == await other.count() == 597 + (not is_first)
-    assert state.total_length == (await one._upkeep.recounted("docs", state)).total_length
+    assert state.total_length == (await one._updates._upkeep.recounted("docs", state)).total_length
     assert not state.writing
     for field in ("field_x", "field_yyyy"):
         assert (await other.search(terms="fox", filters={field: 1})).bm25
@@ -78,7 +78,7 @@ async def test_a_write_waits_for_another_process_s_rebuild(
     one, other = two
     await one.upsert(DOCUMENTS)
     rebuilding = asyncio.create_task(one.rebuild(corpus("x")))
-    while await holder(one) != one._lease._token:
+    while await holder(one) != one._updates._lease._token:
         continue
     await other.upsert([{"id": "new", "text": "fox"}])
     assert rebuilding.done()
@@ -97,7 +97,7 @@ async def test_a_second_writer_is_refused_while_the_first_goes_on(
     """By the name of the first; once that is done, nothing is waited for."""
     one, other = two
     await one.upsert(DOCUMENTS)
-    async with one._lease.held():
+    async with one._updates._lease.held():
         with pytest.raises(
             BackendUnavailable,
             match=rf"being written by .*process {os.getpid()}\).*nothing of this was",
@@ -111,7 +111,7 @@ async def test_a_long_write_lets_a_short_one_in_between(
     two: tuple[DocumentIndex, DocumentIndex], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What it writes or deletes meanwhile stands, and the statistics are right at the end."""
-    monkeypatch.setattr("funnel.index.WINDOW", 20)
+    monkeypatch.setattr("funnel.indexing.update.WINDOW", 20)
     one, other = two
     await one.upsert([{"id": "old", "text": "fox"}])
     slow = one._encoder.aencode
@@ -129,10 +129,10 @@ async def test_a_long_write_lets_a_short_one_in_between(
     await other.delete(["old", "x0"])
     assert not long.done()
     assert (await long).new == 600
-    state = await one._refresh()
+    state = await one._live.refresh()
     assert state is not None
     assert state.documents == await other.count() == 600
-    assert state.total_length == (await one._upkeep.recounted("docs", state)).total_length
+    assert state.total_length == (await one._updates._upkeep.recounted("docs", state)).total_length
     assert not state.writing
     assert (await one.search(terms="fox", filters={"short": 1})).bm25[0].document.id == "new"
     assert (await one.search(terms="fox", filters={"field_x": 1})).bm25
@@ -142,22 +142,22 @@ async def test_a_long_write_that_cannot_go_on_is_told_to_the_cache(
     two: tuple[DocumentIndex, DocumentIndex], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Some of it was written, so kept answers may be old; the message says how much."""
-    monkeypatch.setattr("funnel.index.WINDOW", 20)
+    monkeypatch.setattr("funnel.indexing.update.WINDOW", 20)
     one, cache = two[0], NotedCache()
-    take, taken = one._lease._take, 0
+    take, taken = one._updates._lease._take, 0
 
     async def once(written: int = 0) -> float:
         nonlocal taken
         taken += 1
         if taken == 2:
-            raise one._lease._refusal({"writer": "another one"}, written)
+            raise one._updates._lease._refusal({"writer": "another one"}, written)
         return await take(written)
 
     async def wanted() -> bool:
         return True
 
-    monkeypatch.setattr(one._lease, "_take", once)
-    monkeypatch.setattr(one._lease, "wanted", wanted)
+    monkeypatch.setattr(one._updates._lease, "_take", once)
+    monkeypatch.setattr(one._updates._lease, "wanted", wanted)
     with pytest.raises(BackendUnavailable, match="20 of this was written"):
         await Writer(one, cache).index(  # type: ignore[arg-type]
             corpus("x", 60), on_bad="fail", rebuild=False, progress=False
@@ -173,7 +173,7 @@ async def test_a_killed_writer_is_forgotten_after_a_while(
     """The next one waits that long, and not for ever."""
     one, other = two
     await one.upsert(DOCUMENTS)
-    await one._lease._take()
+    await one._updates._lease._take()
     assert (await other.upsert([{"id": "new", "text": "fox"}])).new == 1
 
 
@@ -181,7 +181,7 @@ async def test_a_lease_that_was_not_given_back_is_its_owner_s_at_once(
     two: tuple[DocumentIndex, DocumentIndex],
 ) -> None:
     """When the server was away at the end, the same process need not wait for itself."""
-    await two[0]._lease._take()
+    await two[0]._updates._lease._take()
     async with asyncio.timeout(10):
         assert (await two[0].upsert(DOCUMENTS)).new == len(DOCUMENTS)
 
@@ -196,17 +196,17 @@ async def test_a_writer_that_cannot_renew_stops_in_time(
     one, other = two
     monkeypatch.setattr("funnel.indexing.qdrant._WRITE_PAUSES_S", ())
     with pytest.raises(BackendUnavailable, match="given up"):
-        async with one._lease.held():
+        async with one._updates._lease.held():
             loopback.status = 500
             await asyncio.sleep(5)
     loopback.status = 200
     with pytest.raises(BackendUnavailable, match="given up"):
-        async with one._lease.held():
-            monkeypatch.setattr(other._lease, "_token", one._lease._token)
-            await other._lease._release()
+        async with one._updates._lease.held():
+            monkeypatch.setattr(other._updates._lease, "_token", one._updates._lease._token)
+            await other._updates._lease._release()
             await asyncio.sleep(5)
     with pytest.raises(TimeoutError, match="its own"):
-        async with one._lease.held():
+        async with one._updates._lease.held():
             raise TimeoutError("its own")
 
 
@@ -241,10 +241,10 @@ async def test_a_refused_write_leaves_kept_answers_alone(
     writer = Writer(one, cache)  # type: ignore[arg-type]
 
     async def refused(_: int) -> float:
-        raise one._lease._refusal({"writer": "another one"})
+        raise one._updates._lease._refusal({"writer": "another one"})
 
     with monkeypatch.context() as patch:
-        patch.setattr(one._lease, "_take", refused)
+        patch.setattr(one._updates._lease, "_take", refused)
         with pytest.raises(BackendUnavailable, match="being written"):
             await writer.index(DOCUMENTS, on_bad="fail", rebuild=rebuild, progress=False)
         with pytest.raises(BackendUnavailable, match="being written"):
@@ -286,10 +286,10 @@ async def test_a_short_limit_for_reads_does_not_keep_the_right_to_write(
     """It is given back as patiently as it was asked for, also to a busy server."""
     hasty = two[0]
     hasty._backend._timeout_s = 0.04  # type: ignore[attr-defined]
-    async with hasty._lease.held():
+    async with hasty._updates._lease.held():
         loopback.fail_next = 1
     loopback.delay_s = 0.1
-    async with hasty._lease.held():
+    async with hasty._updates._lease.held():
         pass
     loopback.delay_s = 0.0
     assert await holder(two[1]) == "free"
@@ -312,7 +312,7 @@ async def test_one_lost_answer_does_not_end_a_long_write(
             await asyncio.sleep(60)
         return await write(method, **arguments)
 
-    async with one._lease.held():
+    async with one._updates._lease.held():
         with monkeypatch.context() as patch:
             patch.setattr(one._backend, "write", losing)
             await asyncio.sleep(4.5)
@@ -388,7 +388,7 @@ async def test_a_killed_writer_whose_clock_ran_ahead_is_forgotten_too(
     now = time.time
     with monkeypatch.context() as patch:
         patch.setattr("funnel.indexing.lease.time.time", lambda: now() + 3_600)
-        await one._lease._take()
+        await one._updates._lease._take()
     assert (await other.upsert([{"id": "new", "text": "fox"}])).new == 1
 
 
@@ -410,6 +410,6 @@ async def test_a_renewal_that_reads_from_a_replica_behind_ends_no_write(
         return answer
 
     monkeypatch.setattr(one._backend, "write", behind)
-    async with one._lease.held():
+    async with one._updates._lease.held():
         await asyncio.sleep(1.2)
     assert reads > 2

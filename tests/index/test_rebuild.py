@@ -41,7 +41,7 @@ async def test_a_rebuild_does_not_continue_what_was_complete(memory: DocumentInd
     from qdrant_client import models
 
     await memory.upsert(DOCUMENTS)
-    old = await memory._catalogue.live(memory._backend.write)
+    old = await memory._updates._catalogue.live(memory._backend.write)
     gone = models.DeleteAlias(alias_name="docs")
     await memory._backend.write(
         "update_collection_aliases",

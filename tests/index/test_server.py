@@ -167,7 +167,7 @@ async def test_another_process_s_writes_show_in_the_epoch(
     loopback: Loopback, index: DocumentIndex, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A second index on the server sees them within the refresh time."""
-    monkeypatch.setattr("funnel.index._REFRESH_S", 0.0)
+    monkeypatch.setattr("funnel.indexing.live._REFRESH_S", 0.0)
     other = made(loopback.url)
     await other.start()
     assert await other.epoch() == await index.epoch()
@@ -182,14 +182,14 @@ async def test_another_process_s_rebuild_with_another_embedder_is_refused(
     loopback: Loopback, index: DocumentIndex, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Vectors of the same length must not be searched with the wrong model, until it fits again."""
-    monkeypatch.setattr("funnel.index._REFRESH_S", 0.0)
+    monkeypatch.setattr("funnel.indexing.live._REFRESH_S", 0.0)
     other = DocumentIndex(QdrantSettings(url=loopback.url), "docs", FakeEncoder("fake:other"))
     await other.rebuild(DOCUMENTS[:3])
     await index.search(terms="fox")  # does not wait for what it sets going
-    assert index._refreshing is not None
-    await index._refreshing
+    assert index._live._refreshing is not None
+    await index._live._refreshing
     for refresh_s in (0.0, 60.0):  # asked again, and as it was answered
-        monkeypatch.setattr("funnel.index._REFRESH_S", refresh_s)
+        monkeypatch.setattr("funnel.indexing.live._REFRESH_S", refresh_s)
         with pytest.raises(ConfigError, match="made with the embedder fake:other"):
             await index.search(terms="fox")
         assert index.refused
@@ -203,15 +203,15 @@ async def test_an_old_state_costs_no_search_its_answer(
     loopback: Loopback, index: DocumentIndex, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The state is read anew beside the search, not before it, and closing ends that."""
-    monkeypatch.setattr("funnel.index._REFRESH_S", 0.0)
+    monkeypatch.setattr("funnel.indexing.live._REFRESH_S", 0.0)
     before = len(loopback.requests)
     assert (await index.search(terms="fox")).bm25
     assert any(request.endswith("/query/batch") for request in loopback.requests[before:])
-    assert index._refreshing is not None
+    assert index._live._refreshing is not None
     loopback.delay_s = 0.2
     await index.search(terms="fox")
     await index.aclose()
-    assert index._refreshing.done()
+    assert index._live._refreshing.done()
 
 
 async def test_payload_indexes_are_made_for_the_named_fields(loopback: Loopback) -> None:

@@ -55,7 +55,7 @@ async def test_a_killed_delete_leaves_statistics_to_be_counted_anew(
     else:
         assert (await memory.upsert([{"id": "new", "text": "fox"}])).new == 1
     assert await memory.epoch() > epoch
-    state = await memory._refresh()
+    state = await memory._live.refresh()
     assert state is not None
     assert not state.writing
     assert state.documents == await memory.count() == (7 if again else 8)
@@ -70,11 +70,11 @@ async def test_a_rebuild_killed_after_pruning_is_counted_anew(
         raise RuntimeError("killed")
 
     with monkeypatch.context() as patch:
-        patch.setattr(memory._upkeep, "prune", dying)
+        patch.setattr(memory._updates._upkeep, "prune", dying)
         with pytest.raises(RuntimeError):
             await memory.rebuild(DOCUMENTS)
     with monkeypatch.context() as patch:
-        patch.setattr(memory._upkeep, "recounted", dying)
+        patch.setattr(memory._updates._upkeep, "recounted", dying)
         with pytest.raises(RuntimeError):
             await memory.rebuild(DOCUMENTS[:8])
     report = await memory.rebuild(DOCUMENTS[:8])
@@ -116,7 +116,7 @@ async def test_a_killed_re_weighing_is_finished_by_the_next_write(
         await index.upsert(SHORT + LONG)
     await fresh.upsert(SHORT + LONG if then == "again" else SHORT)
     assert await scored(index) == pytest.approx(await scored(fresh), rel=1e-5)
-    state = await index._refresh()
+    state = await index._live.refresh()
     assert state is not None
     assert not (state.writing or state.weighing)
     await index.aclose()
@@ -126,7 +126,9 @@ async def test_a_killed_re_weighing_is_finished_by_the_next_write(
 def killed_after(index: DocumentIndex, batches: int, patch: pytest.MonkeyPatch) -> Any:
     """A ``write`` that fails for good after so many batches of moved weights."""
     write, left = index._backend.write, batches
-    if index._state is None:  # a rebuild weighs with its own average: let it believe in another
+    if (
+        index._live.state is None
+    ):  # a rebuild weighs with its own average: let it believe in another
         patch.setattr("funnel.indexing.spool.Spool.average_length", 2.0)
 
     async def dying(method: str, **arguments: Any) -> Any:
@@ -146,14 +148,14 @@ async def test_what_was_searched_while_weights_moved_is_not_taken_for_current(
     """The epoch grows once more: answers of that time were scored by old and new weights."""
     await memory.upsert(SHORT)
     epochs: list[int] = []
-    reweigh = memory._upkeep._reweigh
+    reweigh = memory._updates._upkeep._reweigh
 
     async def noting(*arguments: Any) -> None:
         await reweigh(*arguments)
-        state = await memory._catalogue.live_state(memory._backend.call)
+        state = await memory._updates._catalogue.live_state(memory._backend.call)
         epochs.append(state.epoch if state else 0)
 
-    monkeypatch.setattr(memory._upkeep, "_reweigh", noting)
+    monkeypatch.setattr(memory._updates._upkeep, "_reweigh", noting)
     await memory.upsert(LONG)
     assert epochs
     assert await memory.epoch() > epochs[0]
@@ -189,8 +191,8 @@ async def test_a_write_that_an_older_version_was_killed_in_has_all_weights_compu
 ) -> None:
     """Its state does not say whether some were moved."""
     await memory.upsert(SHORT)
-    target = await memory._catalogue.live(memory._backend.call)
-    state = await memory._refresh()
+    target = await memory._updates._catalogue.live(memory._backend.call)
+    state = await memory._live.refresh()
     assert target
     assert state is not None
     stored = state.metadata()["funnel"] | {"writing": True}
@@ -199,7 +201,9 @@ async def test_a_write_that_an_older_version_was_killed_in_has_all_weights_compu
         "update_collection", collection_name=target, metadata={"funnel": stored}
     )
     before = await scored(memory)
-    await memory._upkeep._reweigh(target, replace(state, total_length=100 * state.total_length))
+    await memory._updates._upkeep._reweigh(
+        target, replace(state, total_length=100 * state.total_length)
+    )
     assert await scored(memory) != pytest.approx(before, rel=1e-5)
     assert (await memory.upsert(SHORT)).unchanged == len(SHORT)
     assert await scored(memory) == pytest.approx(before, rel=1e-5)
