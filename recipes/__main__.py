@@ -28,7 +28,7 @@ from recipes.bert import CrossEncoder, TwinEncoder, long_names
 from recipes.calibrator import duplicate_calibrator
 from recipes.cards import duplicate_card, relevance_card
 from recipes.opened import Opened, open_base
-from recipes.questions import Questions, read_questions
+from recipes.questions import HeldOut, read_held_out
 from recipes.stages import SHIPPED, Chain
 
 _log = structlog.get_logger(__name__)
@@ -68,7 +68,7 @@ def make_duplicate(options: argparse.Namespace) -> None:
     cross = opened.cross(chain.mean("cross-encoder", SHIPPED["cross-encoder"]))
     encoder = opened.encoder(chain.mean("encoder", SHIPPED["encoder"]))
     adapter, model = _cut(opened, cross, encoder)
-    _weigh(adapter, model, chain.questions, options)
+    _weigh(adapter, model, chain.questions, len(chain.questions.train), options)
 
 
 def reweigh_duplicate(options: argparse.Namespace) -> None:
@@ -76,15 +76,20 @@ def reweigh_duplicate(options: argparse.Namespace) -> None:
     opened = open_base()
     adapter = read_adapter(_SHIPPED / "duplicate")
     model = _merged(opened, adapter)
-    _weigh(adapter, model, read_questions(options.data, opened.base), options)
+    questions = read_held_out(options.data, opened.base)
+    _weigh(adapter, model, questions, adapter.training["pairs"], options)
 
 
 def _weigh(
-    adapter: Adapter, model: measures.Model, questions: Questions, options: argparse.Namespace
+    adapter: Adapter,
+    model: measures.Model,
+    questions: HeldOut,
+    pairs: int,
+    options: argparse.Namespace,
 ) -> None:
     combine = measures.calibrated(model, questions.dev)
     figures = measures.duplicate_figures(model, combine, questions, options.data)
-    training = {"pairs": len(questions.train), "figures": figures}
+    training = {"pairs": pairs, "figures": figures}
     adapter = replace(adapter, combine=combine, training=training)
     save_adapter(options.out / "duplicate", adapter, card=duplicate_card(adapter))
 

@@ -1,9 +1,10 @@
 """BERT, with one logit or one vector on top, written to be trained fast on CPUs.
 
-bfloat16 throughout (the weights and their updates stay float32), one product for query, key and
-value, attention spelt out, which is faster than the fused one where texts are short: a fifth more
-pairs a second than transformers' own under autocast. Dropout, where asked for, leaves out whole
-channels of a pair, which costs no time. Weights go in and out under the names of
+bfloat16 throughout where the processor multiplies in it (weights and their updates stay float32;
+elsewhere all is), one product for query, key and value, attention spelt out, which is faster than
+the fused one where texts are short: a fifth more pairs a second than transformers' own under
+autocast. Dropout, where asked for, leaves out whole channels of a pair, which costs no time.
+Weights go in and out under the names of
 ``BertForSequenceClassification``.
 """
 
@@ -13,14 +14,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812  # torch's own spelling
 
+from funnel.models.hardware import cpu_has_fast_bf16
+
 Weights = Mapping[str, Tensor]
 _PARTS = ("query", "key", "value")
 _HIDDEN = -1e4
 _EPSILON = 1e-12
+_WORKING = torch.bfloat16 if cpu_has_fast_bf16() else torch.float32
 
 
 class _Affine(nn.Module):
-    """A matrix and a bias in float32 that work in bfloat16."""
+    """A matrix and a bias in float32 that work in the faster type."""
 
     def __init__(self, matrix: Tensor, bias: Tensor) -> None:
         super().__init__()
@@ -28,7 +32,7 @@ class _Affine(nn.Module):
         self.bias = nn.Parameter(bias.float().clone())
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.linear(x, self.weight.bfloat16(), self.bias.bfloat16())
+        return F.linear(x, self.weight.to(_WORKING), self.bias.to(_WORKING))
 
 
 class _Norm(_Affine):
@@ -103,10 +107,10 @@ class Trunk(nn.Module):
         self.width = self._tables["word"].shape[1]
 
     def states(self, ids: Tensor, mask: Tensor, segments: Tensor) -> Tensor:
-        """Last hidden states (rows, length, width), bfloat16, of int64 (rows, length)."""
+        """Last hidden states (rows, length, width), in the faster type, of int64 (rows, length)."""
         tables = self._tables
         words = tables["word"][ids] + tables["position"][: ids.shape[1]]
-        x: Tensor = self._norm(words + tables["token_type"][segments]).bfloat16()
+        x: Tensor = self._norm(words + tables["token_type"][segments]).to(_WORKING)
         hidden = torch.zeros(mask.shape, dtype=x.dtype).masked_fill_(mask == 0, _HIDDEN)
         for layer in self._layers:
             x = layer(x, hidden[:, None, None, :])

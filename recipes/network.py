@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from funnel.models.batching import token_batches
 from funnel.models.encoder_networks import open_network
+from funnel.models.hardware import cpu_has_fast_bf16
 from funnel.models.source import ModelSource
 from recipes.bert import CrossEncoder
 
@@ -100,7 +101,7 @@ class Base:
     """The frozen base as it serves: text vectors (kept) and token vectors (made when asked)."""
 
     def __init__(self, source: ModelSource) -> None:
-        self._network = open_network(source, "bf16")
+        self._network = open_network(source, "bf16" if cpu_has_fast_bf16() else "fp32")
         self._vectors: dict[str, NDArray[np.float16]] = {}
 
     def token_ids(self, texts: Sequence[str]) -> list[Tokens]:

@@ -48,15 +48,14 @@ _SAME_SENTENCE = 8_000
 
 
 @dataclass(frozen=True)
-class Questions:
-    """The parts. ``adversaries`` are edits of questions of ``test``.
+class HeldOut:
+    """The parts that nothing is trained on. ``adversaries`` are edits of questions of ``test``.
 
-    ``shared`` are the pairs of ``qqp/dev`` of which a question, though never the pair, is in
-    ``train``. ``alone`` are the pairs of ``test`` whose questions are in no other pair at all.
+    ``shared`` are the pairs of ``qqp/dev`` of which a question, though never the pair, is in the
+    training part. ``alone`` are the pairs of ``test`` whose questions are in no other pair at all.
     ``written`` are pairs of the written groups whose topics are held out.
     """
 
-    train: list[Pair]
     dev: list[Pair]
     test: list[Pair]
     adversaries: list[Pair]
@@ -65,35 +64,66 @@ class Questions:
     written: list[Pair]
 
 
+@dataclass(frozen=True)
+class Questions(HeldOut):
+    """All parts."""
+
+    train: list[Pair]
+
+
+class _Asked:
+    """The distinct questions of the training pairs, and what edits need to know of them."""
+
+    def __init__(self, pairs: Sequence[Pair], base: Base) -> None:
+        texts = [text for pair in pairs for text in (pair.first, pair.second)]
+        self.questions = list({fold(text): text for text in reversed(texts)}.values())
+        self.alike = _names_alike(self.questions, base)
+        self.order = WordOrder(self.questions)
+
+    def edited(
+        self, questions: Sequence[str], caps: Mapping[str, int],
+        paraphrases: Mapping[str, str], rng: random.Random,
+    ) -> list[Pair]:  # fmt: skip
+        """Edits of any questions, by what these tell of names and of the order of words."""
+        return _edited(questions, caps, self.order, self.alike, paraphrases, rng)
+
+
+def read_held_out(data: Path, base: Base, written: Path = FOLDER) -> HeldOut:
+    """What is measured on, from the folder of data sets and that of the written groups."""
+    parts = held_apart(data)
+    return _held_out(parts, _Asked(parts["train"], base), written)
+
+
 def read_questions(data: Path, base: Base, written: Path = FOLDER) -> Questions:
     """All parts, from the folder of data sets and that of the written groups."""
     parts = held_apart(data)
     rng = random.Random(SEED)  # noqa: S311  # sampling
     train, paraphrases = _derived(parts["train"], rng)
-    questions = [pair_text for pair in parts["train"] for pair_text in (pair.first, pair.second)]
-    questions = list({fold(text): text for text in reversed(questions)}.values())
-    alike = _names_alike(questions, base)
-    apart = _one_word_apart(questions, parts["train"], base, rng)
-    order = WordOrder(questions)
+    asked = _Asked(parts["train"], base)
+    apart = _one_word_apart(asked.questions, parts["train"], base, rng)
     elsewhere, same_sentence = _other_questions(data / "qa/squad_nqg", rng)
-    edited = _edited([*questions, *elsewhere], _EDITS, order, alike, paraphrases, rng)
+    edited = asked.edited([*asked.questions, *elsewhere], _EDITS, paraphrases, rng)
     general = _sentences(data / "paraphrase")
     intents = intent_pairs(data, base, random.Random(SEED))  # noqa: S311  # sampling
-    groups = read_groups(written)
-    by_hand = trained_pairs(groups, random.Random(SEED))  # noqa: S311  # sampling
+    by_hand = trained_pairs(read_groups(written), random.Random(SEED))  # noqa: S311  # sampling
     everything = [*train, *apart, *edited, *same_sentence, *general, *intents, *by_hand]
     held = {_key(pair) for name in ("dev", "test", "shared") for pair in parts[name]}
     everything = [pair for pair in everything if _key(pair) not in held]
     rng.shuffle(everything)
-    held_out = sorted({text for pair in parts["test"] for text in (pair.first, pair.second)})
-    test_rng = random.Random(3)  # noqa: S311  # sampling
-    adversaries = _edited(
-        held_out, _TEST_EDITS, order, alike, _paraphrases(parts["test"]), test_rng
+    return Questions(**vars(_held_out(parts, asked, written)), train=everything)
+
+
+def _held_out(parts: Mapping[str, list[Pair]], asked: _Asked, written: Path) -> HeldOut:
+    texts = sorted({text for pair in parts["test"] for text in (pair.first, pair.second)})
+    rng = random.Random(3)  # noqa: S311  # sampling
+    return HeldOut(
+        dev=parts["dev"],
+        test=parts["test"],
+        adversaries=asked.edited(texts, _TEST_EDITS, _paraphrases(parts["test"]), rng),
+        shared=parts["shared"],
+        alone=parts["alone"],
+        written=held_out_pairs(read_groups(written)),
     )
-    return Questions(
-        train=everything, dev=parts["dev"], test=parts["test"], adversaries=adversaries,
-        shared=parts["shared"], alone=parts["alone"], written=held_out_pairs(groups),
-    )  # fmt: skip
 
 
 def held_apart(data: Path) -> dict[str, list[Pair]]:

@@ -108,7 +108,8 @@ class Lease:
 
     async def _take(self, written: int = 0) -> float:
         """Become the writer; returns the loop's time when that was asked for."""
-        if not self._is_ready:
+        known = self._is_ready
+        if not known:
             await self._make_collection()
         loop = asyncio.get_running_loop()
         end, pause = loop.time() + LEASE_S + RENEW_S, _PAUSE_S
@@ -119,8 +120,12 @@ class Lease:
             try:
                 stored = await self._claimed(or_expired=True, idle=idle)
             except StageError:
-                self._is_ready = False  # an operator may have removed the collection
-                raise
+                self._is_ready = False
+                if not known:
+                    raise
+                known = False
+                await self._make_collection()  # an operator may have removed it
+                continue
             if stored["token"] == self._token:
                 return asked
             if stored["until"] != until:

@@ -8,7 +8,7 @@ import pytest
 
 from recipes.measures import read_contrasts
 from recipes.pairs import Pair, fold
-from recipes.questions import Questions, paraphrase_tests, read_questions
+from recipes.questions import Questions, paraphrase_tests, read_held_out, read_questions
 from tests.recipes.assistant import SmallBase
 from tests.recipes.hotels import write_data, write_groups
 
@@ -17,10 +17,15 @@ if TYPE_CHECKING:
 
 
 @pytest.fixture(scope="module")
-def questions(tmp_path_factory: pytest.TempPathFactory) -> Questions:
-    data = tmp_path_factory.mktemp("data")
-    write_data(data)
-    write_groups(data / "written")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("data")
+    write_data(folder)
+    write_groups(folder / "written")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def questions(data: Path) -> Questions:
     return read_questions(data, cast("Base", SmallBase()), data / "written")
 
 
@@ -34,6 +39,15 @@ def test_parts_share_no_question(questions: Questions) -> None:
     assert not _texts(questions.train) & _texts(questions.test)
     assert not _texts(questions.dev) & _texts(questions.test)
     assert not _texts(questions.train) & _texts(questions.dev)
+
+
+def test_what_is_measured_on_does_not_depend_on_training_pairs(
+    data: Path, questions: Questions
+) -> None:
+    """Weighing an installed model's parts anew meets the pairs that it was measured on."""
+    held = read_held_out(data, cast("Base", SmallBase()), data / "written")
+    assert held.adversaries
+    assert vars(held).items() <= vars(questions).items()
 
 
 def test_pairs_that_are_alone(questions: Questions) -> None:

@@ -59,7 +59,7 @@ def test_it_learns_what_asks_the_same(folder: Path, tmp_path: Path) -> None:
     other = [(f"find {a}", f"about {b}") for a, b in itertools.pairwise(NAMES)]
     pairs = [Pair(*texts, 1.0, "real") for texts in same] * 6
     pairs += [Pair(*texts, 0.0, "real") for texts in other] * 6
-    questions = Questions(pairs, pairs[:4] + pairs[-4:], [], [], [], [], [])
+    questions = Questions(pairs[:4] + pairs[-4:], [], [], [], [], [], train=pairs)
     network, words = _network(folder), _words(folder)
 
     def gap() -> float:
@@ -78,7 +78,7 @@ def test_texts_of_one_cluster_are_no_negatives(folder: Path) -> None:
     texts = [f"about {name}" for name in NAMES]
     pairs = [Pair(a, b, 1.0, "real") for a, b in itertools.pairwise(texts)]
     pairs += [Pair("find alpha", "find beta", 0.0, "real")]
-    questions = Questions(pairs, [], [], [], [], [], [])
+    questions = Questions([], [], [], [], [], [], train=pairs)
     trainer = TwinTrainer(
         _network(folder), questions, [], _words(folder), cast("Base", UnlikeBase())
     )
