@@ -32,7 +32,7 @@ from funnel.query import normalise_query
 from recipes.readings import Verdict, pair_key, read_readings
 from recipes.streams import quora
 
-THRESHOLDS = (3.0, 2.5, 2.0, 1.5, 0.5, 0.0)
+THRESHOLDS = (2.7, 2.5, 2.0, 1.5, 0.5, 0.0)
 FLOOR, CANDIDATES = 0.57, 5
 
 
