@@ -7,7 +7,8 @@ the guards that stood before it: a mismatch leaves the cache with its exact tier
 
 import hashlib
 import json
-import tempfile
+import os
+import secrets
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -96,15 +97,21 @@ class Calibrator(BaseModel):
             ) from error
 
     def save(self, path: Path) -> None:
-        """Write the file in one step, so that no reader sees half of it."""
-        path.parent.mkdir(parents=True, exist_ok=True)
+        """Write the file in one step, so that no reader sees half of it.
+
+        Raises:
+            ConfigError: there can be no such file.
+        """
+        check_target(path)
         text = json.dumps(self.model_dump(mode="json"), indent=2) + "\n"
-        with tempfile.NamedTemporaryFile(
-            "w", encoding="utf-8", dir=path.parent, delete=False
-        ) as draft:
-            draft.write(text)
-        Path(draft.name).chmod(0o644)
-        Path(draft.name).replace(path)
+        draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+        try:
+            draft.write_text(text, encoding="utf-8")
+            draft.chmod(0o644)
+            draft.replace(path)
+        except OSError as error:
+            draft.unlink(missing_ok=True)
+            raise _unwritable(path, error) from error
 
     def is_of_embedder(self, name: str, revision: str) -> bool:
         """Whether its floor is one of this embedder's cosines; by the weights, if it knows them."""
@@ -124,3 +131,25 @@ class Calibrator(BaseModel):
         return hashlib.blake2b(
             json.dumps(plain, sort_keys=True).encode(), digest_size=8
         ).hexdigest()
+
+
+def check_target(path: Path) -> None:
+    """Make the folder of a calibrator file, before hours of scoring whose result it is to hold.
+
+    Raises:
+        ConfigError: there can be no such file.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _unwritable(path, error) from error
+    if path.is_dir():
+        raise ConfigError(f"{path}: got a folder, expected the name of a calibrator file")
+    if not os.access(path.parent, os.W_OK):
+        raise ConfigError(f"{path}: its folder cannot be written to; name a file elsewhere")
+
+
+def _unwritable(path: Path, error: OSError) -> ConfigError:
+    return ConfigError(
+        f"{path}: cannot be written ({error.strerror or error}); name a file elsewhere"
+    )

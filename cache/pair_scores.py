@@ -1,10 +1,14 @@
 """Verifier scores of pairs in bulk, for replay and calibration: each pair once, in big batches."""
 
+import asyncio
+import math
 from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 from funnel.cache.decision import Candidate, Verdict, lower_of_orders, pairs_of
 from funnel.cache.verifier import is_symmetric
-from funnel.models.base import Scorer, TextPair
+from funnel.deadline import Deadline
+from funnel.models.base import ScoredPairs, Scorer, TextPair
 
 Progress = Callable[[int, int], None]
 _BATCH = 2_048
@@ -14,7 +18,8 @@ class PairScores:
     """The lower of both orders for pairs of texts, remembered.
 
     Scores come from the same model as when serving; the batching is other, which moves a score by
-    less than rounding of the model's precision.
+    less than rounding of the model's precision. As there, a pair that the model cannot read to its
+    end has none: NaN.
     """
 
     def __init__(self, scorer: Scorer, progress: Progress | None = None) -> None:
@@ -26,7 +31,7 @@ class PairScores:
         return len(self._known)
 
     def get(self, first: str, second: str) -> float | None:
-        """The score if it is known."""
+        """The score if it is known; NaN where there is none."""
         return self._known.get(_ordered(first, second))
 
     def values(self) -> list[float]:
@@ -46,8 +51,21 @@ class PairScores:
     def _score(self, batch: Sequence[TextPair]) -> list[float]:
         symmetric = is_symmetric(self._scorer)
         pairs = [pair for a, b in batch for pair in pairs_of(a, [_verdict(b)], symmetric=symmetric)]
-        values = [float(value) for value in self._scorer.score(pairs)]
-        return lower_of_orders(values, symmetric=symmetric)
+        return lower_of_orders(self._values(pairs), symmetric=symmetric)
+
+    def _values(self, pairs: Sequence[TextPair]) -> list[float]:
+        """Scores in the pairs' order; the halves again where one of them was cut."""
+        with ThreadPoolExecutor(1) as apart:  # the caller's thread may have a loop of its own
+            scored = apart.submit(asyncio.run, self._scored(pairs)).result()
+        if not scored.truncated:
+            return [float(value) for value in scored.values]
+        if len(pairs) == 1:
+            return [math.nan]
+        middle = len(pairs) // 2
+        return [*self._values(pairs[:middle]), *self._values(pairs[middle:])]
+
+    async def _scored(self, pairs: Sequence[TextPair]) -> ScoredPairs:
+        return await self._scorer.ascore(pairs, deadline=Deadline())
 
 
 def _ordered(first: str, second: str) -> TextPair:

@@ -2,7 +2,8 @@
 
 The cache is played as one that forgets nothing: entries neither expire nor are evicted. A request
 is an exact or alias hit when its text was answered before, else the rule chooses among the nearest
-questions that were computed (and so kept) before it.
+questions that were computed (and so kept) before it. What is longer than a query may be passes by
+the cache.
 """
 
 from collections.abc import Sequence
@@ -15,6 +16,7 @@ from funnel.cache.decision import Candidate
 from funnel.cache.pair_scores import PairScores
 from funnel.cache.replay_log import Asked
 from funnel.cache.rules import Rule, Unscored
+from funnel.query import MAX_QUERY_CHARS
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -69,6 +71,10 @@ class Stream:
         source, tier, looks = [], [], []
         missing: list[tuple[str, str]] = []
         for request, text in enumerate(self.text_of):
+            if len(self.texts[text]) > MAX_QUERY_CHARS:
+                source.append(request)
+                tier.append("")
+                continue
             if text in answered:
                 source.append(answered[text])
                 tier.append("exact" if text in computed else "alias")

@@ -112,18 +112,37 @@ def best_point(curve: Iterable[CurvePoint], precision: float) -> CurvePoint | No
 
 @dataclass(frozen=True, slots=True)
 class EmbeddedLog:
-    """A log with its distinct texts in order of first request and their vectors, (n, dim)."""
+    """A log with its distinct texts in order of first request and their vectors, (n, dim).
+
+    ``beyond`` are the texts that the embedder did not read to their end.
+    """
 
     requests: tuple[Asked, ...]
     texts: tuple[str, ...]
     vectors: "NDArray[np.float32]"
+    beyond: frozenset[str] = frozenset()
 
 
 def embed_log(encoder: Encoder, log: Sequence[Asked], *, progress: bool = False) -> EmbeddedLog:
     """Embed each distinct text of a log once."""
     texts = tuple(dict.fromkeys(asked.query for asked in log))
     vectors = np.asarray(encoder.encode(texts, progress=progress), dtype=np.float32)
-    return EmbeddedLog(tuple(log), texts, vectors)
+    return EmbeddedLog(tuple(log), texts, vectors, frozenset(_beyond_window(encoder, texts)))
+
+
+def _beyond_window(encoder: Encoder, texts: Sequence[str]) -> list[str]:
+    long = [text for text in texts if len(text) + 2 > encoder.max_tokens]
+    counts = encoder.count_tokens(long) if long else []
+    return [text for text, count in zip(long, counts, strict=True) if count > encoder.max_tokens]
+
+
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """What the rules of one replay share, whatever their thresholds."""
+
+    scores: PairScores
+    screened: dict[tuple[str, str], Verdict]
+    beyond: frozenset[str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,16 +168,16 @@ class Replayer:
         floor = min(self.policy.floor, _LOWEST_COSINE)
         stream = Stream(log.requests, log.texts, log.vectors, floor)
         scores = PairScores(self.scorer, self.progress("verify") if self.progress else None)
-        screened: dict[tuple[str, str], Verdict] = {}
+        known = _Known(scores, {}, log.beyond)
         never_exact = math.isinf(self.policy.threshold)
-        rule = ExactRule() if never_exact else VerifiedRule(self.policy, scores, screened)
+        rule = ExactRule() if never_exact else self._rule(self.policy.threshold, known)
         play = play_scored(stream, rule, self.policy.limit, scores)
         return ReplayReport(
             threshold=None if never_exact else self.policy.threshold,
             target_precision=target_precision,
             problem=problem,
             tally=tally(stream, play),
-            curve=self._curve(stream, scores, screened),
+            curve=self._curve(stream, known),
             cosine=self._cosine_curve(stream),
             baselines=self._baselines(stream),
             lookup_ms=tuple(lookup_ms),
@@ -168,20 +187,17 @@ class Replayer:
             wrong=tuple(wrong_hits(stream.requests, play)),
         )
 
-    def _curve(
-        self, stream: Stream, scores: PairScores, screened: dict[tuple[str, str], Verdict]
-    ) -> tuple[CurvePoint, ...]:
+    def _curve(self, stream: Stream, known: "_Known") -> tuple[CurvePoint, ...]:
         """Thresholds over the range of scores seen, loosest first."""
-        play_scored(stream, self._rule(math.inf, scores, screened), self.policy.limit, scores)
+        play_scored(stream, self._rule(math.inf, known), self.policy.limit, known.scores)
         return tuple(
-            self._point(stream, self._rule(threshold, scores, screened), threshold, scores)
-            for threshold in _spread(scores.values())
+            self._point(stream, self._rule(threshold, known), threshold, known.scores)
+            for threshold in _spread(known.scores.values())
         )
 
-    def _rule(
-        self, threshold: float, scores: PairScores, screened: dict[tuple[str, str], Verdict]
-    ) -> VerifiedRule:
-        return VerifiedRule(replace(self.policy, threshold=threshold), scores, screened)
+    def _rule(self, threshold: float, known: "_Known") -> VerifiedRule:
+        policy = replace(self.policy, threshold=threshold)
+        return VerifiedRule(policy, known.scores, known.screened, known.beyond)
 
     def _cosine_curve(self, stream: Stream) -> tuple[CurvePoint, ...]:
         thresholds = [*np.linspace(_LOWEST_COSINE, 0.9, 13), *np.linspace(0.905, 0.995, 19)]

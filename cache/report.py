@@ -1,5 +1,6 @@
 """What the cache tells about itself: one lookup explained, and its gauges."""
 
+import asyncio
 import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -45,7 +46,14 @@ async def _nearest(
     looking: Looking, lookup: Lookup, matcher: Matcher, report: dict[str, Any]
 ) -> dict[str, Any]:
     request = looking.request
-    near = await lookup.nearest(looking, await request.query.vector(), floor=-1.0)
+    limit = matcher.time_limit(request.deadline)
+    try:
+        async with asyncio.timeout(limit.remaining_s()):
+            vector = await request.query.vector()
+    except Exception as error:  # whatever a model library throws
+        late = isinstance(error, TimeoutError)
+        return {**report, "reason": "embedding_timeout" if late else "embedding_failed"}
+    near = await lookup.nearest(looking, vector, floor=-1.0)
     limit = matcher.time_limit(request.deadline)
     candidates = [n.candidate for n in near]
     decision = await matcher.judge(request.query.text, candidates, limit, thorough=True)

@@ -55,7 +55,8 @@ class VerifiedRule:
     """Ours: the decision code that serving runs, over scores that were computed before.
 
     ``screened`` remembers floor and guards per pair, which no threshold changes; rules that
-    differ in the threshold only may share it.
+    differ in the threshold only may share it. ``beyond`` are texts that the embedder does not read
+    to their end: they have no semantic tier.
     """
 
     name = "verified"
@@ -65,10 +66,12 @@ class VerifiedRule:
         policy: Policy,
         scores: PairScores,
         screened: dict[tuple[str, str], Verdict] | None = None,
+        beyond: frozenset[str] = frozenset(),
     ) -> None:
         self.policy = policy
         self._scores = scores
         self._screened = {} if screened is None else screened
+        self._beyond = beyond
 
     def choose(self, asked: str, candidates: Sequence[Candidate]) -> Candidate | None:
         """The best verified candidate.
@@ -76,7 +79,7 @@ class VerifiedRule:
         Raises:
             Unscored: a needed pair is not in ``scores``.
         """
-        if not readable(asked, self.policy):
+        if asked in self._beyond or not readable(asked, self.policy):
             return None
         verdicts = [self._screen(asked, candidate) for candidate in candidates]
         waiting = to_score(verdicts)

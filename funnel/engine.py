@@ -369,7 +369,8 @@ class Funnel:
     def _cache_request(
         self, query: Query, steps: tuple[Step, ...], deadline: Deadline, k: int
     ) -> CacheRequest:
-        where = partition(self.settings.collection, self._encoder, query, steps, k)
+        collection = (self.settings.collection, self.documents.identity)
+        where = partition(collection, self._encoder, query, steps, k)
         return CacheRequest(query, where, query.scope, deadline)
 
     async def _started_then(self, work: Callable[[], Awaitable[T]]) -> T:

@@ -111,6 +111,14 @@ class DocumentIndex:
         """Whether the collection, as last read, does not fit the settings; a rebuild mends it."""
         return self._live.refused
 
+    @property
+    def identity(self) -> str:
+        """Another one for every index and after every rebuild, as last read; empty at first.
+
+        Two indexes may well have the same name and other documents.
+        """
+        return self._live.name
+
     # -- reading
 
     async def search(

@@ -12,16 +12,16 @@ _CHANGE_NO_RANKING = frozenset({"timeout_ms", "on_error", "optional"})
 
 
 def partition(
-    collection: str, encoder: Encoder, query: Query, steps: Sequence[Step], k: int
+    collection: tuple[str, str], encoder: Encoder, query: Query, steps: Sequence[Step], k: int
 ) -> dict[str, Any]:
     """Everything that an answer depends on besides the text, JSON-ready.
 
-    Tenant, filters and k, the embedder, and of each stage its identity with this call's overrides:
-    requests that differ in any of it never share an entry.
+    The collection by its name and identity, tenant, filters and k, the embedder, and of each stage
+    its identity with this call's overrides: requests that differ in any of it never share an entry.
     """
     return {
         "schema": SCHEMA,
-        "collection": collection,
+        "collection": list(collection),
         "embedder": [encoder.name, encoder.revision],
         "scope": query.scope,
         "filters": dict(query.filters),

@@ -6,7 +6,7 @@ The YAML says ``kind: callable`` and ``function: NAME``; the code hands the func
 
 import asyncio
 import inspect
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextvars import copy_context
 from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeAlias, cast
@@ -20,6 +20,7 @@ from funnel.stages.base import (
     StageRequest,
     StageSettings,
 )
+from funnel.stages.function_code import code_hash
 from funnel.types import Candidate, ScoreKind
 
 if TYPE_CHECKING:
@@ -38,12 +39,15 @@ class CallableSettings(StageSettings):
     """``function`` names one of the functions that the program handed over.
 
     ``score_kind``: what its scores mean; with ``rank`` they only order, and the hit's score stays
-    that of the stage before.
+    that of the stage before. ``revision`` is for you to change when something behind the function
+    changes its scores (a file, a model, what it calls): kept answers of the old one end with it.
+    Its own code is noticed by itself.
     """
 
     kind: str = "callable"
     function: str
     score_kind: ScoreKind = "logit"
+    revision: str = ""
 
 
 class CallableStage(Stage):
@@ -81,6 +85,10 @@ class CallableStage(Stage):
     def score_kind(self) -> ScoreKind:
         """As the settings declare it."""
         return self.settings.score_kind
+
+    def identity(self) -> Mapping[str, Any]:
+        """The settings, and a hash of the function's code."""
+        return {**super().identity(), "code": code_hash(self._function)}
 
     async def aclose(self) -> None:
         """Let the threads go; calls that still run are not waited for."""

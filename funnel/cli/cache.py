@@ -1,6 +1,7 @@
 """``funnel cache``: measure hit rates on a log, calibrate, look inside, purge."""
 
 import json
+import math
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -31,7 +32,9 @@ def replay(
     ] = None,
     ranking_ms: Annotated[
         float | None,
-        typer.Option(help="What one ranking costs; measured on this machine if not given."),
+        typer.Option(
+            min=0.0, help="What one ranking costs; measured on this machine if not given."
+        ),
     ] = None,
     show_wrong: Annotated[int, typer.Option(help="Show that many wrong hits.")] = 5,
     json_out: JSON_OUT = False,
@@ -40,6 +43,9 @@ def replay(
     from funnel.cache.replay_console import show_replay
     from funnel.cache.replay_session import replay_log
 
+    for name, value in (("--threshold", threshold), ("--ranking-ms", ranking_ms)):
+        if value is not None and not math.isfinite(value):
+            raise InputError(f"{name}: got {value}, expected a finite number")
     console = Console(stderr=True)
     report = replay_log(
         log, config_path(config), threshold=threshold, ranking_ms=ranking_ms, console=console
@@ -80,9 +86,11 @@ def calibrate(
 
     Exits with 1 when the data cannot support the target; what it can support is written.
     """
+    from funnel.cache.calibrator import check_target
     from funnel.cache.replay_console import show_calibration
     from funnel.cache.replay_session import calibrate_file
 
+    check_target(out)
     report = calibrate_file(
         pairs,
         config_path(config),

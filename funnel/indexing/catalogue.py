@@ -62,14 +62,16 @@ class Catalogue:
             )
         return None
 
-    async def live_state(self, ask: Ask) -> CollectionState | None:
-        """What the live collection says of itself, checked against the settings.
+    async def live_state(self, ask: Ask) -> tuple[str, CollectionState] | None:
+        """The live collection and what it says of itself, checked against the settings.
 
         Raises:
             ConfigError: another embedder, dimension or BM25 setting made it.
         """
         target = await self.live(ask)
-        return None if target is None else await self._checked_state(target, self._collection, ask)
+        if target is None:
+            return None
+        return target, await self._checked_state(target, self._collection, ask)
 
     async def create(self, spool: Spool, *, building: bool) -> tuple[str, CollectionState]:
         """A new, empty collection for a corpus, not yet behind the alias."""

@@ -16,6 +16,7 @@ _REFRESH_S = 1.0  # how old a server's state may be before it is asked again
 class Live:
     """The state of the collection behind the alias, as last read or written.
 
+    ``name`` is that collection's own: another one after a rebuild, and in every other index.
     ``writing`` is held by whoever writes from this process: a state that is read meanwhile must
     not take the place of the newer one that the write leaves.
     """
@@ -23,6 +24,7 @@ class Live:
     def __init__(self, backend: Backend, catalogue: Catalogue, collection: str) -> None:
         self.writing = asyncio.Lock()
         self.state: CollectionState | None = None
+        self.name = ""
         self._backend = backend
         self._catalogue = catalogue
         self._collection = collection
@@ -47,17 +49,17 @@ class Live:
             ConfigError: the collection does not fit the settings.
         """
         try:
-            state = await self._catalogue.live_state(ask or self._backend.call)
+            found = await self._catalogue.live_state(ask or self._backend.call)
         except ConfigError as error:
             self._refused = error
             self._read_at = time.monotonic()
             raise
-        self.keep(state)
-        return state
+        self.keep(*found or ("", None))
+        return self.state
 
-    def keep(self, state: CollectionState | None) -> None:
-        """Take a state that was just read or written."""
-        self.state = state
+    def keep(self, name: str, state: CollectionState | None) -> None:
+        """Take a state that was just read or written, of the collection of this name."""
+        self.name, self.state = name, state
         self._refused = None
         self._read_at = time.monotonic()
 

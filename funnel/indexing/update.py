@@ -83,7 +83,7 @@ class Updates:
             state = replace(state, building=False, epoch=epoch)
             await self._upkeep.save(target, state)
             await self._catalogue.switch_to(target, instead_of=old)
-            self._live.keep(state)
+            self._live.keep(target, state)
             self._warn_if_large()
             return tally
 
@@ -95,7 +95,7 @@ class Updates:
                 return 0
             target = await self._catalogue.live(self._backend.write) or self._collection
             state, gone = await self._upkeep.delete(target, state, ids)
-            self._live.keep(state)
+            self._live.keep(target, state)
             return gone
 
     async def _add_piece(
@@ -110,7 +110,7 @@ class Updates:
         state, tally = await self._writer.write(
             target, state, windows, spool.fields, advance=advance, stop=self._lease.wanted
         )
-        self._live.keep(state)
+        self._live.keep(target, state)
         self._warn_if_large()
         return tally
 

@@ -65,6 +65,19 @@ async def test_query_without_a_deadline_waits_as_long_as_for_the_verifier() -> N
     assert 0.04 < took < 0.5
 
 
+async def test_an_explanation_waits_no_longer_than_a_query() -> None:
+    """And says what a query would have said."""
+    encoder = SlowEncoder()
+    world = _world(encoder, timeout_ms=50)
+    await world.cache.start()
+    encoder.delay_s = 30.0
+    report = await world.cache.explain(world.request("a word about cats"))
+    assert (report["status"], report["reason"]) == ("miss", "embedding_timeout")
+    encoder.delay_s, encoder.error = 0.0, ValueError("no memory")
+    report = await world.cache.explain(world.request("another word about cats"))
+    assert (report["status"], report["reason"]) == ("miss", "embedding_failed")
+
+
 async def test_the_embedding_goes_on_for_the_stages_and_for_the_kept_answer() -> None:
     """It is computed once: a stage that waits for it gets it, and the answer is kept under it."""
     encoder = SlowEncoder()

@@ -100,6 +100,21 @@ async def test_replay_decides_like_serving() -> None:
             assert info.matched_query == log[play.source[request]].query
 
 
+def test_what_serving_does_not_look_up_is_no_hit() -> None:
+    """What is too long for the cache, for the embedder, or beside another for the verifier."""
+    endless = [f"{word} about {'cats' * 2_100}" for word in ("d", "e")]
+    long = [f"{word} {'x ' * 40}about cats" for word in ("a", "b", "c")]
+    short = ["plain about cats", "simple about cats"]
+    log = _log(*((query, "cats") for query in [*endless, endless[0], *long, *short]))
+    encoder, scorer = TopicEncoder(), TopicScorer(window=6)
+    encoder.max_tokens = 20
+    embedded = embed_log(encoder, log)
+    assert embedded.beyond == {*long}
+    report = Replayer(scorer, POLICY).run(embedded, target_precision=0.9)
+    assert report.tally.by_tier == {"semantic": 1}
+    assert report.tally.hits == 1
+
+
 def test_baselines_play_by_their_own_rules() -> None:
     """Exact takes repeats only; cosine takes the nearest at its threshold."""
     stream = _stream(MIXED)

@@ -8,7 +8,12 @@ import pytest
 
 from funnel import Funnel
 from funnel.cache.null import NullCache
+from funnel.cache.semantic import SemanticCache
+from funnel.cache.settings import CacheSettings
+from funnel.cache.store_sqlite import SqliteStore
 from funnel.errors import ConfigError
+from funnel.types import Candidate
+from tests.cache.world import TopicScorer
 from tests.fakes import FakeEncoder, FloatArray
 from tests.funnel.funnels import CORPUS, make
 
@@ -78,3 +83,52 @@ def test_a_broken_write_still_clears_the_cache() -> None:
         with pytest.raises(Exception, match="out of order"):
             funnel.index([{"id": "new", "text": "a broken document"}])
     assert watcher.told == 2
+
+
+def test_indexes_of_one_name_share_no_answers(tmp_path: Path) -> None:
+    """Two deployments on one cache: each is answered from its own documents."""
+    for place, corpus in {"one": CORPUS, "other": [{"id": "z", "text": "password"}]}.items():
+        with make(qdrant={"path": str(tmp_path / place)}) as made:
+            made.index(corpus)
+
+    def opened(place: str) -> Funnel:
+        path = tmp_path / "cache.sqlite"
+        kept = CacheSettings(store="sqlite", path=path, semantic=False)
+        store = SqliteStore(path, kept.limits)
+        cache = SemanticCache(kept, store, FakeEncoder(), TopicScorer())
+        return make(
+            cache=cache, qdrant=":memory:" if place == "none" else {"path": str(tmp_path / place)}
+        )
+
+    with opened("one") as one:
+        ids = one.run("password").ids
+    with opened("one") as one:
+        again = one.run("password")
+        assert (again.cache.status, again.ids) == ("hit", ids)
+    for place, expected in {"other": ("z",), "none": ()}.items():
+        with opened(place) as other:
+            assert other.run("password").ids == expected
+
+
+def test_a_changed_function_is_asked_again(tmp_path: Path) -> None:
+    """What is kept under its name was ranked by the old one."""
+    kept = CacheSettings(store="sqlite", path=tmp_path / "cache.sqlite", semantic=False)
+
+    def last_first(query: str, candidates: Sequence[Candidate]) -> list[float]:
+        return [float(number) for number in range(len(candidates))]
+
+    def as_they_are(query: str, candidates: Sequence[Candidate]) -> list[float]:
+        return [-float(number) for number in range(len(candidates))]
+
+    place = {"path": str(tmp_path / "index")}
+    with make(qdrant=place) as made:
+        made.index(CORPUS)
+    found = []
+    for function in (last_first, as_they_are, as_they_are):
+        store = SqliteStore(tmp_path / "cache.sqlite", kept.limits)
+        cache = SemanticCache(kept, store, FakeEncoder(), TopicScorer())
+        with make(cache=cache, function=function, qdrant=place) as funnel:
+            result = funnel.run("password")
+            found.append((result.cache.status, result.ids))
+    assert [status for status, _ in found] == ["miss", "miss", "hit"]
+    assert found[0][1] != found[1][1] == found[2][1]

@@ -152,8 +152,8 @@ async def test_what_was_searched_while_weights_moved_is_not_taken_for_current(
 
     async def noting(*arguments: Any) -> None:
         await reweigh(*arguments)
-        state = await memory._updates._catalogue.live_state(memory._backend.call)
-        epochs.append(state.epoch if state else 0)
+        found = await memory._updates._catalogue.live_state(memory._backend.call)
+        epochs.append(found[1].epoch if found else 0)
 
     monkeypatch.setattr(memory._updates._upkeep, "_reweigh", noting)
     await memory.upsert(LONG)
