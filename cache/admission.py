@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from funnel.cache.place import Place
 
-_EVERY = 8
+_EVERY = 32  # of the strangers, few enough not to wear out the store between two uses
 _BITS_PER_QUERY = 16
 _SPOTS = 4
 
@@ -14,7 +14,7 @@ class Doorkeeper:
     """Remembers the latest queries that asked for room, in two generations.
 
     While there is room all are admitted. In a full cache a query is admitted when it was seen
-    before, lately; of the others one in eight is, so that a changed traffic gets its chance.
+    before, lately; of the others one in 32 is, so that a changed traffic gets its chance.
 
     A generation is a Bloom filter of 2 bytes for each of its ``capacity`` queries, whatever is
     asked; a full one is laid aside for the next. What was seen is always known again; of what was

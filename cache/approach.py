@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from funnel.cache.decision import Candidate, Decision, Verdict
 from funnel.cache.flights import Flight, Flights
@@ -13,6 +13,8 @@ from funnel.deadline import Deadline
 from funnel.log import get_logger
 
 log = get_logger(__name__)
+_MOST = 3  # times the policy's limit: how many flights one query is compared with at most
+_AT_ONCE = 8  # queries that compare in one turn of the event loop
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,8 +25,24 @@ class Joined:
     verdict: Verdict
 
 
+@dataclass(slots=True)
+class _Search:
+    """One query among the others: ``near`` still to be judged, ``tried`` already compared with."""
+
+    looking: Looking
+    flight: Flight
+    near: Sequence[Near]
+    patience: Deadline
+    tried: set[Flight] = field(default_factory=set)
+
+
 class Approach:
-    """Looks among kept and computing questions until one matches or none is left."""
+    """Looks among kept and computing questions until one matches or enough were compared.
+
+    Comparing takes a good part of a millisecond each and happens on the event loop. So a query is
+    compared with a few flights only: the first ones that compute, then those among the nearest.
+    And few queries compare in one turn of the loop.
+    """
 
     def __init__(
         self, lookup: Lookup, matcher: Matcher, flights: Flights, max_wait_s: float
@@ -33,12 +51,14 @@ class Approach:
         self._matcher = matcher
         self._flights = flights
         self._max_wait_s = max_wait_s
+        self._turns = asyncio.Semaphore(_AT_ONCE)
 
     async def match(self, looking: Looking, flight: Flight) -> Found | Joined | None:
         """A kept paraphrase, one in flight, or None: then this query has to lead.
 
-        None is returned without a wait after the last look at the others, so the caller can
-        decide to lead before any of them looks again.
+        Unless time is over, or enough flights were compared, None is returned without a wait after
+        the last look at the others, so the caller can decide to lead before any of them looks
+        again.
         """
         refusal = self._matcher.refuses(flight.text)
         if refusal:
@@ -48,17 +68,14 @@ class Approach:
             return None
         assert flight.vector is not None  # noqa: S101 - for the type checker
         near = await self._lookup.nearest(looking, flight.vector)
-        patience = self._patience(looking)
-        tried: set[Flight] = set()
+        search = _Search(looking, flight, near, self._patience(looking))
         while True:
-            leaders = self._untried_leaders(looking, flight, tried)
-            if near or leaders:
-                match = await self._judge(looking, flight, near, leaders, patience)
-                if match is not None:
+            leaders = self._untried_leaders(search)
+            if search.near or leaders:
+                match = await self._compare(search, leaders)
+                if match is not None or self._is_enough(search):
                     return match
-                near, tried = [], tried | {leader for leader, _ in leaders}
-                continue
-            if not await self._wait_for_others(looking, flight, patience):
+            elif not await self._wait_for_others(search):
                 return None
 
     async def _embed(self, looking: Looking, flight: Flight) -> bool:
@@ -69,7 +86,8 @@ class Approach:
         limit = self._matcher.time_limit(looking.request.deadline)
         try:
             async with asyncio.timeout(limit.remaining_s()):
-                flight.embed(await looking.request.query.vector())
+                vector = await looking.request.query.vector()
+            self._flights.embed(looking.place, flight, vector)
         except TimeoutError:
             looking.reason = "embedding_timeout"
             return False
@@ -85,31 +103,82 @@ class Approach:
         limit = self._max_wait_s if left is None else min(self._max_wait_s, left / 2)
         return Deadline(time.monotonic() + limit)
 
-    def _untried_leaders(
-        self, looking: Looking, flight: Flight, tried: set[Flight]
-    ) -> list[tuple[Flight, float]]:
+    def _is_enough(self, search: _Search) -> bool:
+        return search.patience.expired or self._room(search) <= 0
+
+    def _in_reach(self, search: _Search) -> list[tuple[Flight, float]]:
+        """Flights that still matter to it: any at first, then only the nearest.
+
+        At first any, because a thousand paraphrases must not wait for their nearest ones when the
+        one that computes is at hand.
+        """
         policy = self._matcher.policy
-        leaders = self._flights.leaders(looking.place, flight, policy.floor)
-        fresh = [(leader, cosine) for leader, cosine in leaders if leader not in tried]
-        return sorted(fresh, key=lambda pair: -pair[1])[: policy.limit]
+        others = self._flights.similar(search.looking.place, search.flight, policy.floor)
+        return others if len(search.tried) < policy.limit else others[: policy.limit]
+
+    def _untried_leaders(self, search: _Search) -> list[tuple[Flight, float]]:
+        if search.patience.expired:
+            return []
+        fresh = [
+            (other, cosine)
+            for other, cosine in self._in_reach(search)
+            if other.joinable and other not in search.tried
+        ]
+        return fresh[: self._room(search)]
+
+    def _room(self, search: _Search) -> int:
+        """How many flights it may be compared with next."""
+        limit = self._matcher.policy.limit
+        return min(limit, _MOST * limit - len(search.tried))
+
+    async def _compare(
+        self, search: _Search, leaders: Sequence[tuple[Flight, float]]
+    ) -> Found | Joined | None:
+        near, search.near = search.near, ()
+        # Waiting for the verifier is cheaper than a second run of the stages beside the first.
+        limit = search.patience
+        if not leaders:
+            limit = self._matcher.time_limit(search.looking.request.deadline)
+        if not await self._my_turn(limit):
+            return None
+        return await self._judge(search, near, self._with_later(search, leaders), limit)
+
+    async def _my_turn(self, limit: Deadline) -> bool:
+        """Wait until few others compare in this turn of the loop; False if that takes too long."""
+        try:
+            async with asyncio.timeout(limit.remaining_s()), self._turns:
+                await asyncio.sleep(0)
+        except TimeoutError:
+            return False
+        return True
+
+    def _with_later(
+        self, search: _Search, leaders: Sequence[tuple[Flight, float]]
+    ) -> list[tuple[Flight, float]]:
+        """The leaders seen before the wait, also those who landed and left, and later ones."""
+        seen = dict([*leaders, *self._untried_leaders(search)])
+        joinable = [(leader, cosine) for leader, cosine in seen.items() if leader.joinable]
+        return sorted(joinable, key=lambda pair: -pair[1])[: self._room(search)]
 
     async def _judge(
         self,
-        looking: Looking,
-        flight: Flight,
+        search: _Search,
         near: Sequence[Near],
         leaders: Sequence[tuple[Flight, float]],
-        patience: Deadline,
+        limit: Deadline,
     ) -> Found | Joined | None:
         kept = {entry.key: entry for entry in near}
         flying = {f"flight-{leader.number}": leader for leader, _ in leaders}
         candidates = [entry.candidate for entry in near] + [
             Candidate(f"flight-{leader.number}", leader.text, cosine) for leader, cosine in leaders
         ]
-        # Waiting for the verifier is cheaper than a second run of the stages beside the first.
-        limit = patience if leaders else self._matcher.time_limit(looking.request.deadline)
-        decision = await self._matcher.judge(flight.text, candidates, limit)
-        self._note(looking, decision)
+        decision = await self._matcher.judge(search.flight.text, candidates, limit)
+        self._note(search.looking, decision)
+        search.tried |= {
+            flying[verdict.candidate.key]
+            for verdict in decision.verdicts
+            if verdict.candidate.key in flying
+        }
         chosen = decision.chosen
         if chosen is None:
             return None
@@ -124,14 +193,14 @@ class Approach:
         scored = [verdict for verdict in decision.verdicts if verdict.score is not None]
         looking.refused = max(scored, key=lambda v: (v.score or 0.0) - v.needed, default=None)
 
-    async def _wait_for_others(self, looking: Looking, flight: Flight, patience: Deadline) -> bool:
+    async def _wait_for_others(self, search: _Search) -> bool:
         """Wait for the first similar query that does not know yet; False if there is none."""
-        waiting = self._flights.undecided_before(looking.place, flight, self._matcher.policy.floor)
-        if not waiting or patience.expired:
+        waiting = [other for other, _ in self._in_reach(search) if other.state == "undecided"]
+        if not waiting or search.patience.expired:
             return False
         try:
-            async with asyncio.timeout(patience.remaining_s()):
-                await waiting[0].settled()
+            async with asyncio.timeout(search.patience.remaining_s()):
+                await min(waiting, key=lambda other: other.number).settled()
         except TimeoutError:
             return False
         return True

@@ -1,18 +1,21 @@
 """Shadow audits: were the hits right? A share of them is computed again and compared.
 
-An audit needs no judge: the stages' own answer to the new wording is the label. Over a window of
-recent audits the hit precision and its exact interval are known; when even its upper limit is under
-the target, traffic has drifted from what the threshold was calibrated on, and the threshold rises,
-in this process and until it ends: other replicas, and the next start, have the configured one. So
-the alarm tells what to configure.
+An audit needs no judge: the stages' own answer to the new wording is the label. When the audits
+say that precision is below the target, traffic has drifted from what the threshold was calibrated
+on, and the threshold rises, in this process and until it ends: other replicas, and the next start,
+have the configured one. So the alarm tells what to configure.
+
+The alarm is a test that may be read after every audit: a true precision at the target raises it
+once in 20 processes at most, however long they run, and one above the target hardly ever.
 """
 
 import math
 from collections import deque
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from funnel.cache.binomial import interval, upper_limit
+from funnel.cache.binomial import beta_cdf, interval
 from funnel.cache.counters import Counters
 from funnel.cache.matcher import Matcher
 from funnel.cache.settings import CacheSettings
@@ -20,7 +23,13 @@ from funnel.log import get_logger
 
 log = get_logger(__name__)
 _WINDOW = 2_000
-_LEAST = 20
+_LEAST_AUDITS = 50  # before an alarm
+_LEAST_KEPT = 20  # audits at or above a threshold that is said to meet the target
+_FALSE_ALARMS = 0.05
+_NEW_RUN_EVERY = 50
+_OVERWHELMING = 10_000.0
+_STEPS = 3
+_LARGEST_LOG = 700.0  # of which a float has the exponential
 
 
 def overlap(served: Sequence[str], fresh: Sequence[str]) -> float:
@@ -29,14 +38,78 @@ def overlap(served: Sequence[str], fresh: Sequence[str]) -> float:
     return len(set(served) & set(fresh)) / longest if longest else 1.0
 
 
+def evidence_below(right: int, count: int, target: float) -> float:
+    """How many times likelier ``right`` of ``count`` audits are below ``target`` than at it.
+
+    Below: with any rate from 0 to the target, all equally likely beforehand. Under a true rate at
+    or above the target, this is over x once in x series at most, at whatever audit one looks:
+    a mixture supermartingale (Robbins 1970; Howard, Ramdas, McAuliffe and Sekhon 2021, "Time-
+    uniform, nonparametric, nonasymptotic confidence sequences") with Ville's inequality.
+
+    >>> round(evidence_below(50, 50, 0.95), 2), round(evidence_below(40, 50, 0.95), 1)
+    (0.02, 160.1)
+    """
+    right_, wrong_ = right + 1, count - right + 1
+    below = beta_cdf(target, right_, wrong_)
+    if below <= 0:
+        return 0.0
+    area = (
+        math.lgamma(right_) + math.lgamma(wrong_) - math.lgamma(right_ + wrong_) + math.log(below)
+    )
+    at = right_ * math.log(target) + (wrong_ - 1) * math.log1p(-target)
+    return math.exp(min(area - at, _LARGEST_LOG))
+
+
+@dataclass(slots=True)
+class _Run:
+    """Audits from one of them on. ``weight`` is this run's share of the evidence."""
+
+    weight: float
+    right: int = 0
+    count: int = 0
+
+
+class Evidence:
+    """Evidence against a target precision, from audits one by one.
+
+    A new run starts every 50 audits, so that many good ones of long ago cannot hide a drift. Their
+    weights 1/2, 1/6, 1/12 … add up to 1, so the sum of the runs keeps the guarantee of one
+    (Shin, Ramdas and Rinaldo 2023, "E-detectors").
+    """
+
+    def __init__(self, target: float) -> None:
+        self.count = 0
+        self._target = target
+        self._runs: deque[_Run] = deque(maxlen=_WINDOW // _NEW_RUN_EVERY)
+
+    def add(self, agreed: bool) -> None:
+        """One more audit."""
+        if self.count % _NEW_RUN_EVERY == 0:
+            number = self.count // _NEW_RUN_EVERY + 1
+            self._runs.append(_Run(1 / (number * (number + 1))))
+        self.count += 1
+        for run in self._runs:
+            run.right += agreed
+            run.count += 1
+
+    def below(self) -> float:
+        """How strongly the precision seems below the target; over x once in x series by chance."""
+        return sum(
+            run.weight * evidence_below(run.right, run.count, self._target) for run in self._runs
+        )
+
+
 class Auditor:
     """Remembers recent audits as (score above margins, agreed) and acts on drift."""
 
     def __init__(self, settings: CacheSettings, matcher: Matcher, counters: Counters) -> None:
         self._settings = settings
+        self._target = settings.target_precision
         self._matcher = matcher
         self._counters = counters
         self._window: deque[tuple[float, bool]] = deque(maxlen=_WINDOW)
+        self._evidence = Evidence(self._target)
+        self._steps = 0
         self.alarms = 0
 
     def agrees(self, served: Sequence[str], fresh: Sequence[str]) -> bool:
@@ -52,9 +125,11 @@ class Auditor:
         if score < self._matcher.policy.threshold:
             return
         self._window.append((score, agreed))
+        self._evidence.add(agreed)
         self._counters.event("audit_agreed" if agreed else "audit_disagreed")
-        right = sum(agreed for _, agreed in self._window)
-        if upper_limit(right, len(self._window)) < self._settings.target_precision:
+        if agreed or self._evidence.count < _LEAST_AUDITS:  # what agrees is evidence of no drift
+            return
+        if self._evidence.below() >= 1 / _FALSE_ALARMS:
             self._tighten()
 
     def _tighten(self) -> None:
@@ -63,6 +138,7 @@ class Auditor:
         after = self._better_threshold(before)
         self._matcher.tighten(after)
         self._window = deque((pair for pair in self._window if pair[0] >= after), maxlen=_WINDOW)
+        self._evidence = Evidence(self._target)
         log.warning(
             "cache.precision_drift",
             threshold_before=before,
@@ -74,12 +150,37 @@ class Auditor:
         )
 
     def _better_threshold(self, before: float) -> float:
-        """The lowest score from which up recent hits met the target; infinite if none did."""
-        for score in sorted({score for score, _ in self._window if score > before}):
-            kept = [agreed for other, agreed in self._window if other >= score]
-            if len(kept) >= _LEAST and sum(kept) >= self._settings.target_precision * len(kept):
-                return score
-        return math.inf
+        """The lowest score from which up recent hits met the target, else that of the better half.
+
+        Infinite when nothing speaks for any: the third such half in a row, each refuted by audits
+        of its own, or the best hits of all refuted beyond doubt.
+        """
+        scores = sorted({score for score, _ in self._window if score > before})
+        supported = next((score for score in scores if self._supports(score)), None)
+        if supported is not None:
+            self._steps = 0
+            return supported
+        self._steps += 1
+        if self._steps >= _STEPS or self._best_refuted():
+            return math.inf
+        return self._better_half()
+
+    def _supports(self, threshold: float) -> bool:
+        kept = [agreed for score, agreed in self._window if score >= threshold]
+        return len(kept) >= _LEAST_KEPT and sum(kept) >= self._target * len(kept)
+
+    def _best_refuted(self) -> bool:
+        """Whether even the hits of the highest scores are nearly all wrong."""
+        best = sorted(self._window, key=lambda pair: -pair[0])[:_LEAST_KEPT]
+        right = sum(agreed for _, agreed in best)
+        return evidence_below(right, len(best), self._target) >= _OVERWHELMING
+
+    def _better_half(self) -> float:
+        """The score that half of the recent hits are above; just above all if they are alike."""
+        scores = sorted(score for score, _ in self._window)
+        median = scores[len(scores) // 2]
+        above = next((score for score in scores if score > median), None)
+        return math.nextafter(scores[-1], math.inf) if above is None else above
 
     def report(self) -> Mapping[str, Any]:
         """Audited hit precision with its two-sided 95% interval, JSON-ready."""

@@ -17,9 +17,9 @@ T = TypeVar("T")
 class StoreFault(CacheError):
     """The store did not do what it was asked. ``reason`` is one of a few words."""
 
-    def __init__(self, reason: str) -> None:
+    def __init__(self, reason: str, detail: str) -> None:
         self.reason = reason
-        super().__init__(f"cache store: {reason}")
+        super().__init__(f"cache store: {reason}: {detail}")
 
 
 class Budget:
@@ -75,7 +75,7 @@ class GuardedStore:
         try:
             self.store.touch(partition, key)
         except Exception as error:
-            self._fault("store_error")
+            self._fault("store_error", type(error).__name__)
             log.debug("cache.touch_failed", error=type(error).__name__)
 
     async def call(self, work: Callable[[Store], Awaitable[T]], budget: Budget | None = None) -> T:
@@ -85,34 +85,35 @@ class GuardedStore:
             StoreFault: the breaker is open, the time is over, or the store failed.
         """
         budget = budget or self.budget()
+        where = self.store.where
         if budget.left_s <= 0:
-            raise StoreFault("store_timeout")
+            raise StoreFault("store_timeout", f"{where} has used up its time")
         if not self.breaker.allows():
             budget.exhaust()
-            raise self._fault("breaker_open")
-        began = time.monotonic()
+            raise self._fault("breaker_open", f"{where} kept failing; try again in a few seconds")
+        began, patience_s = time.monotonic(), budget.left_s
         try:
-            async with asyncio.timeout(budget.left_s):
+            async with asyncio.timeout(patience_s):
                 result = await work(self.store)
         except TimeoutError as error:
-            self._failed(budget)
-            raise self._fault("store_timeout") from error
+            detail = f"{where} gave no answer within {patience_s * 1000:.0f} ms; see that it runs"
+            raise self._failed(budget, "store_timeout", detail) from error
         except CacheError as error:
-            self._failed(budget)
             log.warning("cache.store_failed", error=str(error))
-            raise self._fault("store_unavailable") from error
+            raise self._failed(budget, "store_unavailable", str(error)) from error
         except Exception as error:
-            self._failed(budget)
             log.error("cache.store_broken", error=type(error).__name__)
-            raise self._fault("store_error") from error
+            detail = f"{where} failed with {type(error).__name__}"
+            raise self._failed(budget, "store_error", detail) from error
         self.breaker.succeeded()
         budget.spend(time.monotonic() - began)
         return result
 
-    def _failed(self, budget: Budget) -> None:
+    def _failed(self, budget: Budget, reason: str, detail: str) -> StoreFault:
         self.breaker.failed()
         budget.exhaust()
+        return self._fault(reason, detail)
 
-    def _fault(self, reason: str) -> StoreFault:
+    def _fault(self, reason: str, detail: str) -> StoreFault:
         self.faults[reason] = self.faults.get(reason, 0) + 1
-        return StoreFault(reason)
+        return StoreFault(reason, detail)

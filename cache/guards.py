@@ -38,7 +38,7 @@ from funnel.cache.words import Question, Word, stem, take_apart
 if TYPE_CHECKING:
     from funnel.cache.settings import GuardSettings
 
-VERSION = f"2-{DIGEST}"
+VERSION = f"3-{DIGEST}"
 """Of the guards' code, counted up by hand when a finding can change, and of the lexicon.
 
 It is part of every entry's partition: what older guards let through is not served any more.
@@ -50,6 +50,7 @@ _LETTER = re.compile(r"[a-z]|c\+\+|[cfj]#")
 _SAYS_LITTLE = STOPWORDS | frozenset("urny")  # a, i, how r u
 _NAMES_NOTHING = JOINING | EVEN_HANDED
 _LONG_LIST = 20
+_SHORT_ADJECTIVE = 4  # "early" comes of no ear, "daily" has a group of its own
 _COMPARING = re.compile(r"\b\w+er\b|\b(?:more|less|before|after)\b")
 
 FindingKind = Literal[
@@ -127,6 +128,11 @@ def _scripts(a: Question, b: Question) -> Iterator[Finding]:
         yield Finding("script", "a word mixes scripts that look alike")
     if a.scripts != b.scripts:
         yield Finding("script", f"letters of {_list(a.scripts)} against {_list(b.scripts)}")
+    if a.unreadable != b.unreadable:
+        yield Finding("symbol", "other words too long for a tokenizer")
+    only_a, only_b = a.signs - b.signs, b.signs - a.signs
+    if only_a and only_b:
+        yield Finding("symbol", f"{_list(only_a)} against {_list(only_b)}")
     if a.symbols != b.symbols:
         yield Finding("symbol", f"{_list(a.symbols)} against {_list(b.symbols)}")
 
@@ -277,9 +283,19 @@ def _sides_of(question: Question) -> dict[int, dict[int, str]]:
     """Group of the lexicon -> side -> the word of the question that stands on it."""
     found: dict[int, dict[int, str]] = {}
     for word in question.words:
-        for group, side in _places().get(word.stem, ()):
+        for group, side in _places_of(word):
             found.setdefault(group, {})[side] = word.folded
     return found
+
+
+def _places_of(word: Word) -> list[tuple[int, int]]:
+    """Where the lexicon has the word, or the adjective of an adverb that the stemmer leaves."""
+    places = _places()
+    if word.stem in places or not word.stem.endswith("li"):
+        return places.get(word.stem, [])
+    rest = word.folded.removesuffix("ly")
+    adjective = f"{rest[:-1]}y" if rest.endswith("i") else rest
+    return places.get(stem(adjective), []) if len(rest) >= _SHORT_ADJECTIVE else []
 
 
 @cache

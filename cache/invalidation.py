@@ -8,7 +8,7 @@ from funnel.cache.background import Background
 from funnel.cache.guarded_store import Budget, GuardedStore, StoreFault
 from funnel.cache.local import LocalTier
 from funnel.cache.settings import CacheSettings
-from funnel.cache.store import Epoch, Stored
+from funnel.cache.store import ROOM, Epoch, Stored
 from funnel.log import get_logger
 from funnel.models.base import Encoder
 from funnel.types import Document
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 log = get_logger(__name__)
 _PATIENCE_S = 2.0
 _AFFECTED = 1_000
+_WINDOWS = 512  # of text to embed for one write; beyond that everything is dropped
+_LONGEST_TOKEN = 16  # characters; on average
 _RETRY_S = (0.1, 0.2, 0.5, 1.0)
 
 
@@ -64,7 +66,7 @@ class Invalidator:
 
     async def _targeted(self, upserted: Sequence[Document], deleted: Sequence[str]) -> None:
         await self._bump(invalidate=False)
-        ids = [*deleted, *(document.id for document in upserted)]
+        ids = [*deleted, *(document.id for document in upserted), *([ROOM] if upserted else [])]
         await self._store.call(lambda store: store.delete_documents(ids), Budget(_PATIENCE_S))
         complete = not upserted or await self._reverse_search(upserted)
         await self._bump(invalidate=not complete)
@@ -72,12 +74,16 @@ class Invalidator:
     async def _reverse_search(self, upserted: Sequence[Document]) -> bool:
         """Drop the entries whose query a new document might answer; False if that is too much.
 
-        Every cached query at ``insert_floor`` or nearer to the document counts: an answer that is
-        dropped in vain costs one run of the stages, one that is kept wrongly is wrong.
+        Every cached query at ``insert_floor`` or nearer to any part of the document counts: an
+        answer that is dropped in vain costs one run of the stages, one that is kept wrongly is
+        wrong.
         """
         texts = [f"{document.title}\n{document.text}".strip() for document in upserted]
         try:
-            vectors = await self._encoder.aencode(texts)
+            windows = await asyncio.to_thread(_windows, self._encoder, texts)
+            if len(windows) > _WINDOWS:
+                return False
+            vectors = await self._encoder.aencode(windows)
         except Exception as error:
             log.warning("cache.reverse_search_failed", error=type(error).__name__)
             return False
@@ -176,3 +182,35 @@ class Invalidator:
                 continue
             self._paid = owed
             log.info("cache.invalidation_paid", attempts=attempt)
+
+
+def _windows(encoder: Encoder, texts: Sequence[str]) -> list[str]:
+    """The texts, halved until the encoder reads every part to its end.
+
+    More than ``_WINDOWS`` of them if that is too much to do.
+    """
+    whole: list[str] = []
+    waiting = list(texts)
+    while waiting and len(whole) + len(waiting) <= _WINDOWS:
+        fits = _fits(encoder, waiting)
+        whole += [text for text in waiting if text in fits]
+        waiting = [half for text in waiting if text not in fits for half in _halves(text)]
+    return whole + waiting
+
+
+def _fits(encoder: Encoder, texts: Sequence[str]) -> set[str]:
+    """Those that the encoder reads whole; what is far longer is not even tokenised."""
+    short = [text for text in texts if len(text) <= _LONGEST_TOKEN * encoder.max_tokens]
+    counts = encoder.count_tokens(short)
+    return {
+        text
+        for text, count in zip(short, counts, strict=True)
+        if count <= encoder.max_tokens or len(text) < 2
+    }
+
+
+def _halves(text: str) -> tuple[str, str]:
+    middle = len(text) // 2
+    space = text.find(" ", middle)
+    cut = middle if space < 0 else space
+    return text[:cut], text[cut:]

@@ -6,6 +6,7 @@ import time
 from dataclasses import replace
 
 from funnel.cache.guarded_store import GuardedStore, StoreFault
+from funnel.cache.local import LocalTier
 from funnel.cache.lookup import Found, Looking, Lookup
 from funnel.cache.place import Place
 from funnel.cache.settings import CacheSettings
@@ -16,12 +17,19 @@ _LONGEST_PAUSE_S = 0.1
 
 
 class Leases:
-    """Takes and gives back leases where a store is shared; elsewhere there are none."""
+    """Takes and gives back leases where a store is shared; elsewhere there are none.
 
-    def __init__(self, settings: CacheSettings, store: GuardedStore, lookup: Lookup) -> None:
+    A lease is for one query under one epoch: what was computed before an index write is not kept
+    after it, so nobody waits for that.
+    """
+
+    def __init__(
+        self, settings: CacheSettings, store: GuardedStore, lookup: Lookup, local: LocalTier
+    ) -> None:
         self._settings = settings
         self._store = store
         self._lookup = lookup
+        self._local = local
 
     async def take(self, looking: Looking) -> Lease | Found | None:
         """The lease; or what its holder kept meanwhile; or None, to compute without one.
@@ -45,9 +53,10 @@ class Leases:
 
     async def try_take(self, place: Place) -> Lease | None:
         """The lease if it is free right now."""
+        epoch = self._local.epoch.current if self._local.epoch else 0
         try:
             return await self._store.call(
-                lambda store: store.acquire(_name(place), ttl_s=self._settings.lease_s)
+                lambda store: store.acquire(_name(place, epoch), ttl_s=self._settings.lease_s)
             )
         except StoreFault:
             return None
@@ -60,9 +69,10 @@ class Leases:
             return
 
     async def _acquire(self, looking: Looking) -> Lease | None:
+        name = _name(looking.place, looking.epoch or 0)
         try:
             return await self._store.call(
-                lambda store: store.acquire(_name(looking.place), ttl_s=self._settings.lease_s),
+                lambda store: store.acquire(name, ttl_s=self._settings.lease_s),
                 looking.budget,
             )
         except StoreFault as fault:
@@ -84,5 +94,6 @@ class Leases:
         return wait if left is None else min(wait, left / 2)
 
 
-def _name(place: Place) -> str:
-    return hashlib.blake2b(f"{place.partition}{place.key}".encode(), digest_size=16).hexdigest()
+def _name(place: Place, epoch: int) -> str:
+    whole = f"{place.partition}{place.key}{epoch}"
+    return hashlib.blake2b(whole.encode(), digest_size=16).hexdigest()

@@ -182,6 +182,7 @@ class Lookup:
             stale=state != "fresh",
             score=None if note is None else note.score,
             threshold=needed,
+            margin=0.0 if note is None else note.margin,
         )
         if state in _SERVABLE:
             return found

@@ -10,9 +10,9 @@ import re
 from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias, TypeVar
-from urllib.parse import urlsplit
 
 from funnel.cache.redis_lua import SCHEMA, Script
+from funnel.cache.redis_url import checked_url, place
 from funnel.errors import CacheError, ConfigError
 from funnel.log import get_logger
 
@@ -22,7 +22,6 @@ Argument: TypeAlias = str | bytes | int | float
 T = TypeVar("T")
 
 _NAMESPACE = re.compile(r"[A-Za-z0-9_.:-]{1,100}")
-_SCHEMES = ("redis", "rediss", "unix")
 _CONNECTIONS = 32
 _CLUSTER_CONNECTIONS = 64
 _CONNECT_S = 1.0  # behind the callers' backs; TLS over a slow link takes longer than a lookup may
@@ -57,8 +56,8 @@ class RedisLink:
     """
 
     def __init__(self, url: str, namespace: str, timeout_s: float) -> None:
-        self._url = _checked_url(url)
-        self.where = _place(url)
+        self._url = checked_url(url)
+        self.where = place(url)
         self.prefix = "{" + f"funnel{SCHEMA}:{_checked_namespace(namespace)}" + "}:"
         self._timeout_s = timeout_s
         self._client: Any = None
@@ -138,7 +137,7 @@ class RedisLink:
         except (TimeoutError, OSError, RedisError, RedisClusterException) as error:
             raise CacheError(
                 f"Redis at {self.where} gave no answer within {patience_s * 1000:.0f} ms: "
-                f"{_brief(error)}"
+                f"{_brief(error)}; see that it runs, or correct cache.url"
             ) from error
 
     async def _wait(self, work: Coroutine[Any, Any, T], patience_s: float) -> T:
@@ -251,16 +250,6 @@ async def _probe(client: Any) -> ServerFacts:
     )
 
 
-def _checked_url(url: str) -> str:
-    scheme = urlsplit(url).scheme
-    if scheme not in _SCHEMES:
-        raise ConfigError(
-            f"cache.url: got scheme {scheme!r}, expected one of {', '.join(_SCHEMES)} "
-            "as in redis://localhost:6379/0"
-        )
-    return url
-
-
 def _checked_namespace(namespace: str) -> str:
     if not _NAMESPACE.fullmatch(namespace):
         raise ConfigError(
@@ -269,10 +258,5 @@ def _checked_namespace(namespace: str) -> str:
     return namespace
 
 
-def _place(url: str) -> str:
-    parts = urlsplit(url)
-    return parts.path if parts.scheme == "unix" else f"{parts.hostname}:{parts.port or 6379}"
-
-
 def _brief(error: BaseException) -> str:
-    return f"{type(error).__name__} {error}".strip()
+    return f"{type(error).__name__} {error}".rstrip(" .")

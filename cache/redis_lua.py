@@ -148,6 +148,25 @@ return found
 """)
 """ids → vector or nil for each id"""
 
+LIVING = Script("""
+local e = epoch()
+local found = {}
+for i = 2, #ARGV do found[i - 1] = e and read(ARGV[i], e[2]) and vector(ARGV[i]) end
+return found
+""")
+"""ids → vector or nil for each id: of those that READ finds only"""
+
+DROP_OVERTAKEN = Script("""
+insist()
+local current = epoch()[1]
+for i = 2, #ARGV do
+  local at = tonumber(redis.pcall('HGET', P .. 'r:' .. ARGV[i], 'e'))
+  if at and at < current then forget(ARGV[i]) end
+end
+return #gone
+""")
+"""ids → how many were dropped, as there was a write since they were put"""
+
 SCAN = Script("""
 local page = redis.call('HSCAN', P .. 'side', ARGV[2], 'COUNT', ARGV[3])
 local found = {page[1]}

@@ -59,6 +59,9 @@ class RedisMirror(QueryVectors):
         # Room for what it has not read yet to be gone: what is shed could never be found.
         room = max_vectors + _PAGE
         self._index = NearestIndex(exact_limit=exact_limit, max_vectors=room)
+        self._room = room
+        self._moment = 0
+        self._added_at: dict[str, int] = {}
         self._place = _Place()
         self._checked = 0.0
         self._loads = 0
@@ -81,10 +84,14 @@ class RedisMirror(QueryVectors):
         return self._index.search_everywhere(vector, count, floor=floor)
 
     async def added(self, id_: str, vector: Vector) -> None:  # noqa: D102
+        self._stamp([id_])
         self._index.add(_partition(id_), id_, vector)
 
-    async def dropped(self, ids: Sequence[str]) -> None:  # noqa: D102
-        self._index.remove_many(ids)
+    def moment(self) -> int:  # noqa: D102
+        return self._moment
+
+    async def dropped(self, ids: Sequence[str], asked: int) -> None:  # noqa: D102
+        self._index.remove_many(id_ for id_ in ids if self._added_at.get(id_, 0) <= asked)
 
     def stats(self) -> Mapping[str, Any]:  # noqa: D102
         return {"finder": "mirror", "loads": self._loads, **self._index.stats()}
@@ -211,7 +218,15 @@ class RedisMirror(QueryVectors):
                 ids.append(id_)
                 vectors.append(vector)
         for (partition, _), (ids, vectors) in groups.items():
+            self._stamp(ids)
             add_group(self._index, partition, ids, vectors)
+
+    def _stamp(self, ids: Sequence[str]) -> None:
+        """Note that these are added now, after every moment taken so far."""
+        self._moment += 1
+        self._added_at.update(dict.fromkeys(ids, self._moment))
+        if len(self._added_at) > 2 * self._room:
+            self._added_at = {i: at for i, at in self._added_at.items() if i in self._index}
 
 
 def _partition(id_: str) -> str:

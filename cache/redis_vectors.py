@@ -35,9 +35,16 @@ class QueryVectors(ABC):
     async def added(self, id_: str, vector: Vector) -> None:
         """This process has put a record."""
 
+    def moment(self) -> int:
+        """Now: to be taken before the server is asked what ``dropped`` then tells."""
+        return 0
+
     @abstractmethod
-    async def dropped(self, ids: Sequence[str]) -> None:
-        """These records were found to be gone."""
+    async def dropped(self, ids: Sequence[str], asked: int) -> None:
+        """These records were found to be gone by what was asked at a moment.
+
+        One that was put again since then stays: a reply may be read long after the server gave it.
+        """
 
     @abstractmethod
     def stats(self) -> Mapping[str, Any]:

@@ -10,9 +10,10 @@ from typing import Any
 
 from funnel.cache.nearest import Neighbour, unit_vector
 from funnel.cache.redis_link import RedisLink
-from funnel.cache.redis_lua import READ
+from funnel.cache.redis_lua import DROP_OVERTAKEN, LIVING, READ
 from funnel.cache.redis_vectors import QueryVectors
 from funnel.cache.rows import Vector
+from funnel.cache.wire import from_wire
 from funnel.errors import CacheError
 from funnel.log import get_logger
 
@@ -64,10 +65,17 @@ class RedisVectorSets(QueryVectors):
         partition, _, key = id_.partition(":")
         await self._link.command("VADD", self._name(partition), "FP32", _raw(vector), key, "Q8")
 
-    async def dropped(self, ids: Sequence[str]) -> None:  # noqa: D102
+    async def dropped(  # noqa: D102
+        self,
+        ids: Sequence[str],
+        asked: int,  # noqa: ARG002 - it asks anew
+    ) -> None:
         for some in _chunks(ids):
-            await asyncio.gather(*(self._remove(id_) for id_ in some))
-        self._removed += len(ids)
+            living = await self._living(some)
+            gone = [id_ for id_ in some if id_ not in living]
+            await asyncio.gather(*(self._remove(id_) for id_ in gone))
+            await self._restore(gone)
+            self._removed += len(gone)
 
     def stats(self) -> Mapping[str, Any]:  # noqa: D102
         return {"finder": "vector_sets", "removed": self._removed}
@@ -86,7 +94,7 @@ class RedisVectorSets(QueryVectors):
                 reply = await self._link.run(READ, *ids)
                 payloads = reply[2:] if reply else [None] * len(ids)
                 gone = [id_ for id_, kept in zip(ids, payloads, strict=True) if kept is None]
-                await self.dropped(gone)
+                await self.dropped(gone, self.moment())
 
     def _name(self, partition: str) -> str:
         return f"{self._link.prefix}v:{partition}"
@@ -105,6 +113,21 @@ class RedisVectorSets(QueryVectors):
             if _OTHER_LENGTH not in str(error):
                 raise
             return []
+
+    async def _living(self, ids: Sequence[str]) -> dict[str, Vector]:
+        raws = await self._link.run(LIVING, *ids) if ids else []
+        vectors = ((id_, from_wire(raw)) for id_, raw in zip(ids, raws, strict=True))
+        return {id_: vector for id_, vector in vectors if vector is not None}
+
+    async def _restore(self, removed: Sequence[str]) -> None:
+        """Undo the removal of what was put again at that very moment.
+
+        A write whose reverse search came in between has missed it: then it does not stay.
+        """
+        living = await self._living(removed)
+        if living:
+            await asyncio.gather(*(self.added(id_, vector) for id_, vector in living.items()))
+            await self._link.run(DROP_OVERTAKEN, *living)
 
     async def _remove(self, id_: str) -> None:
         partition, _, key = id_.partition(":")

@@ -79,11 +79,10 @@ class Reruns:
     async def _compute_and_keep(self, looking: Looking, compute: Compute, token: int) -> None:
         epoch = self._local.epoch
         answer = await compute()
-        if epoch is not None:
-            await self._writer.keep(
-                looking.place, looking.request, answer, epoch=epoch.current, token=token
-            )
-        self._counters.event("refreshed")
+        kept = epoch is not None and await self._writer.keep(
+            looking.place, looking.request, answer, epoch=epoch.current, token=token
+        )
+        self._counters.event("refreshed" if kept else "refresh_not_kept")
 
     async def _audit(
         self, found: Found, served: Served, looking: Looking, compute: Compute

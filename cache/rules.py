@@ -8,6 +8,9 @@ from typing import Any, Protocol
 
 from funnel.cache.decision import Candidate, Policy, Verdict, decide, readable, screen, to_score
 from funnel.cache.pair_scores import PairScores
+from funnel.log import get_logger
+
+log = get_logger(__name__)
 
 
 class Unscored(Exception):
@@ -98,9 +101,17 @@ class VerifiedRule:
 
 
 def peer_rules() -> list[Rule]:
-    """The decision rules, at their defaults, of the peers that are installed here."""
+    """The decision rules, at their defaults, of the peers that are installed here and work."""
     makers = {"redisvl": _redisvl, "gptcache": _gptcache}
-    return [make() for package, make in makers.items() if find_spec(package) is not None]
+    rules = []
+    for package, make in makers.items():
+        if find_spec(package) is None:
+            continue
+        try:
+            rules.append(make())
+        except Exception as error:  # half an install, or another version of theirs
+            log.warning("replay.peer_left_out", peer=package, error=str(error))
+    return rules
 
 
 def _redisvl() -> Rule:

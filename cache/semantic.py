@@ -84,7 +84,7 @@ class SemanticCache(QueryCache):
         shared = (settings, self.guarded, codec or Codec(max_payload=settings.max_entry_bytes))
         self._lookup = Lookup(*shared, self._local, self.matcher, self.counters, clock)
         writer = Writer(*shared, self._local, self.counters, clock, spread)
-        leases = Leases(settings, self.guarded, self._lookup)
+        leases = Leases(settings, self.guarded, self._lookup, self._local)
         self._reruns = Reruns(
             self.guarded, writer, leases, self._local, self.auditor, self.counters
         )

@@ -1,6 +1,7 @@
 """One query's way through the tiers and the flights, once it is known to be cacheable."""
 
 import asyncio
+import functools
 import random
 import time
 from collections.abc import Callable
@@ -21,11 +22,15 @@ from funnel.cache.reruns import Reruns
 from funnel.cache.settings import CacheSettings
 from funnel.cache.store import Lease
 from funnel.cache.writer import Writer, answer_of, copy_of
+from funnel.deadline import RESERVE_SHARE
 from funnel.errors import InputError
 from funnel.log import get_logger
 from funnel.types import CacheInfo, Usage
 
 log = get_logger(__name__)
+_SLACK = 1.25  # a run may take this much longer than runs do lately, and is still waited for
+_LEAST_LEFT_S = 0.02  # with less until the deadline, a waiter computes whoever else does
+_JOINABLE_S = 1.0  # how long an answer that is not kept yet is shared
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,18 +94,19 @@ class Serving:
     async def _join_or_fly(
         self, looking: Looking, compute: Compute, attempt: int
     ) -> Served | _Again:
-        epoch = self._epoch(looking)
-        same = self._flights.same(looking.place, epoch)
+        same = self._flights.same(looking.place, self._epoch(looking))
         if same is not None:
             return await self._join(same, None, looking, compute)
-        flight = self._flights.register(
+        return await self._fly(self._register(looking, attempt), looking, compute)
+
+    def _register(self, looking: Looking, attempt: int) -> Flight:
+        return self._flights.register(
             looking.place,
             looking.request.query.text,
-            epoch,
+            self._epoch(looking),
             attempt=attempt,
             deadline=looking.request.deadline,
         )
-        return await self._fly(flight, looking, compute)
 
     def _epoch(self, looking: Looking) -> int:
         if looking.epoch is not None:
@@ -162,14 +168,11 @@ class Serving:
     async def _join(
         self, flight: Flight, verdict: Verdict | None, looking: Looking, compute: Compute
     ) -> Served | _Again:
-        """Wait for a flight's outcome, for a while; then compute without it."""
+        """Wait for a flight's outcome, for a while; then compute beside it."""
         lookup_ms = looking.ms
-        try:
-            async with asyncio.timeout(self._patience_s(looking)):
-                outcome = await asyncio.shield(flight.landing)
-        except TimeoutError:
-            looking.reason = "flight_timeout"
-            return Served(await compute(), missed(looking))
+        outcome = await self._outcome(flight, looking)
+        if outcome is None:
+            return await self._relieve(flight, verdict, looking, compute)
         if outcome.error is not None:
             return self._instead_of(outcome.error, looking)
         if outcome.answer is None or _worth_another_try(outcome.answer, flight, looking):
@@ -182,27 +185,74 @@ class Serving:
             self._reruns.audit(found, served, looking, compute)
         return served
 
-    def _patience_s(self, looking: Looking) -> float:
-        left = looking.request.deadline.remaining_s()
-        limit = self._settings.flight_wait_s
-        return limit if left is None else min(limit, left / 2)
+    async def _outcome(self, flight: Flight, looking: Looking) -> Outcome | None:
+        """How a flight ended; None if it takes too long and this waiter has to compute.
 
-    async def _lead(self, flight: Flight, looking: Looking, compute: Compute) -> Served:
+        Of all whose patience ends together the first computes; the others wait on, as what it
+        computes may be theirs too. Without a deadline they do so once.
+        """
+        waited = False
+        while True:
+            began = time.monotonic()
+            patience_s = self._patience_s(flight, looking)
+            try:
+                async with asyncio.timeout(patience_s):
+                    return await asyncio.shield(flight.landing)
+            except TimeoutError:
+                left = looking.request.deadline.remaining_s()
+                last = waited if left is None else left < _LEAST_LEFT_S
+                if last or patience_s <= 0 or flight.relieved_at < began:
+                    flight.relieved_at = time.monotonic()
+                    return None
+            waited = True
+
+    def _patience_s(self, flight: Flight, looking: Looking) -> float:
+        """Half of what is left, or until the flight is likely to have landed if that is in time."""
+        limit = self._settings.flight_wait_s
+        left = looking.request.deadline.remaining_s()
+        if left is None:
+            return limit
+        needed = self._flights.left_s(flight)
+        likely = 0.0 if needed is None else needed * _SLACK
+        return min(limit, max(left / 2, likely if likely <= left * (1 - RESERVE_SHARE) else 0.0))
+
+    async def _relieve(
+        self, flight: Flight, verdict: Verdict | None, looking: Looking, compute: Compute
+    ) -> Served:
+        """Compute beside a slow flight; whoever waits for the same text gets what is there first.
+
+        A paraphrase computes for itself: its answer is verified for nobody else.
+        """
+        looking.reason = "flight_timeout"
+        if verdict is None:
+            own = self._register(looking, flight.attempt)
+            self._flights.relieve(looking.place, flight, own)
+            return await self._lead(own, looking, compute, alone=False)
+        try:
+            answer = await compute()
+        except Exception as error:
+            return self._instead_of(error, looking)
+        return Served(answer, missed(looking))
+
+    async def _lead(
+        self, flight: Flight, looking: Looking, compute: Compute, *, alone: bool = True
+    ) -> Served:
+        """Compute, share and keep. Who is not ``alone`` needs no lease: one here may have it."""
         self._flights.lead(flight)
         lease: Lease | None = None
         try:
-            granted = await self._leases.take(looking)
+            granted = await self._leases.take(looking) if alone else None
             if isinstance(granted, Found):
                 return self._landed_elsewhere(granted, flight, looking, compute)
             lease = granted
             lookup_ms = looking.ms
             answer = await compute()
+            shared = self._land(flight, answer)
         except BaseException as error:
-            self._failed(error, flight, looking, lease)
+            await self._failed(error, flight, looking, lease)
             if isinstance(error, Exception):
                 return self._instead_of(error, looking)
             raise
-        shared = self._land(flight, answer)
         await self._keep(flight, looking, shared, lease)
         return Served(answer, replace(missed(looking), lookup_ms=lookup_ms))
 
@@ -214,7 +264,7 @@ class Serving:
         self._flights.leave(looking.place, flight)
         return served
 
-    def _failed(
+    async def _failed(
         self, error: BaseException, flight: Flight, looking: Looking, lease: Lease | None
     ) -> None:
         """The first failure lets a waiter try; the second is everybody's. Cancelled: try again."""
@@ -222,8 +272,14 @@ class Serving:
             shared = error if flight.attempt > 0 else None
             self._flights.land(flight, Outcome(error=shared, failed=True))
         self._flights.leave(looking.place, flight)
-        if lease is not None:
-            self._writes.start(lambda: self._leases.release(lease), "release")
+        await self._give_back(lease)
+
+    async def _give_back(self, lease: Lease | None) -> None:
+        """Release in the background, or here if there is no room: others would wait for it."""
+        if lease is None:
+            return
+        if self._writes.start(lambda: self._leases.release(lease), "release") is None:
+            await self._leases.release(lease)
 
     def _instead_of(self, error: Exception, looking: Looking) -> Served:
         """A stale answer instead of an error, if one is at hand and allowed."""
@@ -237,6 +293,9 @@ class Serving:
         self, flight: Flight, looking: Looking, answer: Answer, lease: Lease | None
     ) -> None:
         """Keep the answer in the background; wait for that only while the store is quick."""
+        leave = functools.partial(self._flights.leave, looking.place, flight)
+        # Kept or not, a landed flight must not be joined for long: it would never be stale.
+        leaving = asyncio.get_running_loop().call_later(_JOINABLE_S, leave)
 
         async def keep() -> None:
             try:
@@ -245,17 +304,20 @@ class Serving:
                     await self._writer.keep(
                         looking.place, looking.request, answer, epoch=looking.epoch, token=token
                     )
+            finally:
+                leaving.cancel()
+                leave()
                 if lease is not None:
                     await self._leases.release(lease)
-            finally:
-                self._flights.leave(looking.place, flight)
 
         if answer.degraded:  # nobody may join it from now on
-            self._flights.leave(looking.place, flight)
+            leave()
         task = self._writes.start(keep, "keep")
         if task is None:
-            self._flights.leave(looking.place, flight)
+            leaving.cancel()
+            leave()
             self._counters.event("write_dropped")
+            await self._give_back(lease)
         elif (left := _waiting_s(looking)) > 0:
             await asyncio.wait({task}, timeout=left)
 

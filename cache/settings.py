@@ -3,10 +3,13 @@
 from pathlib import Path
 from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
 
-from funnel.cache.store import StoreLimits
+from funnel.cache.store import LONGEST_S, StoreLimits
 from funnel.models.names import ScorerName
+
+_MOST_ENTRIES = 10_000_000  # who asked for room is remembered in 16 bytes for each
+_MOST_BYTES = 2**50
 
 
 class VerifierSettings(BaseModel):
@@ -48,12 +51,14 @@ class CacheSettings(BaseModel):
     flagged stale, for ``stale_while_revalidate_s`` (and is recomputed), or for
     ``stale_on_error_s`` when the stages fail. Nothing older than ``max_staleness_s`` is served.
 
-    Index writes: ``invalidation: documents`` drops the entries that hold a written document and
-    those whose query is at ``insert_floor`` or nearer to it; writes of more than ``bulk_documents``
-    documents, and every write under ``invalidation: epoch``, drop everything.
+    Index writes: ``invalidation: documents`` drops the entries that hold a written document, those
+    whose query is at ``insert_floor`` or nearer to a part of it, and those shorter than their k;
+    writes of more than ``bulk_documents`` documents, and every write under ``invalidation: epoch``,
+    drop everything.
 
-    Sharing work: waiters join a computation in flight for at most ``flight_wait_s``; other
-    processes wait for a lease of ``lease_s`` for at most ``lease_wait_s``.
+    Sharing work: waiters join a computation in flight for at most ``flight_wait_s``, then one of
+    them computes and the others wait as long once more; other processes wait for a lease of
+    ``lease_s`` for at most ``lease_wait_s``.
 
     Watching: ``audit_share`` of the semantic hits are computed again in the background; an audit
     agrees when the two lists share at least ``audit_overlap``. Below target, the threshold rises.
@@ -67,8 +72,8 @@ class CacheSettings(BaseModel):
     path: Path = Path(".funnel/cache.sqlite")
     namespace: str = Field(default="funnel", pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")
     timeout_ms: float = Field(default=50, gt=0, le=5_000)
-    max_entries: int = Field(default=100_000, ge=1)
-    max_bytes: int = Field(default=512 * 1024 * 1024, ge=4096)
+    max_entries: int = Field(default=100_000, ge=1, le=_MOST_ENTRIES)
+    max_bytes: int = Field(default=512 * 1024 * 1024, ge=4096, le=_MOST_BYTES)
     max_entry_bytes: int = Field(default=1024 * 1024, ge=256)
 
     verifier: VerifierSettings = VerifierSettings()
@@ -80,27 +85,34 @@ class CacheSettings(BaseModel):
     calibrator: Path | None = None
     threshold: float | None = Field(default=None, allow_inf_nan=False)
 
-    ttl_s: float = Field(default=86_400, gt=0)
+    ttl_s: float = Field(default=86_400, gt=0, le=LONGEST_S)
     ttl_jitter: float = Field(default=0.1, ge=0, lt=1)
-    empty_ttl_s: float = Field(default=60, ge=0)
+    empty_ttl_s: float = Field(default=60, ge=0, le=LONGEST_S)
     early_refresh: float = Field(default=1.0, ge=0)
-    stale_while_revalidate_s: float = Field(default=0, ge=0)
-    stale_on_error_s: float = Field(default=0, ge=0)
-    max_staleness_s: float | None = Field(default=None, gt=0)
+    stale_while_revalidate_s: float = Field(default=0, ge=0, le=LONGEST_S)
+    stale_on_error_s: float = Field(default=0, ge=0, le=LONGEST_S)
+    max_staleness_s: float | None = Field(default=None, gt=0, le=LONGEST_S)
 
     invalidation: Literal["documents", "epoch"] = "documents"
     insert_floor: float = Field(default=0.25, ge=-1, le=1)
     bulk_documents: int = Field(default=64, ge=0)
 
-    flight_wait_s: float = Field(default=10, ge=0)
-    lease_s: float = Field(default=5, gt=0)
-    lease_wait_s: float = Field(default=2, ge=0)
+    flight_wait_s: float = Field(default=10, ge=0, le=LONGEST_S)
+    lease_s: float = Field(default=5, gt=0, le=LONGEST_S)
+    lease_wait_s: float = Field(default=2, ge=0, le=LONGEST_S)
     local_entries: int = Field(default=1_024, ge=0)
     epoch_lag_ms: float = Field(default=500, ge=0, le=1_000)
 
     audit_share: float = Field(default=0.01, ge=0, le=1)
     audit_overlap: float = Field(default=0.5, gt=0, le=1)
     metrics: bool = False
+
+    @field_validator("path")
+    @classmethod
+    def _a_path_that_can_be_one(cls, path: Path) -> Path:
+        if "\0" in str(path):
+            raise ValueError(f"got {str(path)!r} with a zero byte, expected a file's name")
+        return path
 
     @model_validator(mode="after")
     def _redis_has_an_address(self) -> Self:

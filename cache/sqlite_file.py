@@ -2,7 +2,8 @@
 
 In write-ahead-log mode readers wait for nobody, so a lookup never stands behind another process's
 write. What the file cannot give in time is a CacheError; a damaged file is renamed aside and a
-fresh one begun, because a cache may be lost but must not be wrong.
+fresh one begun, because a cache may be lost but must not be wrong. A file that is none of ours is
+left as it is.
 """
 
 import asyncio
@@ -23,6 +24,7 @@ log = get_logger(__name__)
 T = TypeVar("T")
 Work = Callable[[sqlite3.Connection], T]
 
+_MAGIC = b"SQLite format 3\0"
 _DAMAGED = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
 _QUEUE = 4_096
 _STAT_EVERY_S = 1.0
@@ -156,6 +158,9 @@ class _Worker:
     def _translated(self, error: sqlite3.Error) -> CacheError:
         code = getattr(error, "sqlite_errorcode", None)
         if code is not None and code & 0xFF in _DAMAGED:
+            if _is_something_else(self._path):
+                self._disconnect()
+                return _no_database(self._path)
             self._set_aside()
             return CacheError(f"{self._path} was damaged ({error}); a fresh one was begun")
         return CacheError(f"{self._path}: {error}")
@@ -200,9 +205,12 @@ class _Worker:
 
 
 def _open(path: Path, timeout_s: float) -> sqlite3.Connection:
-    path.touch(mode=0o600)
+    _refuse_a_byte(path)
+    with contextlib.suppress(FileExistsError):
+        path.touch(mode=0o600, exist_ok=False)
     connection = sqlite3.connect(path, timeout=_OPEN_S, isolation_level=None)
     try:
+        _check_ours(connection, path)  # a change of mode would be a change of another's file
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = NORMAL")
         connection.execute("PRAGMA journal_size_limit = 16777216")
@@ -217,11 +225,8 @@ def _open(path: Path, timeout_s: float) -> sqlite3.Connection:
 def _prepare(connection: sqlite3.Connection, path: Path) -> None:
     """Make the tables in a new file, and again in one of an older schema."""
     with transaction(connection, "BEGIN IMMEDIATE"):
-        application = _pragma(connection, "application_id")
-        schema = _pragma(connection, "user_version")
-        if application == APPLICATION_ID and schema == SCHEMA:
+        if _check_ours(connection, path):
             return
-        _check_ours(connection, path, application, schema)
         _drop_all(connection)
         for statement in _statements(CREATE):
             connection.execute(statement)
@@ -234,7 +239,10 @@ def _prepare(connection: sqlite3.Connection, path: Path) -> None:
         connection.execute(f"PRAGMA user_version = {SCHEMA}")
 
 
-def _check_ours(connection: sqlite3.Connection, path: Path, application: int, schema: int) -> None:
+def _check_ours(connection: sqlite3.Connection, path: Path) -> bool:
+    """Whether it is of this schema; raises CacheError where it is not ours to change."""
+    application = _pragma(connection, "application_id")
+    schema = _pragma(connection, "user_version")
     tables = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
     if application != APPLICATION_ID and tables:
         raise CacheError(f"{path} is another program's database; give cache.path a file of its own")
@@ -243,6 +251,7 @@ def _check_ours(connection: sqlite3.Connection, path: Path, application: int, sc
             f"{path} was written by a newer version (schema {schema}, expected {SCHEMA}); "
             "give cache.path another file, or upgrade"
         )
+    return application == APPLICATION_ID and schema == SCHEMA
 
 
 def _drop_all(connection: sqlite3.Connection) -> None:
@@ -264,6 +273,31 @@ def _statements(script: str) -> Iterator[str]:
 
 def _pragma(connection: sqlite3.Connection, name: str) -> int:
     return int(connection.execute(f"PRAGMA {name}").fetchone()[0])
+
+
+def _refuse_a_byte(path: Path) -> None:
+    """SQLite takes a file of one byte for an empty one and would write over it."""
+    if path.is_file() and path.stat().st_size == 1:
+        raise _no_database(path)
+
+
+def _no_database(path: Path) -> CacheError:
+    return CacheError(
+        f"{path} is no SQLite database; give cache.path a file of its own, or remove this one"
+    )
+
+
+def _is_something_else(path: Path) -> bool:
+    """Whether the file begins as no SQLite database does.
+
+    Only for one that SQLite has refused: to close a file gives up this process's locks on it.
+    """
+    try:
+        with path.open("rb") as file:
+            head = file.read(len(_MAGIC))
+    except OSError:
+        return False
+    return head not in (b"", _MAGIC)
 
 
 def _identity(path: Path) -> tuple[int, int] | None:

@@ -39,6 +39,9 @@ class Missing:
 
 MISSING: Final = Missing()
 
+LONGEST_S: Final = 10 * 365 * 86_400
+"""Ten years: the longest that anything is kept, far below what a server's clock can count to."""
+
 
 @dataclass(frozen=True, slots=True, order=True)
 class Epoch:
@@ -53,6 +56,10 @@ class Epoch:
     floor: int = 0
 
 
+ROOM = "\0room"
+"""Among a record's documents where its answer is shorter than its k: any new one may enter it."""
+
+
 @dataclass(frozen=True, slots=True)
 class Record:
     """What is kept of one answered query.
@@ -62,11 +69,12 @@ class Record:
         key: the hash of the query's text; unique within the partition.
         scope: the hash of the tenant, empty for none; what ``purge(scope=…)`` selects by.
         payload: the sealed entry.
-        retain_s: seconds from now after which the store forgets it (freshness is decided above).
+        retain_s: seconds from now after which the store forgets it (freshness is decided above), or
+            ``LONGEST_S`` if that is sooner.
         epoch: ``Epoch.current`` as read before the answer was computed.
         token: the fencing token of the lease it was computed under, 0 without a lease.
         vector: the query's embedding, shape (dim,), unit length; None keeps it out of ``nearest``.
-        documents: ids of the documents in the answer, for the reverse index.
+        documents: ids of the documents in the answer, and ``ROOM``, for the reverse index.
     """
 
     partition: str
@@ -152,6 +160,11 @@ class Store(ABC):
 
     shared: bool = False
     """Whether other processes see the same records (then leases are worth their round trips)."""
+
+    @property
+    def where(self) -> str:
+        """Which one it is, for messages: a server without its credentials, or a file."""
+        return type(self).__name__
 
     @abstractmethod
     async def get(self, partition: str, key: str) -> Reading:

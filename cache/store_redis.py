@@ -13,6 +13,7 @@ from funnel.cache.redis_mirror import RedisMirror
 from funnel.cache.redis_vectors import QueryVectors
 from funnel.cache.redis_vset import RedisVectorSets
 from funnel.cache.store import (
+    LONGEST_S,
     MISSING,
     Epoch,
     Lease,
@@ -39,6 +40,7 @@ _NAMES_AT_ONCE = 500
 _READ_AT_ONCE = 100
 _TEND_S = 1.0
 _USED_AT_MOST = 1000
+_TRIES = 5
 _BACKGROUND_TIMEOUT_S = 3.0
 _SPARE = 2  # neighbours read per neighbour wanted, as some may have expired
 
@@ -86,6 +88,10 @@ class RedisStore(Store):
     def prefix(self) -> str:
         """What all keys of this namespace begin with, for an operator's own look."""
         return self._link.prefix
+
+    @property
+    def where(self) -> str:  # noqa: D102
+        return f"Redis at {self._link.where}"
 
     async def get(self, partition: str, key: str) -> Reading:  # noqa: D102
         reply = await self._link.run(lua.GET, partition, key)
@@ -138,6 +144,7 @@ class RedisStore(Store):
 
     async def _put(self, vectors: QueryVectors, record: Record) -> bool:
         id_ = f"{record.partition}:{record.key}"
+        asked = vectors.moment()
         kept, *gone = await self._link.run(
             lua.PUT,
             id_,
@@ -152,7 +159,7 @@ class RedisStore(Store):
             self._limits.max_bytes,
             *{_hash(document) for document in record.documents},
         )
-        await vectors.dropped([raw.decode() for raw in gone])
+        await vectors.dropped([raw.decode() for raw in gone], asked)
         if not kept or record.vector is None:
             return bool(kept)
         await vectors.added(id_, record.vector)
@@ -169,8 +176,10 @@ class RedisStore(Store):
 
     async def delete(self, partition: str, key: str) -> bool:  # noqa: D102
         id_ = f"{partition}:{key}"
+        vectors = await self._finder()
+        asked = vectors.moment()
         lived = await self._link.run(lua.DELETE, id_)
-        await (await self._finder()).dropped([id_])
+        await vectors.dropped([id_], asked)
         return bool(lived)
 
     async def delete_documents(self, ids: Sequence[str]) -> int:  # noqa: D102
@@ -295,21 +304,32 @@ class RedisStore(Store):
         payloads: list[bytes | None] = []
         for start in range(0, max(1, len(ids)), _READ_AT_ONCE):
             some = ids[start : start + _READ_AT_ONCE]
-            reply = await self._link.run(lua.READ, *some)
-            epoch, valid = await self._epoch_in(reply)
-            payloads.extend(reply[2:] if valid else [None] * len(some))
+            epoch, found = await self._read_some(some)
+            payloads.extend(found)
         for id_, payload in zip(ids, payloads, strict=True):
             if payload is not None:
                 self._touch(id_)
         return epoch, payloads
 
+    async def _read_some(self, ids: Sequence[str]) -> tuple[Epoch, list[bytes | None]]:
+        """Read again what was overtaken by a later epoch: a late reply is not a lost record."""
+        for _ in range(_TRIES):
+            reply = await self._link.run(lua.READ, *ids)
+            epoch, valid = await self._epoch_in(reply)
+            if valid:
+                return epoch, reply[2:]
+        raise CacheError(
+            f"{self.where}: its epoch changed during each of {_TRIES} reads; try again"
+        )
+
     async def _confirm(
         self, vectors: QueryVectors, hits: Sequence[Neighbour], limit: int
     ) -> tuple[list[Stored], Epoch]:
+        asked = vectors.moment()
         epoch, payloads = await self._read([hit.id for hit in hits])
         gone = [h.id for h, payload in zip(hits, payloads, strict=True) if payload is None]
         if gone:
-            await vectors.dropped(gone)
+            await vectors.dropped(gone, asked)
         found = [
             _neighbour(hit, payload)
             for hit, payload in zip(hits, payloads, strict=True)
@@ -323,8 +343,9 @@ class RedisStore(Store):
         for start in range(0, len(names), _NAMES_AT_ONCE):
             left = names[start : start + _NAMES_AT_ONCE]
             while left:
+                asked = vectors.moment()
                 go_on, some, *ids = await self._link.run(lua.DROP_SETS, _CHUNK, *left)
-                await vectors.dropped([raw.decode() for raw in ids])
+                await vectors.dropped([raw.decode() for raw in ids], asked)
                 lived += some
                 left = left[go_on:] if go_on >= 0 else []
         return lived
@@ -334,8 +355,9 @@ class RedisStore(Store):
         vectors = await self._finder()
         cursor: bytes | None = b"0"
         while cursor is not None:
+            asked = vectors.moment()
             cursor, some, *ids = await self._link.run(lua.DROP_STALE, cursor, _CHUNK)
-            await vectors.dropped([raw.decode() for raw in ids])
+            await vectors.dropped([raw.decode() for raw in ids], asked)
             lived += some
             cursor = None if cursor == b"0" else cursor
         return lived
@@ -364,8 +386,10 @@ class RedisStore(Store):
             await asyncio.sleep(_TEND_S)
             used, self._used = self._used, {}
             try:
+                vectors = await self._finder()
+                asked = vectors.moment()
                 ids = await self._link.run(lua.TEND, *used)
-                await (await self._finder()).dropped([raw.decode() for raw in ids])
+                await vectors.dropped([raw.decode() for raw in ids], asked)
                 await self._give_back_doubtful()
             except CacheError as error:
                 log.debug("cache.redis.not_tended", reason=str(error))
@@ -399,7 +423,7 @@ def _epoch(reply: Any) -> Epoch | None:
 
 
 def _ms(seconds: float) -> int:
-    return int(seconds * 1000)
+    return int(min(seconds, LONGEST_S) * 1000)
 
 
 def _hash(document: str) -> str:

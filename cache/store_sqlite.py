@@ -40,6 +40,7 @@ _CHUNK = 500
 _SWEEP = 64
 _SPARE = 2  # neighbours read per neighbour wanted, as some may have expired
 _USED_AT_MOST = 1_000
+_TRIES = 5
 _FLUSH_S = 1.0
 _PATIENT_S = 5.0  # for what is not on a query's way
 _DEFAULT_NAMESPACE = StoreLimits().namespace
@@ -87,6 +88,10 @@ class SqliteStore(Store):
         self._used: dict[tuple[str, str], float] = {}
         self._flushed = 0.0
         self._chores: set[asyncio.Task[None]] = set()
+
+    @property
+    def where(self) -> str:  # noqa: D102
+        return str(self._file.path)
 
     async def get(self, partition: str, key: str) -> Reading:  # noqa: D102
         place = {"partition": partition, "key": key, "now": self._clock()}
@@ -304,13 +309,18 @@ class SqliteStore(Store):
             self._mirror.index.remove_many(gone)
             return _Look(found, len(hits), rows.epoch(connection)), more
 
-        look, more = await self._file.read(work, timeout_s=_PATIENT_S if patient else None)
-        if more and not self._chores:
-            self._in_background(self._catch_up)
-        epoch, valid = await self._checked(look.epoch)
-        for stored in look.found:
-            self._touch(stored)
-        return _Look(look.found, look.hits, epoch) if valid else _Look([], 0, epoch)
+        for _ in range(_TRIES):  # again where a later epoch came first: nothing is lost by that
+            look, more = await self._file.read(work, timeout_s=_PATIENT_S if patient else None)
+            if more and not self._chores:
+                self._in_background(self._catch_up)
+            _, valid = await self._checked(look.epoch)
+            if valid:
+                for stored in look.found:
+                    self._touch(stored)
+                return look
+        raise CacheError(
+            f"{self.where}: its epoch changed during each of {_TRIES} searches; try again"
+        )
 
     async def _catch_up(self) -> None:
         while await self._file.read(
@@ -328,8 +338,9 @@ class SqliteStore(Store):
             return epoch, True
         seen = self._seen
         epoch = await self._file.write(lambda connection: rows.begin_anew(connection, seen))
-        log.warning("cache.sqlite.older_copy", path=str(self._file.path))
-        self._seen = epoch.current
+        if epoch == Epoch(seen + 1, seen + 1):
+            log.warning("cache.sqlite.older_copy", path=str(self._file.path))
+        self._seen = max(self._seen, epoch.current)
         return epoch, False
 
     def _make_room(self, connection: sqlite3.Connection, now: float) -> None:

@@ -1,7 +1,8 @@
 """The write path: which answers are kept, for how long, and the aliases of what was matched."""
 
+import asyncio
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -15,14 +16,17 @@ from funnel.cache.local import Kept, LocalTier
 from funnel.cache.lookup import Found
 from funnel.cache.place import Place
 from funnel.cache.settings import CacheSettings
-from funnel.cache.store import Record
+from funnel.cache.store import ROOM, Record
 from funnel.log import get_logger
+from funnel.types import Hit
 
 if TYPE_CHECKING:
     from funnel.cache.store import Vector
 
 log = get_logger(__name__)
 _LOOK_AT_SIZE_EVERY = 64
+_VECTOR_S = 1.0  # how long keeping waits for the query's embedding
+_DEEPEST = 100  # levels of metadata; copying takes stack for each, and readers may have less left
 
 
 def answer_of(entry: Entry) -> Answer:
@@ -32,7 +36,20 @@ def answer_of(entry: Entry) -> Answer:
 
 def copy_of(answer: Answer) -> Answer:
     """The same answer for another reader, who may alter what is in it."""
-    return replace(answer, hits=tuple(copied_hit(hit) for hit in answer.hits))
+    return replace(answer, hits=tuple(_copied_or_shared(hit) for hit in answer.hits))
+
+
+def _copied_or_shared(hit: Hit) -> Hit:
+    """A copy, or the hit itself if its metadata is too deep: as what cannot be copied is shared."""
+    return copied_hit(hit) if _is_within(hit.metadata, _DEEPEST) else hit
+
+
+def _is_within(value: object, levels: int) -> bool:
+    """Whether dicts and lists nest no deeper than this."""
+    if not isinstance(value, Mapping | list):
+        return True
+    inner = value.values() if isinstance(value, Mapping) else value
+    return levels > 0 and all(_is_within(one, levels - 1) for one in inner)
 
 
 class Writer:
@@ -55,7 +72,7 @@ class Writer:
         self._counters = counters
         self._clock = clock
         self._spread = spread
-        self._doorkeeper = Doorkeeper(2 * settings.max_entries)
+        self._doorkeeper = Doorkeeper(4 * settings.max_entries)
         self._asked = 0
 
     def cacheable(self, answer: Answer) -> bool:
@@ -67,6 +84,9 @@ class Writer:
     ) -> bool:
         """Keep an answer that was computed under ``epoch``; returns whether it was kept."""
         if not self.cacheable(answer):
+            return False
+        if not all(_is_within(hit.metadata, _DEEPEST) for hit in answer.hits):
+            self._counters.event("not_stored_too_deep")
             return False
         await self._look_at_size()
         if not self._doorkeeper.admits(place):
@@ -111,12 +131,14 @@ class Writer:
             epoch=entry.epoch,
             token=token,
             vector=await self._vector(request),
-            documents=tuple(hit.id for hit in entry.hits),
+            documents=_held(request, entry),
         )
 
     async def _vector(self, request: CacheRequest) -> "Vector | None":
+        """The embedding; None when it failed or takes long: then no paraphrase finds the entry."""
         try:
-            return await request.query.vector()
+            async with asyncio.timeout(_VECTOR_S):
+                return await request.query.vector()
         except Exception as error:
             log.warning("cache.embedding_failed", error=type(error).__name__)
             return None
@@ -156,3 +178,9 @@ class Writer:
             stats.entries >= self._settings.max_entries
             or stats.bytes >= self._settings.max_bytes * 0.95
         )
+
+
+def _held(request: CacheRequest, entry: Entry) -> tuple[str, ...]:
+    """The documents of an answer, and a place that is free where it has fewer than were asked."""
+    ids, k = tuple(hit.id for hit in entry.hits), request.partition.get("k")
+    return (*ids, ROOM) if isinstance(k, int) and len(ids) < k else ids

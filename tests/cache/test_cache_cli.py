@@ -21,10 +21,10 @@ collection: cli-cache
 stages:
   - kind: bm25
     k: 5
-qdrant: { path: ":memory:" }
+qdrant: { path: "FOLDER/index" }
 cache:
   store: sqlite
-  path: PATH
+  path: FOLDER/cache.sqlite
   audit_share: 0
   threshold: 0.0
 """
@@ -41,9 +41,9 @@ def _quiet() -> Iterator[None]:
 
 @pytest.fixture
 def config(tmp_path: Path) -> Path:
-    """A YAML file with a SQLite cache of its own."""
+    """A YAML file with an index and a SQLite cache of its own."""
     path = tmp_path / "funnel.yaml"
-    path.write_text(YAML.replace("PATH", str(tmp_path / "cache.sqlite")), encoding="utf-8")
+    path.write_text(YAML.replace("FOLDER", str(tmp_path)), encoding="utf-8")
     return path
 
 

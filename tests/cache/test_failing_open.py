@@ -6,6 +6,8 @@ from typing import Any
 
 import pytest
 
+from funnel.cache.breaker import BreakerSettings, CircuitBreaker
+from funnel.cache.guarded_store import GuardedStore, StoreFault
 from funnel.cache.store import Epoch, Neighbours, Reading, Record, Stored
 from funnel.cache.store_memory import MemoryStore
 from funnel.errors import CacheError, ModelError
@@ -67,6 +69,25 @@ async def test_failing_store_is_a_miss_with_a_reason(error: Exception, reason: s
     served = await world.ask("a word about cats")
     assert (served.info.status, served.info.reason) == ("error", reason)
     assert served.answer.hits
+
+
+async def test_a_fault_names_the_store() -> None:
+    """In silence, in failure, and while nobody asks any more."""
+    store = MoodyStore()
+    guarded = GuardedStore(store, CircuitBreaker(BreakerSettings(failures=2)), 0.05)
+
+    async def fault() -> str:
+        with pytest.raises(StoreFault) as caught:
+            await guarded.call(lambda store: store.get("aa", "00"))
+        return str(caught.value)
+
+    store.delay_s = 5.0
+    assert await fault() == (
+        "cache store: store_timeout: MoodyStore gave no answer within 50 ms; see that it runs"
+    )
+    store.delay_s, store.error = 0.0, KeyError("bug")
+    assert await fault() == "cache store: store_error: MoodyStore failed with KeyError"
+    assert "breaker_open: MoodyStore kept failing; try again" in await fault()
 
 
 async def test_slow_store_costs_its_timeout_once() -> None:

@@ -2,10 +2,13 @@
 
 import asyncio
 from collections import Counter
+from collections.abc import Sequence
+from typing import Any
 
 import pytest
 
-from funnel.cache.base import Served
+from funnel.cache.base import Answer, Served
+from funnel.types import Hit
 from tests.cache.world import Stages, TopicScorer, World, settle
 
 
@@ -140,6 +143,77 @@ async def test_index_write_during_a_run_separates_old_and_new() -> None:
     await settle()
     kept = await world.ask(text)
     assert (kept.info.status, [hit.id for hit in kept.answer.hits]) == ("hit", ["new"])
+
+
+async def test_stale_answer_for_all_when_the_stages_fail() -> None:
+    """Also who gave up waiting and computed gets the stale answer, not the error."""
+    world = World(stale_on_error_s=1_000, ttl_s=100, flight_wait_s=0.05)
+    await world.ask("a word about cats")
+    world.clock.now += 200
+    world.stages.error, world.stages.delay_s = RuntimeError("boom"), 0.2
+    served = await _all(world, ["a word about cats"] * 3)
+    assert {(s.info.status, s.info.stale, s.info.reason) for s in served} == {
+        ("hit", True, "stages_failed")
+    }
+
+
+async def test_paraphrase_that_gave_up_waiting_gets_the_stale_answer_too() -> None:
+    """Its own run fails beside the one it waited for."""
+    world = World(stale_on_error_s=1_000, ttl_s=100, flight_wait_s=0.05)
+    await world.ask("a word about cats")
+    await world.ask("a word about dogs")
+    world.clock.now += 200
+    slow = asyncio.ensure_future(_all(world, ["something about cats"]))
+    world.stages.delay_s = 0.2
+    await asyncio.sleep(0.01)
+    world.stages.error = RuntimeError("boom")
+    (served,) = await _all(world, ["a word about cats"])
+    assert (served.info.status, served.info.reason) == ("hit", "stages_failed")
+    await asyncio.gather(slow, return_exceptions=True)
+
+
+async def test_landed_flight_is_not_joined_for_ever() -> None:
+    """An embedder that hangs: after a second the answer is kept without a vector, and expires."""
+    world = World(ttl_s=10, verifier={"model": "world/verifier", "timeout_ms": 20}, timeout_ms=50)
+    await world.cache.start()
+    world.encoder.aencode = _hang  # type: ignore[method-assign]
+    text = "a word about cats"
+    await world.cache.serve(world.request(text), world.stages.of(text))
+    await asyncio.sleep(1.1)
+    assert len(world.cache.flights) == 0
+    assert (
+        await world.cache.serve(world.request(text), world.stages.of(text))
+    ).info.tier == "exact"
+    world.clock.now += 10_000
+    served = await world.cache.serve(world.request(text), world.stages.of(text))
+    assert (served.info.status, len(world.stages.runs)) == ("miss", 2)
+
+
+@pytest.mark.parametrize("levels", [150, 500, 5_000])
+async def test_metadata_nested_too_deep_is_answered_and_not_kept(levels: int) -> None:
+    """All callers get the answer as it is; the next one computes again."""
+    world = World(stages=Stages(delay_s=0.01))
+    deep: dict[str, Any] = {}
+    for _ in range(levels):
+        deep = {"inner": [deep]}
+
+    async def compute() -> Answer:
+        world.stages.runs.append("deep")
+        await asyncio.sleep(0.01)
+        return Answer((Hit(1, "d", 1.0, "logit", "stage", "", "t", metadata=deep),))
+
+    request = world.request("a word about cats")
+    served = await asyncio.gather(*(world.cache.serve(request, compute) for _ in range(3)))
+    assert all(one.answer.hits[0].metadata["inner"][0] is deep["inner"][0] for one in served)
+    assert len(world.stages.runs) == 1
+    await settle()
+    assert (await world.cache.serve(request, compute)).info.status == "miss"
+    assert world.cache.counters.events["not_stored_too_deep"] >= 1
+    assert len(world.cache.flights) == 0
+
+
+async def _hang(texts: Sequence[str]) -> Any:
+    await asyncio.sleep(3_600)
 
 
 def _letters(number: int) -> str:

@@ -58,6 +58,30 @@ async def test_new_document_drops_the_answers_it_might_enter(world: World) -> No
     assert [await _status(world, topic) for topic in ("cats", "dogs")] == ["miss", "hit"]
 
 
+async def test_new_document_drops_answers_that_have_room(world: World) -> None:
+    """An answer shorter than its k may get any new document, however far it is."""
+    await world.ask("a word about cats", partition={"k": 3})
+    await _fill(world)
+    changed = Document("dogs-1", "of something else", "Note about zebras")
+    await world.cache.documents_changed(deleted=["zebras-1"])
+    assert (await world.ask("a word about cats", partition={"k": 3})).info.status == "hit"
+    await world.cache.documents_changed(upserted=[changed])
+    assert (await world.ask("a word about cats", partition={"k": 3})).info.status == "miss"
+    assert [await _status(world, topic) for topic in ("cats", "dogs")] == ["hit", "miss"]
+
+
+@pytest.mark.parametrize("size", [60, 3_000])
+async def test_the_end_of_a_long_document_counts_too(world: World, size: int) -> None:
+    """What the encoder would not read of it in one piece; what is endless drops everything."""
+    await _fill(world)
+    long = Document("new", f"{'filler ' * size}all there is about cats")
+    await world.cache.documents_changed(upserted=[long])
+    assert [await _status(world, topic) for topic in ("cats", "dogs")] == ["miss", "hit"]
+    endless = Document("endless", "filler " * 300_000)
+    await world.cache.documents_changed(upserted=[endless])
+    assert await _status(world, "dogs") == "miss"
+
+
 async def test_new_document_reaches_all_partitions_and_tenants(world: World) -> None:
     """Reverse search looks at every tenant's and every setting's answers."""
     await world.ask("a word about cats", scope="left")

@@ -1,9 +1,11 @@
 """Several caches over one shared store, as in several processes."""
 
 import asyncio
+import time
 
 import pytest
 
+from funnel.cache.background import Background
 from tests.cache.conftest import SHARED_KINDS, MakeStore
 from tests.cache.world import Stages, World, settle
 
@@ -77,6 +79,43 @@ async def test_index_write_here_ends_hits_there(make_store: MakeStore) -> None:
     assert (await there.ask("a word about cats")).info.status == "hit"
     await here.cache.documents_changed()
     assert (await there.ask("a word about cats")).info.status == "miss"
+
+
+async def test_a_write_that_found_no_room_gives_its_lease_back(make_store: MakeStore) -> None:
+    """The answer is not kept; the next one to ask need not wait for a lease that nobody uses."""
+    (world,) = await _worlds(make_store, 1)
+    world.cache._writes = world.cache._serving._writes = Background(0)
+    await world.ask("a word about cats")
+    assert await _seconds(world, "a word about cats") < 1
+    world.stages.error = RuntimeError("boom")
+    with pytest.raises(RuntimeError):
+        await world.ask("a word about dogs")
+    world.stages.error = None
+    assert await _seconds(world, "a word about dogs") < 1
+
+
+async def test_who_asks_after_an_index_write_does_not_wait_for_an_older_run(
+    make_store: MakeStore,
+) -> None:
+    """The older run's answer will not be kept, so its lease is no reason to wait."""
+    (world,) = await _worlds(make_store, 1, delay_s=3)
+    text = "a word about cats"
+    older = asyncio.ensure_future(world.cache.serve(world.request(text), world.stages.of(text)))
+    for _ in range(200):
+        if world.stages.runs:
+            break
+        await asyncio.sleep(0.01)
+    await world.cache.documents_changed(deleted=["dogs-1"])
+    world.stages.delay_s = 0.0
+    assert await _seconds(world, text) < 1.5
+    older.cancel()
+    await asyncio.gather(older, return_exceptions=True)
+
+
+async def _seconds(world: World, text: str) -> float:
+    began = time.monotonic()
+    await world.ask(text)
+    return time.monotonic() - began
 
 
 async def _kept(world: World) -> None:

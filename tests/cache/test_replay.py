@@ -1,10 +1,12 @@
 """Replaying logs: the same decisions as when serving, counted rightly."""
 
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from structlog.testing import capture_logs
 
 from funnel.cache.calibrate_run import CalibrationRun
 from funnel.cache.decision import Policy
@@ -13,7 +15,7 @@ from funnel.cache.replay import Stream, earlier_neighbours, play_scored
 from funnel.cache.replay_console import plot
 from funnel.cache.replay_log import Asked, LabelledPair, is_log, read_log, read_pairs
 from funnel.cache.replay_run import Replayer, best_at, embed_log
-from funnel.cache.rules import CosineRule, ExactRule, VerifiedRule
+from funnel.cache.rules import CosineRule, ExactRule, VerifiedRule, peer_rules
 from funnel.cache.settings import GuardSettings
 from funnel.cache.tally import Tally, tally
 from funnel.errors import InputError
@@ -121,6 +123,20 @@ def test_baselines_play_by_their_own_rules() -> None:
     assert tally(stream, stream.play(ExactRule(), 5)).by_tier == {"exact": 2}
     assert tally(stream, stream.play(CosineRule(0.5), 5)).hits == 4
     assert tally(stream, stream.play(CosineRule(0.9999), 5)).hits == 2
+
+
+def test_a_peer_that_is_half_installed_is_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It says so, and the replay goes on."""
+    (tmp_path / "gptcache").mkdir()
+    (tmp_path / "gptcache" / "__init__.py").write_text("")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "gptcache", raising=False)
+    with capture_logs() as logs:
+        assert "gptcache" not in [rule.name for rule in peer_rules()]
+    assert [entry["peer"] for entry in logs] == ["gptcache"]
+    monkeypatch.delitem(sys.modules, "gptcache", raising=False)
 
 
 def test_neighbours_come_earlier_and_nearest_first() -> None:

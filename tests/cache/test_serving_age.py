@@ -72,6 +72,19 @@ async def test_stale_while_revalidate_serves_flagged_and_recomputes() -> None:
     assert (fresh.info.status, fresh.info.stale) == ("hit", False)
 
 
+async def test_a_refresh_that_is_not_kept_does_not_count_as_one() -> None:
+    """Degraded answers are never kept; the entry stays as old as it is."""
+    clock = Clock()
+    world = World(clock=clock, ttl_s=100, stale_while_revalidate_s=50)
+    await world.ask("a word about cats")
+    clock.now += 120
+    world.stages.degraded = ("cross_encoder",)
+    await world.ask("a word about cats")
+    events = (await world.cache.stats())["events"]
+    assert (events.get("refreshed"), events["refresh_not_kept"]) == (None, 1)
+    assert (await world.ask("a word about cats")).info.stale
+
+
 async def test_stale_on_error_instead_of_failing() -> None:
     """When the stages fail, a late entry is better than nothing, and says so."""
     clock = Clock()

@@ -2,16 +2,21 @@
 
 import asyncio
 import time
+from collections.abc import Callable, Coroutine
+from traceback import format_exception
 from typing import Any
 
 import pytest
 import redis
 
-from funnel.cache.store import StoreLimits
+from funnel.cache import redis_lua as lua
+from funnel.cache.redis_link import RedisLink
+from funnel.cache.store import LONGEST_S, StoreLimits
 from funnel.cache.store_redis import RedisStore
 from funnel.errors import CacheError, ConfigError
 from tests.cache.conftest import MakeRedis
 from tests.cache.records import P, axis, eventually, keep, keep_many, near, payload
+from tests.cache.world import World
 from tests.redis_servers import RedisFarm, RedisServer
 
 
@@ -62,6 +67,44 @@ class TestSettings:
         with pytest.raises(ConfigError, match="redis://"):
             RedisStore(url)
 
+    @pytest.mark.parametrize(
+        ("url", "named"),
+        [
+            ("redis://u:hunter2@h:abc", "host or port"),
+            ("redis://u:hunter2@h:99999", "host or port"),
+            ("redis://u:hunter2@[::1", "host or port"),
+            ("redis://u:hunter2@ho st:1", "host or port"),
+            ("redis://u:hunter2/1@h", "host or port"),
+            ("redis://u:hunter2#1@h", "host or port"),
+            ("redis://u:hunter2@h/main", "database"),
+            ("redis://u:hunter2@h?socket_timeout=abc", "'socket_timeout'"),
+            ("redis://u:hunter2@h?foo=bar", "'foo'"),
+            ("redis://u:hunter2@h?decode_responses=true", "'decode_responses'"),
+            ("redis://u:hunter2@h?ssl_cert_reqs=none", "rediss://"),
+            ("rediss://u:hunter2@h?ssl_cert_reqs=CERT_NONE", "CERT_NONE"),
+        ],
+    )
+    def test_an_address_with_a_part_that_cannot_be_used(self, url: str, named: str) -> None:
+        """It is a configuration error that names the part and never shows the password."""
+        with pytest.raises(ConfigError, match=r"cache\.url: got") as caught:
+            RedisStore(url)
+        assert named in str(caught.value)
+        assert "hunter2" not in "".join(format_exception(caught.value.with_traceback(None)))
+
+    @pytest.mark.parametrize(
+        "url",
+        [
+            "redis://",
+            "redis://[::1]:6380/0",
+            "redis://u:p%2F%40@h:6379/15?socket_timeout=0.5&client_name=a",
+            "rediss://h?ssl_cert_reqs=none&ssl_ca_certs=/ca.pem",
+            "unix:///run/redis.sock?db=1",
+        ],
+    )
+    def test_an_address_that_is_one(self, url: str) -> None:
+        """Every kind of address that redis-py knows is taken."""
+        RedisStore(url)
+
     @pytest.mark.parametrize("namespace", ["", "a{b}", "a b", "a*", "x" * 101])
     def test_a_namespace_that_would_break_keys(self, namespace: str) -> None:
         """Braces, blanks and wildcards are refused."""
@@ -75,6 +118,15 @@ class TestSettings:
             await store.ping()
         assert "hunter2" not in str(caught.value)
         await store.aclose()
+
+    async def test_a_purge_that_fails_names_the_server(self) -> None:
+        """An operator sees which server it was and what to do, and no credentials."""
+        url = "redis://user:hunter2@127.0.0.1:1/0"
+        cache = World(store=RedisStore(url)).cache
+        with pytest.raises(CacheError, match=r"127\.0\.0\.1:1 .*see that it runs") as caught:
+            await cache.purge()
+        assert "hunter2" not in str(caught.value)
+        await cache.aclose()
 
     async def test_vector_sets_where_there_are_none(self, redis_server: RedisServer) -> None:
         """Asking for what the server lacks is a clear error, not a silent substitute."""
@@ -324,6 +376,55 @@ class TestMirror:
 
         await eventually(seen)
 
+    @pytest.mark.parametrize(
+        ("script", "drop"),
+        [
+            (lua.DELETE, lambda store: store.delete(P, "00")),
+            (lua.DROP_SETS, lambda store: store.delete_documents(["d"])),
+            (lua.DROP_STALE, lambda store: store.purge()),
+            (lua.READ, lambda store: store.nearest_anywhere(axis(0), limit=5, floor=0.5)),
+        ],
+        ids=["delete", "documents", "purge", "read"],
+    )
+    async def test_what_was_put_again_before_a_late_reply_stays(
+        self,
+        store: RedisStore,
+        behind: Behind,
+        monkeypatch: pytest.MonkeyPatch,
+        script: lua.Script,
+        drop: Callable[[RedisStore], Coroutine[Any, Any, object]],
+    ) -> None:
+        """That a record was gone says nothing about the one that has its place by now."""
+        await keep(store, "00", vector=axis(0), documents=["d"])
+        await store.nearest_anywhere(axis(0), limit=5, floor=0.5)
+        if script is lua.READ:
+            behind.client.unlink(behind.name(f"r:{P}:00"))
+        late = LateReply(monkeypatch, script)
+        dropping = asyncio.create_task(drop(store))
+        await late.given.wait()
+        assert await keep(store, "00", vector=axis(0), documents=["d"])
+        await store.nearest_anywhere(axis(1), limit=5, floor=0.9)
+        late.read.set()
+        await dropping
+        assert [s.key for s in await store.nearest_anywhere(axis(0), limit=5, floor=0.5)] == ["00"]
+
+
+class LateReply:
+    """Holds back the first reply to a script: ``given`` by the server, not ``read`` yet."""
+
+    def __init__(self, patch: pytest.MonkeyPatch, script: lua.Script) -> None:
+        self.given, self.read = asyncio.Event(), asyncio.Event()
+        plain = RedisLink.run
+
+        async def run(link: RedisLink, asked: lua.Script, *arguments: Any) -> Any:
+            reply = await plain(link, asked, *arguments)
+            if asked is script and not self.given.is_set():
+                self.given.set()
+                await self.read.wait()
+            return reply
+
+        patch.setattr(RedisLink, "run", run)
+
 
 class TestAnywhere:
     """Whom a new document concerns must not be answered from a mirror that is behind."""
@@ -364,6 +465,19 @@ class TestAnywhere:
         await store.epoch()
         await keep(store, "03", vector=axis(0))
         assert [s.key for s in await other.nearest_anywhere(axis(0), limit=5, floor=0.5)] == ["03"]
+
+    async def test_a_reply_that_another_epoch_has_overtaken(
+        self, store: RedisStore, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """It is not taken for a server that went back and lost its records."""
+        await keep(store, "00", vector=axis(0))
+        late = LateReply(monkeypatch, lua.READ)
+        searching = asyncio.create_task(store.nearest_anywhere(axis(0), limit=5, floor=0.5))
+        await late.given.wait()
+        await store.bump(invalidate=False)
+        late.read.set()
+        assert [s.key for s in await searching] == ["00"]
+        assert await near(store, axis(0)) == ["00"]
 
     async def test_a_mirror_that_cannot_catch_up(
         self, make_redis: MakeRedis, store: RedisStore, behind: Behind
@@ -412,6 +526,19 @@ class TestManners:
 
         await eventually(tidy, within_s=5.0)
         assert (await store.stats()).bytes == 0
+
+    @pytest.mark.parametrize("retain_s", [1e17, float("inf")])
+    async def test_nothing_is_kept_for_ever(
+        self, store: RedisStore, behind: Behind, retain_s: float
+    ) -> None:
+        """A time that no server can count to becomes ten years, and documents still drop it."""
+        assert await keep(store, "00", retain_s=retain_s, documents=["d"])
+        await store.alias(P, "01", "00", note=b"", retain_s=retain_s)
+        for name in (f"r:{P}:00", f"a:{P}:01"):
+            left_ms = int(behind.client.pttl(behind.name(name)))
+            assert 0 < left_ms <= LONGEST_S * 1000
+        assert await store.delete_documents(["d"]) == 1
+        assert await payload(store, "00") is None
 
     async def test_the_log_is_capped(self, store: RedisStore, behind: Behind) -> None:
         """The change log keeps about ten thousand changes, whatever happens."""

@@ -12,9 +12,11 @@ import textwrap
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from funnel.cache.sqlite_file import SqliteFile
 from funnel.cache.sqlite_schema import APPLICATION_ID, SCHEMA
 from funnel.cache.store import Missing, StoreLimits
 from funnel.cache.store_sqlite import SqliteStore
@@ -97,11 +99,24 @@ async def test_the_default_namespace_has_the_file_itself(path: Path) -> None:
     assert [p.name for p in path.parent.glob("*.sqlite")] == ["cache.b.sqlite"]
 
 
-@pytest.mark.parametrize(
-    "junk", [b"not a database at all" * 100, b"SQLite format 3\x00" + b"\xff" * 9000]
-)
-async def test_a_damaged_file_is_set_aside(path: Path, junk: bytes) -> None:
+@pytest.mark.parametrize("other", [b"x", b"# Notes\n", b"not a database at all" * 500])
+async def test_a_file_that_is_no_database_is_left_alone(path: Path, other: bytes) -> None:
+    """A mistyped path costs the cache, not the file that it leads to."""
+    place_file(path, other)
+    before = path.stat().st_mtime_ns  # noqa: ASYNC240 - blocking either way
+    store = SqliteStore(path, LIMITS)
+    for _ in range(2):
+        with pytest.raises(CacheError, match=r"no SQLite database; give cache\.path"):
+            await store.start()
+    await store.aclose()
+    assert content_of(path) == other
+    assert path.stat().st_mtime_ns == before  # noqa: ASYNC240
+    assert [p.name for p in path.parent.iterdir()] == [path.name]
+
+
+async def test_a_damaged_file_is_set_aside(path: Path) -> None:
     """The damaged file is kept under another name, and a fresh one works at once."""
+    junk = b"SQLite format 3\x00" + b"\xff" * 9000
     place_file(path, junk)
     store = SqliteStore(path, LIMITS)
     with pytest.raises(CacheError, match="damaged"):
@@ -139,6 +154,27 @@ async def test_damage_in_the_middle_gives_no_wrong_answer(path: Path) -> None:
     await store.aclose()
 
 
+async def test_a_reply_that_another_epoch_has_overtaken(
+    store: SqliteStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is not taken for an older copy of the file without the records."""
+    await keep(store, "00", vector=axis(0))
+    await store.nearest_anywhere(axis(0), limit=5, floor=0.5)
+    plain, overtaken = SqliteFile.read, asyncio.Event()
+
+    async def late(file: SqliteFile, *work: Any, **options: Any) -> Any:
+        reply = await plain(file, *work, **options)
+        if isinstance(reply, tuple) and not overtaken.is_set():  # a search, not its catching up
+            overtaken.set()
+            await store.bump(invalidate=False)
+        return reply
+
+    monkeypatch.setattr(SqliteFile, "read", late)
+    found = await store.nearest_anywhere(axis(0), limit=5, floor=0.5)
+    assert overtaken.is_set()
+    assert [s.key for s in found] == ["00"]
+
+
 async def test_another_programs_database_is_not_touched(path: Path) -> None:
     """A SQLite file that is not ours is refused and left as it is."""
     path.parent.mkdir()
@@ -150,7 +186,7 @@ async def test_another_programs_database_is_not_touched(path: Path) -> None:
     with pytest.raises(CacheError, match="another program"):
         await store.start()
     await store.aclose()
-    assert content_of(path)[100:] == before[100:]  # the head says which journal it uses
+    assert content_of(path) == before
 
 
 @pytest.mark.parametrize("schema", [SCHEMA - 1, SCHEMA + 1])

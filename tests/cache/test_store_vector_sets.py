@@ -10,7 +10,7 @@ import redis
 from funnel.cache.store import StoreLimits
 from funnel.cache.store_redis import RedisStore
 from funnel.errors import CacheError
-from tests.cache.records import P, axis, eventually, keep, payload
+from tests.cache.records import P, axis, eventually, keep, near, payload
 from tests.redis_servers import RedisServer
 from tests.vector_set_server import VectorSetServer
 
@@ -80,6 +80,41 @@ class TestVectorSets:
         assert not await keep(through, "00", vector=axis(0))
         assert await payload(through, "00") is None
 
+    async def test_what_was_put_again_before_its_vector_was_removed_is_found(
+        self, door: "Door", through: RedisStore
+    ) -> None:
+        """The removal is undone."""
+        await keep(through, "00", vector=axis(0))
+        door.before_vrem = self._putting_back(door, through)
+        await through.delete(P, "00")
+        assert await near(through, axis(0)) == ["00"]
+
+    async def test_what_a_write_may_have_missed_meanwhile_does_not_stay(
+        self, door: "Door", through: RedisStore
+    ) -> None:
+        """While the vector was away no reverse search could find the record."""
+        await keep(through, "00", vector=axis(0))
+        put_back = self._putting_back(door, through)
+
+        def put_back_and_write(client: redis.Redis) -> None:
+            put_back(client)
+            client.hincrby(f"{through.prefix}meta", "current", 1)
+
+        door.before_vrem = put_back_and_write
+        await through.delete(P, "00")
+        assert await payload(through, "00") is None
+
+    def _putting_back(self, door: "Door", store: RedisStore) -> Callable[[redis.Redis], None]:
+        """What puts a record back as it is now."""
+        name = f"{store.prefix}r:{P}:00"
+        with door.behind() as client:
+            kept = client.dump(name)
+
+        def put_back(client: redis.Redis) -> None:
+            client.restore(name, 60_000, kept)
+
+        return put_back
+
     async def test_they_are_used_where_there_are_some(
         self, vector_set_server: VectorSetServer
     ) -> None:
@@ -91,16 +126,22 @@ class TestVectorSets:
 
 
 class Door(VectorSetServer):
-    """Refuses one command, and may do something before it takes a vector in."""
+    """Refuses one command, and may do something before it takes a vector in or out."""
 
     refused = b""
     before_vadd: Callable[[redis.Redis], Any] | None = None
+    before_vrem: Callable[[redis.Redis], Any] | None = None
+
+    def behind(self) -> redis.Redis:
+        """A client of the server behind it."""
+        return self._behind.client()
 
     def _answer(self, command: list[bytes]) -> bytes | None:
         name = command[0].upper()
         if name == self.refused:
             return b"-LOADING the data set is not in memory yet\r\n"
-        if name == b"VADD" and self.before_vadd is not None:
-            with self._behind.client() as client:
-                self.before_vadd(client)
+        first = {b"VADD": self.before_vadd, b"VREM": self.before_vrem}.get(name)
+        if first is not None:
+            with self.behind() as client:
+                first(client)
         return super()._answer(command)

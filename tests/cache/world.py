@@ -191,7 +191,7 @@ class World:
             return row
 
         query = Query(text, query_id="q", embed=embed, scope=scope)
-        return CacheRequest(query, partition or {"k": 10}, scope, Deadline.after_ms(deadline_ms))
+        return CacheRequest(query, partition or {"k": 2}, scope, Deadline.after_ms(deadline_ms))
 
     async def ask(self, text: str, **options: Any) -> Served:
         """Serve one query and let background work settle."""
