@@ -77,7 +77,8 @@ def cross_encoder(
         raise typer.BadParameter(
             "its scores are probabilities for --loss mse", param_hint="--teacher"
         )
-    check_place(train_settings, run_options)
+    check_place(base, train_settings, run_options)
+    result, held_out = _form(form), read_pairs(str(dev), on_bad_line) if dev else None
     report = train_cross_encoder(
         taught_pairs(data, teacher, on_bad_line) if teacher else read_pairs(data, on_bad_line),
         replace(run_options, data_name=_named(data, teacher)),
@@ -85,9 +86,9 @@ def cross_encoder(
         loss=loss,
         scale=scale,
         residual=residual,
-        form=_form(form),
+        form=result,
         settings=train_settings,
-        dev=read_pairs(str(dev), on_bad_line) if dev else None,
+        dev=held_out,
     )
     _tell(report, json_out, f"use it:\n{usage(report.output, 'stage')}")
 
@@ -144,7 +145,7 @@ def bi_encoder(
         raise typer.BadParameter(
             f"got {loss!r}, expected cosine or margin_mse", param_hint="--loss"
         )
-    check_place(train_settings, run_options)
+    check_place(base, train_settings, run_options)
     distillation = read_distillation(data, loss, teacher, scale, on_bad_line)
     options = replace(run_options, data_name=_named(data, teacher))
     report = train_bi_encoder(distillation, options, base=base, settings=train_settings)

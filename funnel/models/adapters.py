@@ -311,9 +311,9 @@ def _adapter(path: Path, settings: dict[str, Any], weights: bytes, digest: str) 
         return Adapter(
             name=str(settings["name"]),
             base=BaseModel(**settings["base"]),
-            rank=int(settings["lora"]["rank"]),
+            rank=_at_least_one("lora.rank", settings["lora"]["rank"]),
             alpha=float(settings["lora"]["alpha"]),
-            max_tokens=int(settings["max_tokens"]),
+            max_tokens=_at_least_one("max_tokens", settings["max_tokens"]),
             tensors=load(weights),
             combine=_combination(settings["combine"]),
             score_kind=settings["score_kind"],
@@ -327,11 +327,24 @@ def _adapter(path: Path, settings: dict[str, Any], weights: bytes, digest: str) 
         ) from problem
 
 
+def _at_least_one(name: str, found: Any) -> int:
+    number = int(found)
+    if number < 1:
+        raise ValueError(f"{name} is {found!r}, expected at least 1")
+    return number
+
+
 def _combination(found: Mapping[str, Any]) -> Combination:
     known = {each.name for each in fields(Combination)}
     if unknown := set(found) - known:
         raise ValueError(f"unknown parts of the combination: {sorted(unknown)}")
     combination = Combination(**found)
+    for name in ("cross", "cosine", "maxsim", "tuned", "bias"):
+        value = getattr(combination, name)
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
+            raise ValueError(f"{name} is {value!r}, expected a number")
+        if not math.isfinite(value):
+            raise ValueError(f"{name} is {value}, expected a finite number")
     if combination.order not in get_args(PairOrder):
         raise ValueError(f"unknown order {combination.order!r}; known: {get_args(PairOrder)}")
     if combination.ceiling is not None and not math.isfinite(combination.ceiling):

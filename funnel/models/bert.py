@@ -38,6 +38,12 @@ class BertShape:
     typed: bool
 
 
+def has_pair_head(folder: Path) -> bool:
+    """Whether a model's config says that it scores pairs, so that it has no vectors to give."""
+    kinds = read_config(folder).get("architectures") or [""]
+    return isinstance(kinds, list) and str(kinds[0]).endswith("ForSequenceClassification")
+
+
 def read_config(folder: Path) -> dict[str, object]:
     """The model's ``config.json``.
 

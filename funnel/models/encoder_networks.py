@@ -19,6 +19,7 @@ from funnel.models.bert import (
     Bert,
     bert_shape,
     collate,
+    has_pair_head,
     packed,
     read_config,
     read_json,
@@ -241,6 +242,11 @@ def _opened(
     projection = token_projection(source.folder)
     if projection is not None:
         return ColbertEncoder(source, projection, max_tokens)
+    if has_pair_head(source.folder) and not (source.folder / "1_Pooling").is_dir():
+        raise ModelError(
+            f"model {source.name!r} is a cross-encoder, which gives no vectors; expected an "
+            "encoder, such as embedded:all-MiniLM-L6-v2"
+        )
     return LibraryEncoder(source, max_tokens)
 
 

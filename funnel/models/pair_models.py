@@ -195,7 +195,10 @@ def adapter_base(adapter: Adapter) -> ModelSource:
     """
     embedded = EMBEDDED_ENCODER.removeprefix(EMBEDDED)
     is_embedded = adapter.base.name in (embedded, EMBEDDED_ENCODER)
-    source = locate(EMBEDDED_ENCODER if is_embedded else adapter.base.name)
+    try:
+        source = locate(EMBEDDED_ENCODER if is_embedded else adapter.base.name)
+    except ModelError as error:
+        raise ModelError(f"adapter {adapter.name!r} needs its base: {error}") from error
     weights = source.folder / "model.safetensors"
     check_base(adapter, source.name, sha256(weights) if weights.is_file() else "")
     return source

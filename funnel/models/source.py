@@ -154,7 +154,13 @@ def _weights_hash(folder: Path) -> str:
             f"model {str(folder)!r}: got no .safetensors file, expected at least one; "
             "save the model with safe serialisation (pickled weights are never read)"
         )
-    joined = "".join(sha256(path) for path in weights)
+    try:
+        joined = "".join(sha256(path) for path in weights)
+    except OSError as error:
+        raise ModelError(
+            f"model {str(folder)!r}: {error.filename} cannot be read ({error.strerror}); "
+            "make it readable for this user"
+        ) from error
     return hashlib.sha256(joined.encode()).hexdigest()[:16]
 
 

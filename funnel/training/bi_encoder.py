@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,7 +23,7 @@ from funnel.training.losses import ScoreScale
 from funnel.training.records import LabelledPair, Triple
 from funnel.training.report import TrainReport
 from funnel.training.session import fall, open_session, report
-from funnel.training.settings import RunOptions, TrainSettings
+from funnel.training.settings import RunOptions, TrainSettings, check_choice
 from funnel.training.splits import split_by_group
 from funnel.training.students import load_bi_student
 
@@ -53,6 +53,7 @@ def from_pairs(pairs: Sequence[LabelledPair], *, scale: ScoreScale) -> Distillat
     Raises:
         InputError: scores outside [0, 1] on the probability scale, or all the same.
     """
+    check_choice("scale", scale, get_args(ScoreScale))
     if scale == "probability":
         mend = "say --scale logit if the teacher gives raw logits"
         check_probabilities(pairs, what="teacher scores", mend=mend)
@@ -67,6 +68,7 @@ def from_triples(triples: Sequence[Triple], *, scale: ScoreScale) -> Distillatio
     Raises:
         InputError: triples without teacher scores, or scores outside [0, 1].
     """
+    check_choice("scale", scale, get_args(ScoreScale))
     check_triples(triples)
     if any(row.positive_score is None for row in triples):
         raise InputError("margin_mse needs a teacher's scores; name one with --teacher MODEL")

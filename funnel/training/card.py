@@ -2,7 +2,12 @@
 
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
+from math import inf
+from pathlib import Path
 
+import yaml
+
+from funnel.training.origin import lasting_name
 from funnel.training.report import TrainReport
 
 _LIBRARIES = ("retrieval-funnel", "sentence-transformers", "transformers", "torch")
@@ -15,7 +20,7 @@ def model_card(report: TrainReport, *, usage: str) -> str:
             [
                 _front_matter(report),
                 f"# {report.output.name}",
-                f"A {report.task}, trained from `{report.base}` with `funnel train` "
+                f"A {report.task}, trained from `{lasting_name(report.base)}` with `funnel train` "
                 f"({report.form}).",
                 "## Use\n\n```yaml\n" + usage.rstrip() + "\n```",
                 "## Data\n\n" + _table(_data(report)),
@@ -28,9 +33,16 @@ def model_card(report: TrainReport, *, usage: str) -> str:
     )
 
 
+def yaml_text(text: str | Path) -> str:
+    """As a YAML string that reads back the same in any place, quoted where it must be."""
+    # In a flow list more has to be quoted than anywhere else.
+    listed = yaml.safe_dump([str(text)], default_flow_style=True, allow_unicode=True, width=inf)
+    return listed.strip()[1:-1]
+
+
 def _front_matter(report: TrainReport) -> str:
-    library = "sentence-transformers"
-    return f"---\nlibrary_name: {library}\nbase_model: {report.base}\ntags: [retrieval-funnel]\n---"
+    library, base = "sentence-transformers", yaml_text(lasting_name(report.base))
+    return f"---\nlibrary_name: {library}\nbase_model: {base}\ntags: [retrieval-funnel]\n---"
 
 
 def _data(report: TrainReport) -> dict[str, object]:

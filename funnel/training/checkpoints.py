@@ -30,14 +30,14 @@ def data_fingerprint(rows: Sequence[object]) -> str:
     return digest.hexdigest()
 
 
-def open_run(
-    output: Path, identity: Mapping[str, object], *, resume: bool, overwrite: bool
-) -> Path | None:
+def open_run(output: Path, *, resume: bool, overwrite: bool) -> Path | None:
     """Find the checkpoint to go on from, None for a fresh start. Nothing is written or removed.
 
+    Whether it is of the same run, ``check_same_run`` tells.
+
     Raises:
-        ConfigError: there is nothing to resume, or the data or settings have changed since, or an
-            unfinished run would be lost, or its folder holds something else.
+        ConfigError: there is nothing to resume, or an unfinished run would be lost, or its folder
+            holds something else.
     """
     folder = checkpoint_folder(output)
     _check_folder(folder)
@@ -47,7 +47,6 @@ def open_run(
             raise ConfigError(
                 f"nothing to resume: {folder} holds no complete checkpoint; run without --resume"
             )
-        _same_run(folder, identity)
         return last
     if last is not None and not overwrite:
         raise ConfigError(
@@ -157,7 +156,13 @@ def _last_complete(folder: Path) -> Path | None:
     return max(done, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
 
 
-def _same_run(folder: Path, identity: Mapping[str, object]) -> None:
+def check_same_run(output: Path, identity: Mapping[str, object]) -> None:
+    """Refuse to go on with a run of other data or settings, or from another base.
+
+    Raises:
+        ConfigError: names what has changed.
+    """
+    folder = checkpoint_folder(output)
     try:
         before = json.loads((folder / _RUN).read_text(encoding="utf-8"))
     except (OSError, ValueError) as problem:

@@ -14,9 +14,10 @@ from pathlib import Path
 from types import MappingProxyType
 
 from funnel.errors import ConfigError
+from funnel.models.adapters import CARD_FILE
 from funnel.models.source import EMBEDDED_ENCODER
 from funnel.training.bi_encoder import from_triples, train_bi_encoder
-from funnel.training.checkpoints import unfinished
+from funnel.training.checkpoints import checkpoint_folder, unfinished
 from funnel.training.cross_encoder import train_cross_encoder
 from funnel.training.judges import pair_scores
 from funnel.training.protocol import Comparison, GroupFigures, compare, judge
@@ -97,12 +98,35 @@ class Place:
         """Of the run that makes one model."""
         output = self.folder / model
         data = f"{PREFIX}{model.partition('-')[0]}, written for this project, Apache-2.0"
-        begun = self.resume and unfinished(output)
-        return RunOptions(output=output, resume=begun, overwrite=self.overwrite, data_name=data)
+        return RunOptions(
+            output=output,
+            resume=self.resume and unfinished(output),
+            # What ``has`` did not take is older than the example that goes on.
+            overwrite=self.overwrite or self.resume,
+            data_name=data,
+        )
 
-    def has(self, model: str) -> bool:
-        """Whether a model is there that an interrupted example had finished."""
-        return self.resume and (self.folder / model).is_dir()
+    def has(self, model: str, *, teacher: str | None = None) -> bool:
+        """Whether a model is there that an interrupted example had finished.
+
+        One whose own run is unfinished, or older than its ``teacher``, is what was to be replaced.
+        """
+        output = self.folder / model
+        if self.overwrite or not self.resume or not output.is_dir() or _begun(output):
+            return False
+        return teacher is None or _saved_at(self.folder / teacher) <= _saved_at(output)
+
+
+def _begun(output: Path) -> bool:
+    """Whether a run of it was interrupted, be it before the first checkpoint was whole."""
+    folder = checkpoint_folder(output)
+    return folder.is_dir() and any(folder.iterdir())
+
+
+def _saved_at(output: Path) -> float:
+    """When a model was written: the card's time, as others may add files to the folder later."""
+    card = output / CARD_FILE
+    return card.stat().st_mtime if card.is_file() else 0.0
 
 
 def run_example(
@@ -144,7 +168,8 @@ def _security(pairs: list[LabelledPair], cases: list[Case], place: Place) -> Exa
         data = from_triples(triples, scale="probability")
         return train_bi_encoder(data, options, settings=_STUDENT)
 
-    made = {"teacher": teacher, "bi-encoder": _made(place, "security", train_student)}
+    student = _made(place, "security", train_student, teacher="security-teacher")
+    made = {"teacher": teacher, "bi-encoder": student}
     return _judged("security", EMBEDDED_ENCODER, made, cases)
 
 
@@ -156,8 +181,14 @@ class _Made:
     report: TrainReport | None
 
 
-def _made(place: Place, model: str, train: Callable[[RunOptions], TrainReport]) -> _Made:
-    if place.has(model):
+def _made(
+    place: Place,
+    model: str,
+    train: Callable[[RunOptions], TrainReport],
+    *,
+    teacher: str | None = None,
+) -> _Made:
+    if place.has(model, teacher=teacher):
         return _Made(place.folder / model, None)
     report = train(place.options(model))
     return _Made(report.output, report)

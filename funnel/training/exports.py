@@ -2,12 +2,14 @@
 
 from dataclasses import replace
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Any, Literal
 
 from funnel.errors import ConfigError
 from funnel.models.adapters import Adapter, BaseModel, Combination, save_adapter
 from funnel.models.source import locate, sha256
-from funnel.training.card import model_card
+from funnel.training.card import model_card, yaml_text
+from funnel.training.origin import lasting_name
 from funnel.training.output import atomic_directory
 from funnel.training.report import TrainReport
 from funnel.training.students import CrossStudent, quiet_loading
@@ -73,7 +75,7 @@ def make_adapter(student: CrossStudent, name: str, *, rank: int) -> Adapter:
     base = read_weights(source.folder)
     kept = Adapter(
         name=name,
-        base=BaseModel(_lasting_name(student.encoder), sha256(source.folder / "model.safetensors")),
+        base=BaseModel(lasting_name(student.encoder), sha256(source.folder / "model.safetensors")),
         rank=rank,
         alpha=float(rank),
         max_tokens=int(student.model.max_seq_length),
@@ -115,7 +117,8 @@ def export_bi_encoder(model: Any, report: TrainReport) -> None:
     Raises:
         ModelError: the disk is full or cannot be written.
     """
-    _save_model(model, report, model_card(report, usage=f"models:\n  embedder: {report.output}"))
+    shown = f"models:\n  embedder: {yaml_text(report.output)}"
+    _save_model(model, report, model_card(report, usage=shown))
 
 
 def cross_card(report: TrainReport, use: Use) -> str:
@@ -125,14 +128,15 @@ def cross_card(report: TrainReport, use: Use) -> str:
 
 def usage(output: Path, use: Use) -> str:
     """What goes into the YAML; a verifier serves nothing before its threshold is certified."""
+    model = yaml_text(output)
     if use == "stage":
-        return f"stages:\n  - kind: cross_encoder\n    model: {output}\n    k: 10"
+        return f"stages:\n  - kind: cross_encoder\n    model: {model}\n    k: 10"
     calibrator = f"{output}.calibrator.json"
     return (
-        f"cache:\n  verifier: {{ model: {output} }}\n"
+        f"cache:\n  verifier: {{ model: {model} }}\n"
         "  # Only exact hits are served until a threshold is certified:\n"
-        f"  # funnel cache calibrate PAIRS --config THIS.yaml --out {calibrator}\n"
-        f"  # calibrator: {calibrator}"
+        f"  # funnel cache calibrate PAIRS --config THIS.yaml --out {quote(calibrator)}\n"
+        f"  # calibrator: {yaml_text(calibrator)}"
     )
 
 
@@ -140,9 +144,3 @@ def _save_model(model: Any, report: TrainReport, card: str) -> None:
     with atomic_directory(report.output) as folder, quiet_loading():
         model.save_pretrained(str(folder), create_model_card=False)
         (folder / "README.md").write_text(card, encoding="utf-8")
-
-
-def _lasting_name(encoder: str) -> str:
-    """A path that still holds from another working directory; other names as they are."""
-    path = Path(encoder).expanduser()
-    return str(path.resolve()) if path.is_dir() else encoder

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from funnel.errors import ModelError, TrainingStopped
+from funnel.errors import FunnelError, ModelError, TrainingStopped
 from funnel.log import get_logger
 from funnel.training.callbacks import progress_callback, stop_callback
 from funnel.training.checkpoints import checkpoint_folder, exact, load_trained
@@ -92,6 +92,12 @@ def run_job(
         except Exception as problem:  # safetensors' own error is neither OSError nor RuntimeError
             if mended := failed_write(problem, folder, mend=_GO_ON):
                 raise mended from problem
+            if _is_of_loading(problem, trainer, resume_from):
+                raise ModelError(
+                    f"could not go on from {resume_from} ({type(problem).__name__}: {problem}); if "
+                    "it is damaged, delete it to go on from the one before, or start over with "
+                    "--overwrite"
+                ) from problem
             raise
     _refuse_unfinished(trainer, folder)
     after = dict(job.figures()) if job.figures else {}
@@ -104,6 +110,13 @@ def run_job(
         losses=_losses(trainer.state.log_history),
         evaluations=(Evaluation(0, before), *_evaluations(trainer.state.log_history, after)),
     )
+
+
+def _is_of_loading(problem: Exception, trainer: Any, checkpoint: Path | None) -> bool:
+    """Whether no step was taken since a run was to go on from a checkpoint."""
+    if checkpoint is None or isinstance(problem, FunnelError):
+        return False
+    return int(trainer.state.global_step) <= int(checkpoint.name.rpartition("-")[2])
 
 
 def discard_checkpoints(output: Path) -> None:

@@ -87,8 +87,8 @@ def atomic_directory(path: Path) -> Iterator[Path]:
         path.parent.mkdir(parents=True, exist_ok=True)
         staging = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
         try:
-            staging.chmod(0o755)
             yield staging
+            _make_readable(staging)
             _swap(staging, path)
         finally:
             shutil.rmtree(staging, ignore_errors=True)
@@ -126,6 +126,14 @@ def told_writes(path: Path) -> Iterator[None]:
         if mended := failed_write(problem, path):
             raise mended from problem
         raise
+
+
+def _make_readable(folder: Path) -> None:
+    """As any new file is; some libraries leave theirs to the owner alone."""
+    mask = os.umask(0)
+    os.umask(mask)
+    for path in (folder, *folder.rglob("*")):
+        path.chmod((0o777 if path.is_dir() else 0o666) & ~mask)
 
 
 def _check_replaceable(path: Path) -> None:
@@ -177,6 +185,11 @@ def failed_write(problem: Exception, path: Path, *, mend: str = _TRY_AGAIN) -> M
     return ModelError(_explained(system, path, mend)) if system else None
 
 
+_TORCH_FAILED_WRITING = (
+    "PytorchStreamWriter failed writing",
+    "basic_ios::clear: iostream error",
+    "] . unexpected pos",  # while it closes the file that it could not write to its end
+)
 _OS_ERROR = re.compile(r"os error (\d+)|errno[ =]*(\d+)", re.IGNORECASE)
 
 
@@ -187,7 +200,7 @@ def _system_error(problem: BaseException) -> OSError | None:
     if found := _OS_ERROR.search(str(problem)):
         number = int(found[1] or found[2])
         return OSError(number, os.strerror(number))
-    if "PytorchStreamWriter failed writing" in str(problem):
+    if any(words in str(problem) for words in _TORCH_FAILED_WRITING):
         return OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     return None
 

@@ -2,7 +2,8 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,7 +33,7 @@ from funnel.training.losses import PairLoss, ScoreScale, pair_loss
 from funnel.training.records import LabelledPair
 from funnel.training.report import TrainReport
 from funnel.training.session import Session, fall, open_session, report
-from funnel.training.settings import RunOptions, TrainSettings
+from funnel.training.settings import RunOptions, TrainSettings, check_choice
 from funnel.training.splits import split_by_group
 from funnel.training.students import CrossStudent, load_cross_student
 
@@ -54,6 +55,11 @@ class PairTask:
     symmetric: bool = False
     residual: bool = False
     form: Form = "auto"
+
+    def __post_init__(self) -> None:
+        check_choice("loss", self.loss, get_args(PairLoss))
+        check_choice("scale", self.scale, get_args(ScoreScale))
+        check_choice("form", self.form, get_args(Form))
 
 
 def train_pairs(
@@ -127,8 +133,7 @@ def _fitted(start: CrossStudent, train: Sequence[LabelledPair], task: PairTask) 
 
 def _can_be_measured(dev: Sequence[LabelledPair], task: PairTask) -> bool:
     """Whether the held-out part has what its figures compare: both classes, or two scores."""
-    sides = {pair.score >= 0.5 if task.loss == "bce" else pair.score for pair in dev}
-    return len(sides) > 1
+    return len({_side(task, pair) for pair in dev}) > 1
 
 
 def _export(
@@ -184,7 +189,14 @@ def _parts(
         check_pairs(dev, task, minimum=1)
         return list(pairs), list(dev)
     keys = _both_texts if task.symmetric else _query
-    return split_by_group(pairs, keys, share=settings.dev_share, seed=settings.seed)
+    return split_by_group(
+        pairs, keys, share=settings.dev_share, seed=settings.seed, kind=partial(_side, task)
+    )
+
+
+def _side(task: PairTask, pair: LabelledPair) -> float:
+    """What training tells apart, and its figures compare: the two classes, or the scores."""
+    return float(pair.score >= 0.5) if task.loss == "bce" else pair.score
 
 
 def _query(pair: LabelledPair) -> tuple[str]:

@@ -8,7 +8,10 @@ from funnel.errors import InputError
 
 QUERY = ("query", "question", "question1", "anchor", "text1", "sentence1")
 DOCUMENT = ("document", "passage", "question2", "answer", "positive", "text2", "sentence2", "text")
-POSITIVE = ("positive", "relevant", "document", "passage", "answer", "text")
+POSITIVE = (
+    "positive", "relevant", "document", "passage", "answer", "text", "question2", "text2",
+    "sentence2",
+)  # fmt: skip
 NEGATIVE = ("negative", "distractor")
 SCORE = ("label", "score", "is_duplicate", "relevance")
 

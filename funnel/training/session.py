@@ -4,9 +4,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from funnel.training.checkpoints import begin_run, data_fingerprint, open_run, unfinished
+from funnel.training.checkpoints import (
+    begin_run,
+    check_same_run,
+    data_fingerprint,
+    open_run,
+)
 from funnel.training.devices import Hardware, resolve_hardware
 from funnel.training.loop import Job, Outcome, discard_checkpoints, run_job
+from funnel.training.origin import base_revision, check_apart
 from funnel.training.output import check_output
 from funnel.training.report import TrainReport
 from funnel.training.settings import RunOptions, TrainSettings
@@ -40,18 +46,19 @@ class Session:
             discard_checkpoints(self.options.output)
 
 
-def check_place(settings: TrainSettings, options: RunOptions) -> None:
+def check_place(base: str, settings: TrainSettings, options: RunOptions) -> None:
     """Refuse what :func:`open_session` would, before data are prepared at some cost.
 
     Raises:
-        ConfigError: no CUDA where it was asked for, an output that exists, an unfinished run, or
-            nothing to resume.
-        ModelError: too little space on the disk.
+        ConfigError: no CUDA where it was asked for, an output that exists or touches its base, an
+            unfinished run, or nothing to resume.
+        ModelError: too little space on the disk, or no such base.
     """
     resolve_hardware(settings.device, settings.precision)
     check_output(options.output, overwrite=options.overwrite, needed_bytes=_NEEDED_BYTES)
-    if not (options.resume and unfinished(options.output)):
-        open_run(options.output, {}, resume=options.resume, overwrite=options.overwrite)
+    open_run(options.output, resume=options.resume, overwrite=options.overwrite)
+    check_apart(base, options.output)
+    base_revision(base)
 
 
 def open_session(
@@ -69,17 +76,19 @@ def open_session(
     decides the result (loss, scale, …).
 
     Raises:
-        ConfigError: no CUDA where it was asked for, an output that exists, an unfinished run, or
-            nothing to resume.
-        ModelError: too little space on the disk.
+        ConfigError: no CUDA where it was asked for, an output that exists or touches its base, an
+            unfinished run, nothing to resume, or what to resume has changed.
+        ModelError: too little space on the disk, or no such base.
     """
     hardware = resolve_hardware(settings.device, settings.precision)
     check_output(options.output, overwrite=options.overwrite, needed_bytes=_NEEDED_BYTES)
+    resume_from = open_run(options.output, resume=options.resume, overwrite=options.overwrite)
+    check_apart(base, options.output)
     data = {f"rows of {name}": data_fingerprint(rows)[:16] for name, rows in parts.items()}
-    identity = {**settings.identity(), **choices, **data, "task": title, "base": base}
-    resume_from = open_run(
-        options.output, identity, resume=options.resume, overwrite=options.overwrite
-    )
+    start = {"task": title, "base": base, "base revision": base_revision(base)}
+    identity = {**settings.identity(), **choices, **data, **start}
+    if resume_from is not None:
+        check_same_run(options.output, identity)
     rows = {name: len(part) for name, part in parts.items()}
     return Session(
         title, base, settings, options, hardware, resume_from, rows, dict(choices), identity

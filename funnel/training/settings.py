@@ -1,9 +1,10 @@
 """Settings of one training run, checked when they are made."""
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from math import inf
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 from funnel.errors import ConfigError
 
@@ -39,6 +40,8 @@ class TrainSettings:
     max_steps: int | None = None
 
     def __post_init__(self) -> None:
+        check_choice("device", self.device, get_args(Device))
+        check_choice("precision", self.precision, get_args(Precision))
         _positive("epochs", self.epochs)
         _positive("batch_size", self.batch_size)
         _positive("learning_rate", self.learning_rate)
@@ -73,6 +76,16 @@ class RunOptions:
 
 _HARMLESS = frozenset({"max_steps", "min_rows"})
 _LAST_SEED = 2**32 - 1  # NumPy's generator takes no other
+
+
+def check_choice(name: str, value: object, known: Sequence[str]) -> None:
+    """Refuse a mistyped choice, which would otherwise be taken for the default.
+
+    Raises:
+        ConfigError: it is none of those known.
+    """
+    if value not in known:
+        raise ConfigError(f"{name} is {value!r}, expected one of {', '.join(known)}")
 
 
 def _positive(name: str, value: float) -> None:

@@ -177,10 +177,9 @@ def _plain_student(
 
 
 def _has_pair_head(source: ModelSource) -> bool:
-    from funnel.models.bert import read_config
+    from funnel.models.bert import has_pair_head
 
-    kinds = read_config(source.folder).get("architectures") or [""]
-    return isinstance(kinds, list) and str(kinds[0]).endswith("ForSequenceClassification")
+    return has_pair_head(source.folder)
 
 
 def _cross_encoder(folder: Path, name: str, hardware: Hardware, max_tokens: int) -> Any:

@@ -14,6 +14,7 @@ from funnel.models.encoder_networks import PlainEncoder, open_network
 from funnel.models.source import EMBEDDED_ENCODER, locate
 from funnel.models.worker import ModelWorker
 from tests.models.leaving import Held, leaves_no_work
+from tests.models.tiny import save_cross_encoder
 
 if TYPE_CHECKING:
     from funnel.models.encoder import EncoderNetwork
@@ -121,6 +122,12 @@ def test_what_is_no_text_is_refused(embedder: Embedder, texts: object) -> None:
     """The message says which one."""
     with pytest.raises(InputError, match="expected a"):
         embedder.encode(texts)  # type: ignore[arg-type]
+
+
+def test_a_cross_encoder_is_no_embedder(tmp_path: Path) -> None:
+    """The library would pool its states into vectors that mean nothing."""
+    with pytest.raises(ModelError, match="is a cross-encoder, which gives no vectors"):
+        Embedder(str(save_cross_encoder(tmp_path))).encode(["a text"])
 
 
 @pytest.mark.parametrize(

@@ -23,6 +23,24 @@ Pairs = list[LabelledPair]
 NO_MODEL = "/no/such/model"
 
 
+def test_a_mistyped_choice_is_not_taken_for_another(tmp_path: Path, pairs: Pairs) -> None:
+    """The message names what was got and what is known."""
+    wrong = {"loss": "BCE", "scale": "prob", "form": "adaptor"}
+    for name, value in wrong.items():
+        with pytest.raises(ConfigError, match=f"{name} is '{value}', expected one of"):
+            train_cross_encoder(
+                pairs,
+                RunOptions(output=tmp_path / "m"),
+                base=NO_MODEL,
+                **{name: value},  # type: ignore[arg-type]
+            )
+    for name in ("device", "precision"):
+        with pytest.raises(ConfigError, match=f"{name} is 'gpu'"):
+            TrainSettings(**{name: "gpu"})  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="scale is 'prob'"):
+        from_pairs(pairs, scale="prob")  # type: ignore[arg-type]
+
+
 def test_ten_rows_are_too_few(tmp_path: Path, pairs: Pairs) -> None:
     """The message says how many there are and how many are expected."""
     with pytest.raises(InputError, match="10 pairs, expected at least 32"):

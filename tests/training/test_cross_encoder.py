@@ -98,6 +98,25 @@ def test_resuming_with_other_settings_is_refused(
         )
 
 
+@pytest.mark.parametrize("file", ["optimizer.pt", "scheduler.pt", "trainer_state.json"])
+def test_a_damaged_checkpoint_is_named(
+    tmp_path: Path, tiny_base: str, pairs: Pairs, quick: TrainSettings, file: str
+) -> None:
+    """Instead of the stack trace of whatever reads it."""
+    output = tmp_path / "m"
+    with pytest.raises(TrainingStopped):
+        train_cross_encoder(
+            pairs, RunOptions(output=output), base=tiny_base, settings=replace(quick, max_steps=2)
+        )
+    (newest,) = tmp_path.glob("m.checkpoints/checkpoint-2")
+    content = (newest / file).read_bytes()
+    (newest / file).write_bytes(content[: len(content) // 2])
+    with pytest.raises(ModelError, match="checkpoint-2 .* damaged"):
+        train_cross_encoder(
+            pairs, RunOptions(output=output, resume=True), base=tiny_base, settings=quick
+        )
+
+
 def test_an_unfinished_run_is_not_lost_by_starting_again(
     tmp_path: Path, tiny_base: str, pairs: Pairs, quick: TrainSettings
 ) -> None:

@@ -1,15 +1,25 @@
 """The shipped data of the worked examples: complete, distinct, and honest about seen and unseen."""
 
+import os
 import re
 from collections import Counter, defaultdict
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from funnel.errors import ConfigError
-from funnel.training import Case, LabelledPair, read_pool, read_rows
+from funnel.errors import ConfigError, TrainingStopped
+from funnel.training import Case, LabelledPair, TrainSettings, examples, read_pool, read_rows
 from funnel.training.checks import check_classes, check_probabilities, check_size
-from funnel.training.examples import EXAMPLES, Place, data_file, example_file, unscored_triples
+from funnel.training.examples import (
+    EXAMPLES,
+    Place,
+    data_file,
+    example_file,
+    run_example,
+    unscored_triples,
+)
 from funnel.training.records import case, labelled_pair
 
 NAMES = tuple(EXAMPLES)
@@ -153,3 +163,54 @@ def test_an_interrupted_example_goes_on_with_what_is_there(tmp_path: Path) -> No
     assert again.has("security-teacher") and not again.has("security")
     assert again.options("security").resume and not again.options("legal").resume
     assert not anew.has("security-teacher") and not anew.options("security").resume
+
+
+def test_resuming_does_not_take_the_model_that_was_to_be_replaced(tmp_path: Path) -> None:
+    """An overwrite that was interrupted goes on, with ``resume`` alone, to replace it."""
+    (tmp_path / "bicycle").mkdir()
+    assert Place(tmp_path, resume=True).has("bicycle")
+    assert not Place(tmp_path, resume=True, overwrite=True).has("bicycle")
+    run = tmp_path / "bicycle.checkpoints"
+    run.mkdir()
+    (run / "run.json").touch()
+    again = Place(tmp_path, resume=True)
+    assert not again.has("bicycle")
+    assert (again.options("bicycle").resume, again.options("bicycle").overwrite) == (False, True)
+    (run / "checkpoint-3").mkdir()
+    (run / "checkpoint-3" / "complete").touch()
+    assert not again.has("bicycle")
+    assert (again.options("bicycle").resume, again.options("bicycle").overwrite) == (True, True)
+
+
+def test_a_student_of_an_earlier_teacher_is_not_taken(tmp_path: Path) -> None:
+    """A kill between the two models of an overwrite leaves the old student without a mark."""
+    for number, model in enumerate(("security", "security-teacher")):
+        (tmp_path / model).mkdir()
+        (tmp_path / model / "README.md").touch()
+        os.utime(tmp_path / model / "README.md", (number, number))
+    again = Place(tmp_path, resume=True)
+    assert again.has("security-teacher")
+    assert not again.has("security", teacher="security-teacher")
+    os.utime(tmp_path / "security" / "README.md", (2, 2))
+    assert again.has("security", teacher="security-teacher")
+
+
+def test_an_interrupted_overwrite_of_an_example_ends_with_the_new_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_base: str
+) -> None:
+    """The old model stands until then; afterwards there is a report, and no run is left over."""
+    quick = TrainSettings(epochs=1, max_tokens=32, evaluations=1, keep_best=False)
+    monkeypatch.setattr(examples, "BASE", tiny_base)
+    monkeypatch.setattr(examples, "pair_scores", lambda _: lambda texts: np.zeros(len(texts)))
+    monkeypatch.setattr(examples, "_CROSS", replace(quick, epochs=0.5))
+    run_example("bicycle", tmp_path)
+    old = (tmp_path / "bicycle" / "model.safetensors").read_bytes()
+    monkeypatch.setattr(examples, "_CROSS", replace(quick, max_steps=2))
+    with pytest.raises(TrainingStopped):
+        run_example("bicycle", tmp_path, overwrite=True)
+    assert (tmp_path / "bicycle" / "model.safetensors").read_bytes() == old
+    monkeypatch.setattr(examples, "_CROSS", quick)
+    assert run_example("bicycle", tmp_path, resume=True).reports
+    assert (tmp_path / "bicycle" / "model.safetensors").read_bytes() != old
+    assert not (tmp_path / "bicycle.checkpoints").exists()
+    assert not run_example("bicycle", tmp_path, resume=True).reports

@@ -1,5 +1,6 @@
 """Outputs appear whole or not at all."""
 
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -119,12 +120,34 @@ def test_an_output_without_a_name_is_refused(
         (OSError(28, "No space left on device"), "the disk is full"),
         (RuntimeError("Error while serializing: I/O error: … (os error 28)"), "the disk is full"),
         (RuntimeError("PytorchStreamWriter failed writing file data/1"), "the disk is full"),
+        (
+            RuntimeError(
+                "[enforce fail at inline_container.cc:672] . unexpected pos 46906560 vs 46906448"
+            ),
+            "the disk is full",
+        ),
+        (RuntimeError("basic_ios::clear: iostream error"), "the disk is full"),
         (OSError(30, "Read-only file system"), "Read-only file system"),
     ],
 )
 def test_a_full_disk_is_told_in_one_sentence(problem: Exception, said: str) -> None:
     """However the library underneath words it."""
     assert said in str(failed_write(problem, Path("m")))
+
+
+def test_what_is_written_can_be_read_by_whoever_serves_it(tmp_path: Path) -> None:
+    """Trained by one user, served by another: as the umask says, not as a library left it."""
+    before = os.umask(0o022)
+    try:
+        with atomic_directory(tmp_path / "model") as folder:
+            (folder / "1_Pooling").mkdir(mode=0o700)
+            for name in ("model.safetensors", "1_Pooling/config.json"):
+                (folder / name).write_text("{}")
+                (folder / name).chmod(0o600)
+    finally:
+        os.umask(before)
+    written = {path.stat().st_mode & 0o777 for path in (tmp_path / "model").rglob("*")}
+    assert written == {0o644, 0o755}
 
 
 def test_other_problems_are_not_blamed_on_the_disk() -> None:
@@ -188,7 +211,7 @@ def test_checkpoints_of_an_earlier_run_make_room(tmp_path: Path) -> None:
     begin_run(tmp_path / "m", {"seed": 1})
     (tmp_path / "m.checkpoints" / "checkpoint-5").mkdir()
     (tmp_path / "m.checkpoints" / "checkpoint-5" / "complete").touch()
-    assert open_run(tmp_path / "m", {"seed": 2}, resume=False, overwrite=True) is None
+    assert open_run(tmp_path / "m", resume=False, overwrite=True) is None
     begin_run(tmp_path / "m", {"seed": 2})
     assert [path.name for path in (tmp_path / "m.checkpoints").iterdir()] == ["run.json"]
     assert "2" in (tmp_path / "m.checkpoints" / "run.json").read_text()
@@ -212,10 +235,10 @@ def test_a_folder_that_only_has_the_name_of_checkpoints_is_kept(tmp_path: Path) 
     """Nothing that no run has begun is removed, whether asked for early or late."""
     folder = tmp_path / "m.checkpoints"
     folder.mkdir()
-    assert open_run(tmp_path / "m", {}, resume=False, overwrite=True) is None
+    assert open_run(tmp_path / "m", resume=False, overwrite=True) is None
     (folder / "weights.bin").write_text("kept")
     with pytest.raises(ConfigError, match=r"no run\.json, so it is not the checkpoints of a run"):
-        open_run(tmp_path / "m", {}, resume=False, overwrite=True)
+        open_run(tmp_path / "m", resume=False, overwrite=True)
     with pytest.raises(ConfigError, match=r"no run\.json"):
         begin_run(tmp_path / "m", {})
     assert (folder / "weights.bin").read_text() == "kept"
