@@ -6,9 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from funnel.errors import ConfigError, InputError
+from funnel.log import get_logger
 from funnel.training.reading import OnBadLine, read_rows
 from funnel.training.records import known_pair
 
+_log = get_logger(__name__)
 _RIGHT = 0.5
 
 
@@ -25,7 +27,8 @@ def read_pool(path: Path, *, split: str = "train", on_bad_line: OnBadLine = "fai
     """Read a BEIR folder (corpus.jsonl, queries.jsonl, qrels/SPLIT.tsv) or a file of pairs.
 
     In a file of (query, positive) pairs, the positives of all queries are the documents. If its
-    rows carry labels, those below 0.5 are documents, too, but answer nothing.
+    rows carry labels, those below 0.5 are documents, too, but answer nothing. Judgements of queries
+    or documents that the folder has no text of are left out, with a warning that counts them.
 
     Raises:
         ConfigError: a file is missing.
@@ -55,11 +58,21 @@ def make_pool(pairs: list[tuple[str, str]], documents: list[str] | None = None) 
 def _from_beir(folder: Path, split: str, on_bad_line: OnBadLine) -> Pool:
     documents = dict(read_rows(folder / "corpus.jsonl", _document, on_bad_line=on_bad_line))
     queries = dict(read_rows(folder / "queries.jsonl", _document, on_bad_line=on_bad_line))
+    judged = _judgements(folder / "qrels" / f"{split}.tsv", on_bad_line)
+    right = [(query, document) for query, document, grade in judged if grade > 0]
     pairs = [
         (queries[query], documents[document])
-        for query, document, grade in _judgements(folder / "qrels" / f"{split}.tsv", on_bad_line)
-        if grade > 0 and query in queries and document in documents
+        for query, document in right
+        if query in queries and document in documents
     ]
+    if len(pairs) < len(right):
+        _log.warning(
+            "training.judgements_without_text",
+            left_out=len(right) - len(pairs),
+            of=len(right),
+            unknown_queries=len({query for query, _ in right} - queries.keys()),
+            unknown_documents=len({document for _, document in right} - documents.keys()),
+        )
     return make_pool(pairs, list(documents.values()))
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from structlog.testing import capture_logs
 
 from funnel.errors import ConfigError, CorpusError, InputError
 from funnel.indexing.terms import Bm25Settings
@@ -155,6 +156,18 @@ def test_a_beir_folder_is_a_pool(tmp_path: Path) -> None:
     assert pool.queries == POOL.queries
     assert set(pool.documents) == set(DOCUMENTS)
     assert [pool.documents[n] for n in pool.positives[0]] == [DOCUMENTS[0]]
+
+
+def test_judgements_without_a_text_are_counted(tmp_path: Path) -> None:
+    """A folder that was cut down is no error, but nothing vanishes without a word."""
+    folder = beir(tmp_path / "beir")
+    with (folder / "qrels" / "train.tsv").open("a") as file:
+        file.write("q9\td0\t1\nq1\td99\t1\nq1\td98\t0\n")
+    with capture_logs() as logs:
+        pool = read_pool(folder)
+    assert pool.queries == POOL.queries
+    told = {"left_out": 2, "of": 3, "unknown_queries": 1, "unknown_documents": 1}
+    assert [told.items() <= entry.items() for entry in logs] == [True]
 
 
 def test_a_missing_split_names_those_that_exist(tmp_path: Path) -> None:
