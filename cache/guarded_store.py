@@ -7,6 +7,7 @@ from typing import TypeVar
 
 from funnel.cache.breaker import CircuitBreaker
 from funnel.cache.store import Store, StoreStats
+from funnel.deadline import NO_DEADLINE, Deadline
 from funnel.errors import CacheError
 from funnel.log import get_logger
 
@@ -57,9 +58,10 @@ class GuardedStore:
         self.faults: dict[str, int] = {}
         self.last_stats: StoreStats | None = None
 
-    def budget(self) -> Budget:
-        """A fresh budget for one query."""
-        return Budget(self.timeout_s)
+    def budget(self, deadline: Deadline = NO_DEADLINE) -> Budget:
+        """A fresh budget for one query: half of what it has left, as the stages need time too."""
+        left = deadline.remaining_s()
+        return Budget(self.timeout_s if left is None else min(self.timeout_s, left / 2))
 
     async def stats(self) -> StoreStats:
         """The store's gauges, remembered as ``last_stats`` for whoever cannot wait for them.

@@ -46,7 +46,7 @@ class Leases:
                 return lease if pause == _FIRST_PAUSE_S else await self._or_kept(lease, looking)
             await asyncio.sleep(pause)
             pause = min(2 * pause, _LONGEST_PAUSE_S)
-            looking.budget = self._store.budget()
+            looking.budget = self._store.budget(looking.request.deadline)
             found = await self._lookup.exact(looking)
             if found is not None:
                 return replace(found, tier="flight")

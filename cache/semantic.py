@@ -26,7 +26,7 @@ from funnel.cache.leases import Leases
 from funnel.cache.local import LocalTier
 from funnel.cache.lookup import Looking, Lookup
 from funnel.cache.matcher import Matcher
-from funnel.cache.place import place_of, scope_of
+from funnel.cache.place import Place, place_of, scope_of
 from funnel.cache.report import explain_lookup, full_stats
 from funnel.cache.reruns import Reruns
 from funnel.cache.serving import Parts, Serving, missed
@@ -148,9 +148,12 @@ class SemanticCache(QueryCache):
             reason = "uncacheable_partition" if place is None else "query_shortened"
             served = Served(await compute(), CacheInfo(status="bypass", reason=reason))
         else:
-            served = await self._cached(Looking(request, place, self.guarded.budget()), compute)
+            served = await self._cached(self._looking(request, place), compute)
         self.counters.served(served.info)
         return served
+
+    def _looking(self, request: CacheRequest, place: Place) -> Looking:
+        return Looking(request, place, self.guarded.budget(request.deadline))
 
     async def _cached(self, looking: Looking, compute: Compute) -> Served:
         if self._invalidator.owes():
@@ -203,5 +206,5 @@ class SemanticCache(QueryCache):
         place = place_of(request, self.matcher.identity)
         if place is None or request.query.shortened:
             return {"status": "bypass", "reason": "the query or its options cannot be cached"}
-        looking = Looking(request, place, self.guarded.budget())
+        looking = self._looking(request, place)
         return await explain_lookup(looking, self._lookup, self.matcher)

@@ -38,7 +38,7 @@ class CacheSettings(BaseModel):
 
     Where: ``store`` with ``url`` (Redis) or ``path`` (SQLite); ``namespace`` separates deployments
     on one server. ``max_entries`` and ``max_bytes`` cap the store, ``max_entry_bytes`` one entry.
-    ``timeout_ms`` bounds every call to the store.
+    ``timeout_ms`` bounds every call to the store, and half of what a query has left those of it.
 
     What is a hit: the ``candidates`` nearest cached queries at a cosine of at least ``floor``
     (None: the calibrator's) are verified; ``target_precision`` picks the threshold that the

@@ -1,6 +1,7 @@
 """A broken store, verifier or encoder: the query is answered, and the result says what broke."""
 
 import asyncio
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -69,6 +70,18 @@ async def test_failing_store_is_a_miss_with_a_reason(error: Exception, reason: s
     served = await world.ask("a word about cats")
     assert (served.info.status, served.info.reason) == ("error", reason)
     assert served.answer.hits
+
+
+async def test_a_silent_store_costs_half_of_the_deadline_at_most() -> None:
+    """A patient ``timeout_ms`` does not outlast the query: the stages still have their time."""
+    store = MoodyStore()
+    world = _world(store, timeout_ms=5_000)
+    store.delay_s = 5.0
+    began = time.monotonic()
+    served = await world.ask("a word about cats", deadline_ms=200)
+    assert time.monotonic() - began < 0.2
+    assert served.answer.hits
+    assert (served.info.status, served.info.reason) == ("error", "store_timeout")
 
 
 async def test_a_fault_names_the_store() -> None:
