@@ -7,7 +7,7 @@ goes on without it.
 
 import asyncio
 import re
-from collections.abc import Coroutine, Sequence
+from collections.abc import Awaitable, Coroutine, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias, TypeVar
 
@@ -27,16 +27,33 @@ _CLUSTER_CONNECTIONS = 64
 _CONNECT_S = 1.0  # behind the callers' backs; TLS over a slow link takes longer than a lookup may
 _IDLE_CHECK_S = 15
 _POLICY_MAY_EVICT_ANYTHING = "allkeys"
+_READ_ONLY = "read only replica"
+_MENDS = {
+    "'maxmemory'": "raise its maxmemory well above cache.max_bytes, or lower that",
+    _READ_ONLY: "name the primary in cache.url",
+    "permission": "allow its user scripts and reading, writing keys of cache.namespace, as with "
+    "ACL SETUSER USER ~{funnel1:* +@all -@dangerous +info",
+    "Authentication required": "put user and password into cache.url",
+    "password": "correct user and password in cache.url",
+}
 
 
 @dataclass(frozen=True, slots=True)
 class ServerFacts:
-    """What was found out about the server on the first contact."""
+    """What was found out about the server on the first contact.
+
+    ``policy`` is its ``maxmemory-policy``, None if it does not tell.
+    """
 
     version: str
     cluster: bool
     vector_sets: bool
-    evicts_any_key: bool
+    policy: str | None
+
+    @property
+    def evicts_any_key(self) -> bool:
+        """Whether any key may vanish; so it is of a server that does not tell its policy."""
+        return self.policy is None or self.policy.startswith(_POLICY_MAY_EVICT_ANYTHING)
 
 
 class RedisLink:
@@ -123,7 +140,13 @@ class RedisLink:
             self._slots.release()
 
     async def _answer(self, work: Coroutine[Any, Any, T], patience_s: float | None = None) -> T:
-        from redis.exceptions import MovedError, ReadOnlyError, RedisClusterException, RedisError
+        from redis.exceptions import (
+            AuthenticationError,
+            MovedError,
+            RedisClusterException,
+            RedisError,
+            ResponseError,
+        )
 
         patience_s = patience_s or self._timeout_s
         try:
@@ -131,9 +154,12 @@ class RedisLink:
         except MovedError as error:
             await self._disconnect()  # it has become a cluster: look again
             raise CacheError(f"Redis at {self.where} refused: {error}") from error
-        except ReadOnlyError as error:
-            await self._look_up_again()
-            raise CacheError(f"Redis at {self.where} is read-only: {error}") from error
+        except (AuthenticationError, ResponseError) as error:
+            if _READ_ONLY in str(error):  # before Redis 7 it comes as an error of the script
+                await self._look_up_again()
+            raise CacheError(
+                f"Redis at {self.where} refused: {_brief(error)}; {_mend(error)}"
+            ) from error
         except (TimeoutError, OSError, RedisError, RedisClusterException) as error:
             raise CacheError(
                 f"Redis at {self.where} gave no answer within {patience_s * 1000:.0f} ms: "
@@ -234,20 +260,39 @@ def cluster_client(url: str, timeout_s: float) -> Any:
 
 
 async def _probe(client: Any) -> ServerFacts:
-    from redis.exceptions import ResponseError
-
-    try:
-        info = await client.info()
-        known = await client.execute_command("COMMAND INFO", "VADD")
-    except ResponseError as error:  # hidden from this user, or a proxy without the command
-        log.debug("cache.redis.not_probed", reason=_brief(error))
-        info, known = {}, {}
+    info = await _unless_hidden(client.info()) or await _greeting(client)
+    known = await _unless_hidden(client.execute_command("COMMAND INFO", "VADD"))
     return ServerFacts(
         version=str(info.get("redis_version", "unknown")),
         cluster=bool(info.get("cluster_enabled")),
         vector_sets=bool(known) and known != [None],
-        evicts_any_key=str(info.get("maxmemory_policy", "")).startswith(_POLICY_MAY_EVICT_ANYTHING),
+        policy=info.get("maxmemory_policy"),
     )
+
+
+async def _greeting(client: Any) -> dict[str, Any]:
+    """What any user is told, in the words of INFO, which an ACL without @dangerous hides."""
+    words = [_text(word) for word in await _unless_hidden(client.execute_command("HELLO")) or ()]
+    said = dict(zip(words[::2], words[1::2], strict=False))
+    return {
+        "redis_version": said.get("version", "unknown"),
+        "cluster_enabled": said.get("mode") == "cluster",
+    }
+
+
+async def _unless_hidden(asking: Awaitable[Any]) -> Any:
+    """The reply, or None: hidden from this user, or a proxy without the command."""
+    from redis.exceptions import ResponseError
+
+    try:
+        return await asking
+    except ResponseError as error:
+        log.debug("cache.redis.not_probed", reason=_brief(error))
+        return None
+
+
+def _text(word: Any) -> Any:
+    return word.decode(errors="replace") if isinstance(word, bytes) else word
 
 
 def _checked_namespace(namespace: str) -> str:
@@ -256,6 +301,11 @@ def _checked_namespace(namespace: str) -> str:
             f"cache.namespace: got {namespace!r}, expected 1 to 100 letters, digits or _ . : -"
         )
     return namespace
+
+
+def _mend(error: BaseException) -> str:
+    said = str(error)
+    return next((mend for sign, mend in _MENDS.items() if sign in said), "correct cache.url")
 
 
 def _brief(error: BaseException) -> str:

@@ -198,6 +198,8 @@ class RedisStore(Store):
         return epoch
 
     async def purge(self, *, scope: str | None = None) -> int:  # noqa: D102
+        if scope is not None and (await self._link.facts()).evicts_any_key:
+            scope = None  # which records are the tenant's may have been forgotten
         await self._epoch_in(await self._link.run(lua.BUMP, int(scope is None)))
         if scope is None:
             dropped = await self._drop_stale()
@@ -269,8 +271,11 @@ class RedisStore(Store):
                     log.warning(
                         "cache.redis.evicts_any_key",
                         server=self._link.where,
-                        effect="every changed document invalidates the whole cache",
-                        mend="set maxmemory-policy to volatile-ttl or noeviction",
+                        policy=facts.policy or "not told",
+                        effect="a changed document or a purge of a scope empties the whole cache",
+                        mend="set maxmemory-policy to volatile-ttl or noeviction"
+                        if facts.policy
+                        else "allow this user the command INFO",
                     )
         return self._vectors
 

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
 from typing import Any
 
 import pytest
@@ -210,8 +210,83 @@ class TestLostKeys:
             client.unlink(*client.scan_iter(match="*}:d:*"))
         await store.delete_documents(["d"])
         assert await payload(store, "00") is None
+        await keep(store, "01", scope="a1")
+        with server.client() as client:
+            client.unlink(*client.scan_iter(match="*}:s:*"))
+        await store.purge(scope="a1")
+        assert await payload(store, "01") is None
         await store.aclose()
         server.stop()
+
+
+class TestRights:
+    """A user who may do less than everything."""
+
+    @pytest.fixture
+    def server(self, farm: RedisFarm) -> Iterator[RedisServer]:
+        """A server with the users ``some``, without dangerous commands, and ``none``."""
+        server = farm.server("maxmemory-policy allkeys-lru", "maxmemory 100mb")
+        with server.client() as client:
+            client.execute_command("ACL SETUSER some on >pw ~* +@all -@dangerous")
+            client.execute_command("ACL SETUSER none on >pw ~* +@all -@scripting")
+        yield server
+        server.stop()
+
+    async def test_a_policy_that_is_hidden_may_be_any(self, server: RedisServer) -> None:
+        """Who may not ask for INFO has to take the worst for given, and still learns the rest."""
+        store = _store_of(server, "some:pw@")
+        await store.start()
+        await keep(store, "00", documents=["d"])
+        with server.client() as client:
+            client.unlink(*client.scan_iter(match="*}:d:*"))
+        await store.delete_documents(["d"])
+        assert await payload(store, "00") is None
+        assert (await store.stats()).extra["version"][0].isdigit()
+        await store.aclose()
+
+    @pytest.mark.parametrize(
+        ("who", "mend"),
+        [
+            ("none:pw@", "ACL SETUSER"),
+            ("some:other@", "correct user and password"),
+            ("", "put user"),
+        ],
+    )
+    async def test_a_refusal_says_what_to_do(
+        self, server: RedisServer, who: str, mend: str
+    ) -> None:
+        """A server that refuses has answered: neither silence nor a wrong address."""
+        with server.client() as client:
+            client.config_set("requirepass", "pw")
+        store = _store_of(server, who)
+        with pytest.raises(CacheError, match=f"refused: .*{mend}") as caught:
+            await store.epoch()
+        assert "gave no answer" not in str(caught.value)
+        await store.aclose()
+
+    async def test_a_demoted_primary_is_looked_up_again(self, farm: RedisFarm) -> None:
+        """Connections to a server that has become a replica are not kept for the next write."""
+        server = farm.server()
+        store = _store_of(server, "")
+        await store.epoch()
+        with server.client() as client:
+            before = {one["id"] for one in client.client_list() if "eval" in one["cmd"]}
+            assert before
+            client.replicaof("127.0.0.1", 1)
+            with pytest.raises(CacheError, match="read only replica.*name the primary"):
+                await store.bump(invalidate=False)
+
+            async def dropped() -> bool:
+                return not before & {one["id"] for one in client.client_list()}
+
+            await eventually(dropped)
+        await store.aclose()
+        server.stop()
+
+
+def _store_of(server: RedisServer, who: str) -> RedisStore:
+    url = server.url.replace("//", f"//{who}")
+    return RedisStore(url, StoreLimits(timeout_ms=5000.0))
 
 
 class TestPoison:
