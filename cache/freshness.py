@@ -20,6 +20,13 @@ def lifetime_s(settings: CacheSettings, *, empty: bool, spread: Callable[[], flo
     return ttl * (1.0 - settings.ttl_jitter * spread())
 
 
+def retention_s(entry: Entry, settings: CacheSettings) -> float:
+    """Seconds after which a new entry can be served in no case any more."""
+    last = entry.fresh_s + max(settings.stale_while_revalidate_s, settings.stale_on_error_s)
+    limit = settings.max_staleness_s
+    return last if limit is None else min(last, limit)
+
+
 def age_s(entry: Entry, now: float) -> float:
     """Seconds since the entry was made, never negative."""
     return max(0.0, now - entry.created)

@@ -1,7 +1,7 @@
 """The read path of one query: local, store, alias, then the nearest cached questions."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from funnel.cache.store import Vector
 
 _SERVABLE = ("fresh", "revalidate")
+_TIMES_THE_LIMIT = (1, 4, 16)  # neighbours asked for, in turn, while too few can be served
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,25 +195,43 @@ class Lookup:
     async def nearest(
         self, looking: Looking, vector: "Vector", *, floor: float | None = None
     ) -> list[Near]:
-        """Servable entries near the vector, best first; none when the store does not answer."""
-        place, policy = looking.place, self._matcher.policy
+        """Servable entries near the vector, best first; none when the store does not answer.
+
+        What is kept for failing stages only, or cannot be opened, must not take the places of what
+        can be served: where there is such, more are asked for.
+        """
+        policy = self._matcher.policy
+        opened: dict[str, Near | None] = {}
+        usable: list[Near] = []
+        for more in _TIMES_THE_LIMIT:
+            asked = more * policy.limit
+            found = await self._neighbours(
+                looking, vector, asked, policy.floor if floor is None else floor
+            )
+            for stored in found:
+                if stored.key not in opened:
+                    opened[stored.key] = self._near(stored, looking)
+            usable = [near for stored in found if (near := opened[stored.key])]
+            if len(usable) >= policy.limit or len(found) < asked:
+                break
+        return usable[: policy.limit]
+
+    async def _neighbours(
+        self, looking: Looking, vector: "Vector", limit: int, floor: float
+    ) -> Sequence[Stored]:
         if looking.fault is not None:
             return []
+        partition = looking.place.partition
         try:
             near = await self._store.call(
-                lambda store: store.nearest(
-                    place.partition,
-                    vector,
-                    limit=policy.limit,
-                    floor=policy.floor if floor is None else floor,
-                ),
+                lambda store: store.nearest(partition, vector, limit=limit, floor=floor),
                 looking.budget,
             )
         except StoreFault as fault:
             looking.fault = fault.reason
             return []
         self._local.saw(near.epoch)
-        return [found for stored in near.found if (found := self._near(stored, looking))]
+        return near.found
 
     def _near(self, stored: Stored, looking: Looking) -> Near | None:
         try:

@@ -10,7 +10,7 @@ from funnel.cache.admission import Doorkeeper
 from funnel.cache.base import Answer, CacheRequest
 from funnel.cache.codec import AliasNote, Codec, Entry, Sealed, copied_hit, pack_hit, unpack_hit
 from funnel.cache.counters import Counters
-from funnel.cache.freshness import lifetime_s
+from funnel.cache.freshness import lifetime_s, retention_s
 from funnel.cache.guarded_store import GuardedStore, StoreFault
 from funnel.cache.local import Kept, LocalTier
 from funnel.cache.lookup import Found
@@ -121,13 +121,12 @@ class Writer:
     async def _record(
         self, place: Place, request: CacheRequest, entry: Entry, payload: bytes, token: int
     ) -> Record:
-        grace = max(self._settings.stale_while_revalidate_s, self._settings.stale_on_error_s)
         return Record(
             partition=place.partition,
             key=place.key,
             scope=place.scope,
             payload=payload,
-            retain_s=entry.fresh_s + grace,
+            retain_s=retention_s(entry, self._settings),
             epoch=entry.epoch,
             token=token,
             vector=await self._vector(request),

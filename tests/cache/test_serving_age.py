@@ -108,6 +108,29 @@ async def test_nothing_older_than_max_staleness() -> None:
         await world.ask("a word about cats")
 
 
+async def test_entries_past_their_time_take_no_candidates_place() -> None:
+    """A fresh paraphrase is found behind many that are kept in case that the stages fail."""
+    clock = Clock()
+    world = World(clock=clock, ttl_s=100, stale_on_error_s=10_000, candidates=2)
+    late = [f"{word} about cats" for word in ("alpha", "bravo", "charlie", "delta", "echo")]
+    world.scorer.scores = {(one, other): -8.0 for one in late for other in late}
+    for text in late:
+        await world.ask(text)
+    clock.now += 200
+    assert (await world.ask("foxtrot about cats")).info.status == "miss"
+    for word in ("golf", "hotel", "india", "juliet"):
+        assert (await world.ask(f"{word} about cats")).info.matched_query == "foxtrot about cats"
+
+
+async def test_what_is_too_stale_does_not_stay_in_the_store() -> None:
+    """Entries leave at ``max_staleness_s``, however long their own time would have been."""
+    clock = Clock()
+    world = World(clock=clock, ttl_s=10_000, max_staleness_s=100)
+    await world.ask("a word about cats")
+    clock.now += 101
+    assert (await world.cache.stats())["store"]["entries"] == 0
+
+
 @pytest.mark.parametrize("jump", [-86_400.0, 10 * 86_400.0])
 async def test_clock_jumps_are_misses(jump: float) -> None:
     """An entry from the future, or suddenly very old, is not served."""
