@@ -44,8 +44,8 @@ class SqliteFile:
     def __init__(self, path: Path, timeout_s: float) -> None:
         self.path = path.expanduser()
         self._timeout_s = timeout_s
-        self._reader = _Worker(self.path, timeout_s, "read")
-        self._writer = _Worker(self.path, timeout_s, "write")
+        self._reader = _Worker(self.path, "read")
+        self._writer = _Worker(self.path, "write")
 
     async def read(self, work: Work[T], *, timeout_s: float | None = None) -> T:
         """Run ``work`` in a read transaction: one consistent state of the file.
@@ -88,8 +88,8 @@ class SqliteFile:
             await worker.aclose()
 
     async def _answer(self, worker: "_Worker", work: Work[T], timeout_s: float | None) -> T:
-        future = worker.submit(work)
         patience = self._timeout_s if timeout_s is None else timeout_s
+        future = worker.submit(_waiting(patience, work))
         waited = asyncio.wrap_future(future)
         waited.add_done_callback(_retrieve)
         try:
@@ -111,9 +111,8 @@ def _retrieve(future: "asyncio.Future[T]") -> None:
 class _Worker:
     """A thread with a connection, opened on first use and again when the file was replaced."""
 
-    def __init__(self, path: Path, timeout_s: float, name: str) -> None:
+    def __init__(self, path: Path, name: str) -> None:
         self._path = path
-        self._timeout_s = timeout_s
         self._pool = ThreadPoolExecutor(1, thread_name_prefix=f"funnel-sqlite-{name}")
         self._connection: sqlite3.Connection | None = None
         self._identity: tuple[int, int] | None = None
@@ -170,7 +169,7 @@ class _Worker:
             self._disconnect()
         if self._connection is None:
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            self._connection = _open(self._path, self._timeout_s)
+            self._connection = _open(self._path)
             self._identity = _identity(self._path)
             self._looked = time.monotonic()
         return self._connection
@@ -204,7 +203,7 @@ class _Worker:
         log.error("cache.sqlite.damaged", path=str(self._path), kept_as=str(aside))
 
 
-def _open(path: Path, timeout_s: float) -> sqlite3.Connection:
+def _open(path: Path) -> sqlite3.Connection:
     _refuse_a_byte(path)
     with contextlib.suppress(FileExistsError):
         path.touch(mode=0o600, exist_ok=False)
@@ -215,7 +214,6 @@ def _open(path: Path, timeout_s: float) -> sqlite3.Connection:
         connection.execute("PRAGMA synchronous = NORMAL")
         connection.execute("PRAGMA journal_size_limit = 16777216")
         _prepare(connection, path)
-        connection.execute(f"PRAGMA busy_timeout = {int(timeout_s * 1000)}")
     except BaseException:
         connection.close()
         raise
@@ -319,6 +317,16 @@ def transaction(connection: sqlite3.Connection, begin: str) -> Iterator[None]:
             connection.execute("ROLLBACK")
         raise
     connection.execute("COMMIT")
+
+
+def _waiting(seconds: float, work: Work[T]) -> Work[T]:
+    """The work, waiting for other processes' locks as long as its caller waits."""
+
+    def run(connection: sqlite3.Connection) -> T:
+        connection.execute(f"PRAGMA busy_timeout = {int(seconds * 1000)}")
+        return work(connection)
+
+    return run
 
 
 def _in_transaction(begin: str, work: Work[T]) -> Work[T]:

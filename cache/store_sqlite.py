@@ -211,13 +211,7 @@ class SqliteStore(Store):
         return epoch
 
     async def bump(self, *, invalidate: bool) -> Epoch:  # noqa: D102
-        epoch = await self._file.write(
-            lambda connection: rows.bump(connection, invalidate=invalidate)
-        )
-        self._seen = max(self._seen, epoch.current)
-        if invalidate:
-            self._in_background(lambda: self._drop_all(sql.STALE, {}))
-        return epoch
+        return await self._bump(invalidate=invalidate)
 
     async def purge(self, *, scope: str | None = None) -> int:  # noqa: D102
         now = self._clock()
@@ -235,7 +229,7 @@ class SqliteStore(Store):
             lived = await self._file.write(invalidate, timeout_s=_PATIENT_S)
             await self._drop_all(sql.STALE, {})
             return lived
-        await self.bump(invalidate=False)
+        await self._bump(invalidate=False, timeout_s=_PATIENT_S)
         lived = await self._drop_all("scope = :scope", {"scope": scope})
         await self._file.write(lambda c: c.execute(sql.DROP_DANGLING), timeout_s=_PATIENT_S)
         return lived
@@ -283,6 +277,15 @@ class SqliteStore(Store):
         await asyncio.gather(*self._chores, return_exceptions=True)
         await self._file.aclose()
         self._mirror.index.close()
+
+    async def _bump(self, *, invalidate: bool, timeout_s: float | None = None) -> Epoch:
+        epoch = await self._file.write(
+            lambda connection: rows.bump(connection, invalidate=invalidate), timeout_s=timeout_s
+        )
+        self._seen = max(self._seen, epoch.current)
+        if invalidate:
+            self._in_background(lambda: self._drop_all(sql.STALE, {}))
+        return epoch
 
     async def _look(
         self,

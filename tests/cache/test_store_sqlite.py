@@ -10,7 +10,7 @@ import subprocess
 import sys
 import textwrap
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
@@ -307,6 +307,31 @@ async def test_reads_go_on_while_another_process_writes(store: SqliteStore, path
     holder.close()
     await eventually(lambda: keep(hurried, "01"))
     await hurried.aclose()
+
+
+@pytest.mark.parametrize(
+    "drop",
+    [
+        lambda store: store.delete_documents(["d"]),
+        lambda store: store.purge(scope="a1"),
+        lambda store: store.purge(),
+    ],
+    ids=["documents", "scope", "all"],
+)
+async def test_dropping_waits_for_another_process(
+    path: Path, drop: Callable[[SqliteStore], Coroutine[Any, Any, int]]
+) -> None:
+    """A lock that outlasts ``timeout_ms`` delays what is not on a query's way, and no more."""
+    store = SqliteStore(path, StoreLimits(timeout_ms=50.0))
+    await store.start()
+    await keep(store, "00", documents=["d"], scope="a1")
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        dropping = asyncio.create_task(drop(store))
+        await asyncio.sleep(0.15)
+        other.execute("COMMIT")
+        assert await dropping == 1
+    await store.aclose()
 
 
 async def test_recently_used_records_stay(path: Path) -> None:
