@@ -14,6 +14,7 @@ from funnel.cache.calibration import (
     ScoredLabels,
     certify,
     least_accepted,
+    least_of,
 )
 from funnel.cache.calibrator import Calibrator, CertifiedPoint
 from funnel.cache.decision import Candidate, Policy, Verdict, screen
@@ -127,7 +128,9 @@ class CalibrationRun:
         found = [certify(data, each, prevalence=prevalence) for each in targets]
         calibrator = self._calibrator(pairs, floor, prevalence, source, found)
         wanted = found[targets.index(target)]
-        return CalibrationReport(calibrator, target, wanted, _explained(data, target, wanted))
+        return CalibrationReport(
+            calibrator, target, wanted, _explained(data, target, prevalence, wanted)
+        )
 
     def _encode(self, texts: Sequence[str]) -> "NDArray[np.float32]":
         return self._encoder.encode(texts, progress=self._progress is not None)
@@ -247,18 +250,38 @@ def _point(one: Certificate) -> CertifiedPoint:
     )
 
 
-def _explained(data: ScoredLabels, target: float, wanted: Certificate | None) -> str:
+def _explained(
+    data: ScoredLabels, target: float, prevalence: float | None, wanted: Certificate | None
+) -> str:
     if wanted is not None:
         return (
             f"at least {wanted.precision_low:.2%} of hits are right with {CONFIDENCE:.0%} "
             f"confidence: {wanted.wrong} wrong of {wanted.accepted} accepted pairs; "
             f"{wanted.recall:.1%} of the duplicates are recognised"
         )
-    order = np.argsort(-data.scores, kind="stable")
-    top = data.labels[order][: least_accepted(target)]
+    problem = f"this data cannot support {target:.1%}"
+    least = least_of(data, target, prevalence)
+    if least is None:
+        return f"{problem}: {_too_few(data, target, prevalence)}, or lower --target-precision"
+    lowest = np.sort(data.scores)[-least]
+    top = data.scores >= lowest
+    refused = int(np.isneginf(data.scores[top]).sum())
     return (
-        f"this data cannot support {target:.1%}: that takes {least_accepted(target)} accepted "
-        f"pairs without an error (more with errors), and of the {len(top)} best-scored pairs "
-        f"{int((~top).sum())} are labelled as no duplicates; bring more pairs, mend their labels, "
-        "or lower --target-precision"
+        f"{problem}: that takes {least} accepted pairs without an error (more with errors), and of "
+        f"the {int(top.sum())} best-scored pairs {int((~data.labels[top]).sum())} are labelled as "
+        f"no duplicates and {refused} are refused by floor or guards; bring more pairs, mend their "
+        "labels, or lower --target-precision"
+    )
+
+
+def _too_few(data: ScoredLabels, target: float, prevalence: float | None) -> str:
+    duplicates, others = data.duplicates, len(data.labels) - data.duplicates
+    if prevalence is None:
+        return (
+            f"that takes {least_accepted(target)} accepted pairs without an error, and it has "
+            f"{duplicates} duplicates; bring more pairs"
+        )
+    return (
+        f"at a prevalence of {prevalence:g} its {duplicates} duplicates and {others} other pairs "
+        "are too few, even if none were mistaken; bring more of both"
     )

@@ -56,12 +56,21 @@ class ScoredLabels:
 
 
 def least_accepted(target: float, confidence: float = CONFIDENCE) -> int:
-    """How many accepted pairs without one error certify ``target``.
+    """How many accepted pairs without one error certify ``target``, at the pairs' own prevalence.
 
     >>> least_accepted(0.99)
-    299
+    437
     """
-    return int(np.ceil(np.log(1 - confidence) / np.log(target)))
+    return int(np.ceil(np.log((1 - confidence) / len(_STARTS)) / np.log(target)))
+
+
+def least_of(data: ScoredLabels, target: float, prevalence: float | None) -> int | None:
+    """How many of these pairs, accepted without one error, certify ``target``.
+
+    None: not even all of them would.
+    """
+    least = _least(data.duplicates, target, _test_of(data, prevalence, CONFIDENCE))
+    return least if least <= data.duplicates else None
 
 
 def certify(
@@ -79,11 +88,7 @@ def certify(
     order = np.argsort(-data.scores, kind="stable")
     scores, labels = data.scores[order], data.labels[order]
     usable = int(np.isfinite(scores).sum())
-    test = _Test(
-        (data.duplicates, len(labels) - data.duplicates),
-        prevalence,
-        1 - (1 - confidence) / len(_STARTS),
-    )
+    test = _test_of(data, prevalence, confidence)
     grid = _accept_counts(scores[:usable], _least(usable, target, test))
     right = np.concatenate([[0], np.cumsum(labels)])
     low = [test.precision_low(int(right[n]), n - int(right[n])) for n in grid]
@@ -109,6 +114,12 @@ class _Test:
         kept = self.prevalence * lower_limit(right, self.totals[0], confidence=half)
         lost = (1 - self.prevalence) * upper_limit(wrong, self.totals[1], confidence=half)
         return kept / (kept + lost) if kept else 0.0
+
+
+def _test_of(data: ScoredLabels, prevalence: float | None, confidence: float) -> _Test:
+    """The bound with one walk's share of the error."""
+    totals = (data.duplicates, len(data.labels) - data.duplicates)
+    return _Test(totals, prevalence, 1 - (1 - confidence) / len(_STARTS))
 
 
 def _least(usable: int, target: float, test: _Test) -> int:

@@ -89,10 +89,37 @@ def test_certificate_counts_what_it_accepts() -> None:
 
 
 def test_too_little_data_certifies_nothing() -> None:
-    """299 perfect pairs are the least for 99%."""
-    assert least_accepted(0.99) == 299
-    perfect = ScoredLabels(np.arange(200.0), np.ones(200, dtype=bool))
-    assert certify(perfect, 0.99) is None
+    """As many perfect pairs as are said to be the least for a target certify it, and no fewer."""
+    for target in (0.9, 0.99):
+        least = least_accepted(target)
+        enough = ScoredLabels(np.arange(float(least)), np.ones(least, dtype=bool))
+        fewer = ScoredLabels(enough.scores[1:], enough.labels[1:])
+        assert certify(enough, target) is not None
+        assert certify(fewer, target) is None
+
+
+@pytest.mark.parametrize(
+    ("duplicates", "others", "prevalence", "said"),
+    [
+        (300, 0, None, "takes 437 accepted pairs without an error, and it has 300 duplicates"),
+        (400, 20, 0.3, "its 400 duplicates and 20 other pairs are too few"),
+        (600, 600, None, "of the 1200 best-scored pairs 600 are labelled as no duplicates"),
+    ],
+)
+def test_what_is_lacking_is_told(
+    duplicates: int, others: int, prevalence: float | None, said: str
+) -> None:
+    """The command does not ask for what the data has."""
+    pairs = [
+        LabelledPair(f"a{_letters(n)} about cats", f"b{_letters(n)} about cats", label)
+        for label, count in ((True, duplicates), (False, others))
+        for n in range(count)
+    ]
+    report = CalibrationRun(TopicEncoder(), TopicScorer(), GuardSettings()).run(
+        pairs, 0.99, prevalence=prevalence
+    )
+    assert report.wanted is None
+    assert said in report.explanation
 
 
 def test_noise_certifies_nothing() -> None:
