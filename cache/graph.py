@@ -21,9 +21,10 @@ def graphs_available() -> bool:
 class VectorGraph:
     """Unit vectors by id in bfloat16; scores are within about 1e-3 of the exact cosine.
 
-    usearch reuses the slots of removed vectors, so churn costs neither memory nor recall (eight
-    rounds of replacing half of 10,000 vectors left recall@10 at .99). Only a graph that has lost
-    most of its vectors is worth leaving: see ``hollow``. Not safe between threads.
+    usearch reuses the slots of removed vectors, so churn costs no memory, and recall only at first:
+    of 5,000 vectors in 400 groups, of which half was replaced round by round, recall@5 fell from
+    .99 to .95 within three rounds and stayed there for thirteen more, recall@1 at .98. Only a graph
+    that has lost most of its vectors is worth leaving: see ``hollow``. Not safe between threads.
     """
 
     def __init__(self, dimensions: int) -> None:

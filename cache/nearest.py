@@ -1,6 +1,7 @@
 """The nearest cached queries, by partition, in this process's memory."""
 
 import asyncio
+import atexit
 import threading
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
@@ -225,6 +226,7 @@ class _Settler:
 
     def close(self) -> None:
         """Stop the thread and wait for it."""
+        atexit.unregister(self.close)
         with self._changed:
             self._closed = True
             self._waiting.clear()
@@ -234,6 +236,8 @@ class _Settler:
 
     def _start(self) -> None:
         if self._thread is None:
+            # An interpreter that ends beside a thread in usearch's code aborts.
+            atexit.register(self.close)
             self._thread = threading.Thread(target=self._run, name="funnel-nearest", daemon=True)
             self._thread.start()
 

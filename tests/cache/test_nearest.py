@@ -1,6 +1,9 @@
 """The nearest-query index: exact rows, the graph above them, and what moves between."""
 
+import subprocess
+import sys
 import time
+from textwrap import dedent
 
 import numpy as np
 import pytest
@@ -151,6 +154,23 @@ class TestBounds:
             top = index.search(partition, rows[int(id_[2:])], 1)[0]
             assert top.id == id_
             assert top.score == pytest.approx(1.0, abs=1e-5)
+
+
+@pytest.mark.skipif(not graphs_available(), reason="usearch (the cache extra) is not installed")
+def test_a_process_that_ends_while_a_graph_grows_ends_in_order() -> None:
+    """Who forgets to close gets no abort of the interpreter for it."""
+    script = """
+        import time
+        import numpy as np
+        from funnel.cache.nearest import NearestIndex
+
+        index = NearestIndex(exact_limit=10)
+        rows = np.random.default_rng(0).normal(size=(20_000, 384))
+        index.add_many("p", [str(i) for i in range(len(rows))], rows)
+        time.sleep(0.2)  # by now the thread is in usearch's code nearly all the time
+        """
+    ended = subprocess.run([sys.executable, "-c", dedent(script)], capture_output=True, check=False)
+    assert (ended.returncode, ended.stderr) == (0, b"")
 
 
 def test_without_usearch_everything_is_searched_exactly(monkeypatch: pytest.MonkeyPatch) -> None:
