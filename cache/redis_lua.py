@@ -15,7 +15,7 @@ share a hash tag) served by one node of a cluster. With ``P`` for ``{funnel1:NAM
 ``P s:SCOPE``      set     IDs of a scope's records
 ``P parts``        hash    records per partition
 ``P v:PARTITION``  vset    keys by query vector, on servers that have vector sets
-``P l:NAME``       string  a lease, with its own expiry: its owner and token
+``P l:NAME``       string  a lease, with its own expiry: its owner, token and request
 ``P log``          stream  capped change log; n is consecutive, so a reader notices a gap
 =================  ======  ==========================================================
 
@@ -337,15 +337,21 @@ ACQUIRE = Script("""
 ensure()
 local name, ttl, owner, mine_is_free = P .. 'l:' .. ARGV[2], ARGV[3], ARGV[4], ARGV[5] == '1'
 local holder = redis.call('GET', name)
-if holder and not (mine_is_free and string.match(holder, '^[^:]*') == owner) then return false end
+if holder then
+  local who, held, asked = string.match(holder, '^([^:]*):(%d+):?(.*)$')
+  if asked == ARGV[6] then return tonumber(held) end  -- sent again, as the first reply was lost
+  if not (mine_is_free and who == owner) then return false end
+end
 local token = redis.call('HINCRBY', M, 'token', 1)
-redis.call('SET', name, owner .. ':' .. token, 'PX', ttl)
+redis.call('SET', name, owner .. ':' .. token .. ':' .. ARGV[6], 'PX', ttl)
 return token
 """)
-"""name, ttl ms, owner, 1 if a lease of this owner counts as free → false | token"""
+"""name, ttl ms, owner, 1 if a lease of this owner counts as free, a name of the request → false |
+token"""
 
 RELEASE = Script("""
-if redis.call('GET', P .. 'l:' .. ARGV[2]) == ARGV[3] then
+local holder = redis.call('GET', P .. 'l:' .. ARGV[2])
+if holder and string.match(holder, '^[^:]*:%d+') == ARGV[3] then
   return redis.call('UNLINK', P .. 'l:' .. ARGV[2])
 end
 return 0

@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+import secrets
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -211,7 +212,7 @@ class RedisStore(Store):
     async def acquire(self, name: str, *, ttl_s: float) -> Lease | None:  # noqa: D102
         book = self._leases
         mine_is_free = int(name in book.doubtful())
-        asked = (name, max(1, _ms(ttl_s)), book.owner, mine_is_free)
+        asked = (name, max(1, _ms(ttl_s)), book.owner, mine_is_free, secrets.token_hex(6))
         try:
             token = await self._link.run(lua.ACQUIRE, *asked)
         except (CacheError, asyncio.CancelledError):

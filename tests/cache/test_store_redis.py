@@ -139,6 +139,24 @@ class TestSilence:
         await other.aclose()
         server.stop()
 
+    async def test_a_lease_whose_grant_was_asked_for_twice(
+        self, store: RedisStore, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """redis-py sends a script again when the connection breaks before the reply is read."""
+        plain = RedisLink.run
+
+        async def twice(link: RedisLink, script: lua.Script, *arguments: Any) -> Any:
+            await plain(link, script, *arguments)
+            return await plain(link, script, *arguments)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(RedisLink, "run", twice)
+            lease = await store.acquire("00", ttl_s=60)
+        assert lease is not None
+        assert await store.acquire("00", ttl_s=60) is None
+        await store.release(lease)
+        assert await store.acquire("00", ttl_s=60) is not None
+
     async def test_a_full_server_still_invalidates(self, farm: RedisFarm) -> None:
         """Out of memory a put fails; bump, delete and purge do not."""
         server = farm.server()
