@@ -7,8 +7,9 @@ any change of the epoch empties this tier.
 
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from itertools import chain
 from sys import getsizeof
 
 from funnel.cache.codec import AliasNote, Entry
@@ -16,7 +17,8 @@ from funnel.cache.place import Place
 from funnel.cache.store import Epoch
 
 MAX_BYTES = 64 * 1024 * 1024
-_PER_OBJECT = 1_024  # what an entry or a hit takes beside its texts
+_PER_OBJECT = 1_024  # what an entry or a hit takes beside its texts, with a little metadata
+_LITTLE = 400
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,8 +36,21 @@ class Kept:
     @property
     def weight(self) -> int:
         """About what it takes in memory: letters beyond ASCII take up to four times their bytes."""
-        texts = sum(getsizeof(hit.text) + getsizeof(hit.title) for hit in self.entry.hits)
-        return max(self.size, texts) + _PER_OBJECT * (1 + len(self.entry.hits))
+        inner = sum(
+            getsizeof(hit.text) + getsizeof(hit.title) + max(0, _memory_of(hit.metadata) - _LITTLE)
+            for hit in self.entry.hits
+        )
+        return max(self.size, inner) + _PER_OBJECT * (1 + len(self.entry.hits))
+
+
+def _memory_of(value: object) -> int:
+    """Bytes of a value of metadata: small ones take up to fifty times what they take sealed."""
+    inner: Iterable[object] = ()
+    if isinstance(value, dict):
+        inner = chain(value.keys(), value.values())
+    elif isinstance(value, list):
+        inner = value
+    return getsizeof(value) + sum(_memory_of(one) for one in inner)
 
 
 class LocalTier:

@@ -5,6 +5,7 @@ import math
 import tracemalloc
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -259,10 +260,25 @@ def test_local_tier_is_bounded_in_bytes() -> None:
     assert tier.bytes == 0
 
 
-@pytest.mark.parametrize("text", ["x" * 2_000, "x☃" * 1_000, "x😀" * 1_000, ""])
-def test_weight_of_an_entry_is_about_its_memory(text: str) -> None:
-    """Whatever the letters: not less than it takes, and not twice as much."""
-    metadata = {"lang": "en", "year": 2_020}
+_PLAIN = {"lang": "en", "year": 2_020}
+_RICH = {
+    "tags": [f"tag {n}" for n in range(50)],
+    "prices": [{"on": f"{n}.1.", "is": n / 3} for n in range(30)],
+}
+
+
+@pytest.mark.parametrize(
+    ("text", "metadata"),
+    [
+        ("x" * 2_000, _PLAIN),
+        ("x☃" * 1_000, _PLAIN),
+        ("x😀" * 1_000, _PLAIN),
+        ("", _PLAIN),
+        ("", _RICH),
+    ],
+)
+def test_weight_of_an_entry_is_about_its_memory(text: str, metadata: dict[str, Any]) -> None:
+    """Whatever is in it: not less than it takes, and not twice as much."""
     codec = Codec(b"secret")
     hits = tuple(
         pack_hit(replace(hit(n, f"{n}"), text=text, metadata=metadata)) for n in range(1, 11)
@@ -379,7 +395,7 @@ async def test_metrics_count_a_shared_store_once(tmp_path: Path) -> None:
     pytest.importorskip("prometheus_client")
     collector = CacheCollector()
     path = tmp_path / "cache.sqlite"
-    worlds = [World(store=SqliteStore(path)) for _ in range(2)]
+    worlds = [World(store=SqliteStore(path, settings().limits)) for _ in range(2)]
     for world in worlds:
         collector.add(world.cache)
         await world.ask("a word about cats")
