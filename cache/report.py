@@ -18,7 +18,7 @@ _FROM_OUTSIDE = ("store", "semantic", "semantic_problem", "threshold")
 
 async def explain_lookup(looking: Looking, lookup: Lookup, matcher: Matcher) -> dict[str, Any]:
     """Why a lookup would hit or miss: the tiers in order, every candidate and its verdict."""
-    found = await lookup.exact(looking)
+    found = None if looking.fault else await lookup.exact(looking)
     report: dict[str, Any] = {
         "query": looking.request.query.text,
         "status": "miss",
@@ -59,7 +59,8 @@ async def _nearest(
     decision = await matcher.judge(request.query.text, candidates, limit, thorough=True)
     report["candidates"] = [explain_verdict(verdict) for verdict in decision.verdicts]
     if decision.chosen is None:
-        return {**report, "reason": looking.fault or decision.reason}
+        judged = decision.reason if candidates else looking.reason
+        return {**report, "reason": looking.fault or judged}
     chosen = next(n for n in near if n.key == decision.chosen.candidate.key)
     return {**report, **_hit(lookup.found_by(decision.chosen, chosen))}
 

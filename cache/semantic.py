@@ -207,4 +207,6 @@ class SemanticCache(QueryCache):
         if place is None or request.query.shortened:
             return {"status": "bypass", "reason": "the query or its options cannot be cached"}
         looking = self._looking(request, place)
+        if self._invalidator.owes():
+            looking.fault = "invalidation_pending"
         return await explain_lookup(looking, self._lookup, self.matcher)

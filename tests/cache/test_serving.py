@@ -4,7 +4,9 @@ from collections.abc import Sequence
 
 import pytest
 
+from funnel.cache.store import Epoch
 from funnel.deadline import Deadline
+from funnel.errors import CacheError
 from funnel.models.base import ScoredPairs, TextPair
 from tests.cache.world import TopicEncoder, TopicScorer, World
 
@@ -231,3 +233,19 @@ async def test_explain_shows_candidates_and_changes_nothing() -> None:
     assert verdicts["one about dogs"]["reason"] == "below_floor"
     after = await world.cache.stats()
     assert (after["requests"], after["store"]) == (before["requests"], before["store"])
+
+
+async def test_explain_knows_of_a_write_that_is_owed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """While the store has not heard of a write, nothing is a hit, whoever asks."""
+    world = World()
+    await world.ask("one about cats")
+
+    async def fail(*, invalidate: bool) -> Epoch:
+        raise CacheError("down")
+
+    monkeypatch.setattr(world.store, "bump", fail)
+    await world.cache.documents_changed(deleted=["cats-1"])
+    served = await world.ask("one about cats")
+    report = await world.cache.explain(world.request("one about cats"))
+    assert (report["status"], report["reason"]) == ("miss", served.info.reason)
+    await world.cache.aclose()
