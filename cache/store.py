@@ -57,7 +57,8 @@ class Epoch:
 
 
 ROOM = "\0room"
-"""Among a record's documents where its answer is shorter than its k: any new one may enter it."""
+"""Among a record's documents where any new one may enter its answer: shorter than its k, or with no
+vector by which a near document could find it."""
 
 
 @dataclass(frozen=True, slots=True)

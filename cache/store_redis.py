@@ -276,7 +276,7 @@ class RedisStore(Store):
                         effect="a changed document or a purge of a scope empties the whole cache",
                         mend="set maxmemory-policy to volatile-ttl or noeviction"
                         if facts.policy
-                        else "allow this user the command INFO",
+                        else "let INFO tell this user the maxmemory-policy",
                     )
         return self._vectors
 

@@ -121,6 +121,7 @@ class Writer:
     async def _record(
         self, place: Place, request: CacheRequest, entry: Entry, payload: bytes, token: int
     ) -> Record:
+        vector = await self._vector(request)
         return Record(
             partition=place.partition,
             key=place.key,
@@ -129,12 +130,15 @@ class Writer:
             retain_s=retention_s(entry, self._settings),
             epoch=entry.epoch,
             token=token,
-            vector=await self._vector(request),
-            documents=_held(request, entry),
+            vector=vector,
+            documents=_held(request, entry, findable=vector is not None),
         )
 
     async def _vector(self, request: CacheRequest) -> "Vector | None":
-        """The embedding; None when it failed or takes long: then no paraphrase finds the entry."""
+        """The embedding; None when it failed or takes long.
+
+        Then no paraphrase finds the entry, and no document near it: any new one has to drop it.
+        """
         try:
             async with asyncio.timeout(_VECTOR_S):
                 return await request.query.vector()
@@ -179,7 +183,11 @@ class Writer:
         )
 
 
-def _held(request: CacheRequest, entry: Entry) -> tuple[str, ...]:
-    """The documents of an answer, and a place that is free where it has fewer than were asked."""
+def _held(request: CacheRequest, entry: Entry, *, findable: bool) -> tuple[str, ...]:
+    """The documents of an answer, and a place that is free where any new one may enter it.
+
+    So it is where it has fewer than were asked, and where nobody can tell which are near it.
+    """
     ids, k = tuple(hit.id for hit in entry.hits), request.partition.get("k")
-    return (*ids, ROOM) if isinstance(k, int) and len(ids) < k else ids
+    open_to_any = not findable or (isinstance(k, int) and len(ids) < k)
+    return (*ids, ROOM) if open_to_any else ids

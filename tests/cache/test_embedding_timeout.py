@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from funnel.cache.base import Answer, CacheRequest
+from funnel.types import Document
 from tests.cache.world import FloatArray, TopicEncoder, World, hit
 
 
@@ -111,3 +112,15 @@ async def test_an_embedding_that_fails_too_late_disturbs_nobody(
     await asyncio.sleep(0.15)
     await world.cache.aclose()
     assert "never retrieved" not in caplog.text
+
+
+async def test_an_answer_without_an_embedding_leaves_with_any_new_document() -> None:
+    """Nobody can tell which documents are near it; deleted ones that it does not hold are not."""
+    encoder = SlowEncoder()
+    world = _world(encoder)
+    encoder.error = ValueError("no memory")
+    await world.ask("a word about cats")
+    await world.cache.documents_changed(deleted=["dogs-1"])
+    assert (await world.ask("a word about cats")).info.status == "hit"
+    await world.cache.documents_changed(upserted=[Document("new", "all there is about cats")])
+    assert (await world.ask("a word about cats")).info.status == "miss"
