@@ -239,8 +239,10 @@ class Funnel:
         """Drop all kept answers (of one scope), for all processes; returns how many.
 
         Raises:
+            InputError: the scope is empty or no text.
             CacheError: the store did not answer.
         """
+        self._options(None, None, None, None, scope, True)
         return self._loop.call(self._started_then(lambda: self.cache.purge(scope=scope)))
 
     def forget_cached(

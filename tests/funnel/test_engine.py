@@ -138,6 +138,13 @@ def test_a_failing_stage_degrades_visibly() -> None:
     assert "boom" in (result.stage("length").message or "")
 
 
+@pytest.mark.parametrize("scope", ["", 5])
+def test_a_purge_of_no_scope_is_no_purge_of_nothing(scope: Any) -> None:
+    """A tenant's name that got lost on the way is refused, as by ``run``."""
+    with make() as funnel, pytest.raises(InputError, match="scope: got"):
+        funnel.purge_cache(scope=scope)
+
+
 def test_a_scope_field_keeps_tenants_apart() -> None:
     """With scope_field a call sees its tenant's documents only, and must name it."""
     with make(scope_field="tenant") as funnel:
