@@ -74,7 +74,8 @@ class SemanticCache(QueryCache):
         self.settings = settings
         self.counters = Counters()
         self.guarded = GuardedStore(store, CircuitBreaker(), settings.timeout_ms / 1000)
-        self.matcher = Matcher(settings, encoder, Verifier(scorer))
+        verifier = Verifier(scorer, settings.verifier.timeout_ms / 1000)
+        self.matcher = Matcher(settings, encoder, verifier)
         self.flights = Flights()
         self.auditor = Auditor(settings, self.matcher, self.counters)
         self._preparing: asyncio.Task[None] | None = None

@@ -2,9 +2,10 @@
 
 import asyncio
 import math
+import time
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from funnel.cache.breaker import BreakerSettings, CircuitBreaker
@@ -36,6 +37,7 @@ class _Job:
     cosines: Sequence[float] | None
     deadline: Deadline
     answer: "asyncio.Future[list[float]]"
+    began: float = field(default_factory=time.monotonic)
 
 
 class Verifier:
@@ -43,11 +45,13 @@ class Verifier:
 
     While the model works on one batch, further lookups gather and form the next one; so a burst of
     paraphrases costs a few passes, not one pass each. Repeated failures open a breaker: a verifier
-    that is too slow for this machine must not cost every query its timeout.
+    that is too slow for this machine must not cost every query its timeout. One that answers within
+    ``timeout_s`` is not, although a caller in a hurry has left by then.
     """
 
-    def __init__(self, scorer: Scorer) -> None:
+    def __init__(self, scorer: Scorer, timeout_s: float) -> None:
         self.scorer = scorer
+        self._timeout_s = timeout_s
         self.breaker = CircuitBreaker(BreakerSettings(failures=5, pause_s=1.0, max_pause_s=30.0))
         self.passes = 0
         self.pairs = 0
@@ -133,6 +137,8 @@ class Verifier:
         values = [float(value) for value in scored.values]
         if scored.truncated:
             values = await self._one_by_one(pairs, _latest(jobs))
+        if time.monotonic() - min(job.began for job in jobs) <= self._timeout_s:
+            self.breaker.succeeded()
         start = 0
         for job in jobs:
             end = start + len(job.pairs)

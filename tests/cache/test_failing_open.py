@@ -206,6 +206,17 @@ async def test_slow_verifier_is_a_miss_within_its_timeout() -> None:
     assert (await world.ask("another about cats")).info.reason == "verifier_breaker_open"
 
 
+async def test_callers_in_a_hurry_do_not_turn_the_verifier_off_for_others() -> None:
+    """It answers within its own limit; that they could not wait so long is not its failure."""
+    world = World(scorer=TopicScorer(delay_s=0.05))
+    await world.ask("one about cats")
+    for word in ("alpha", "bravo", "charlie", "delta", "echo", "foxtrot"):
+        served = await world.ask(f"{word} about cats", deadline_ms=40)
+        assert served.info.reason == "verifier_timeout"
+        await asyncio.sleep(0.05)
+    assert (await world.ask("golf about cats")).info.tier == "semantic"
+
+
 async def test_verifier_gets_at_most_half_of_the_time_left() -> None:
     """A query in a hurry is not spent on verification."""
     scorer = TopicScorer(delay_s=0.0)
