@@ -1,6 +1,7 @@
 """A store behind a time budget and a circuit breaker: it answers in time or not at all."""
 
 import asyncio
+import math
 import time
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
@@ -13,6 +14,7 @@ from funnel.log import get_logger
 
 log = get_logger(__name__)
 T = TypeVar("T")
+_LATELY_S = 5.0  # a store that answered since is taken for well when a hurried caller gave up
 
 
 class StoreFault(CacheError):
@@ -57,6 +59,7 @@ class GuardedStore:
         self.timeout_s = timeout_s
         self.faults: dict[str, int] = {}
         self.last_stats: StoreStats | None = None
+        self._answered = -math.inf
 
     def budget(self, deadline: Deadline = NO_DEADLINE) -> Budget:
         """A fresh budget for one query: half of what it has left, as the stages need time too."""
@@ -99,7 +102,8 @@ class GuardedStore:
                 result = await work(self.store)
         except TimeoutError as error:
             detail = f"{where} gave no answer within {patience_s * 1000:.0f} ms; see that it runs"
-            raise self._failed(budget, "store_timeout", detail) from error
+            blame = not self._was_hurried(patience_s)
+            raise self._failed(budget, "store_timeout", detail, blame=blame) from error
         except CacheError as error:
             log.warning("cache.store_failed", error=str(error))
             raise self._failed(budget, "store_unavailable", str(error)) from error
@@ -108,11 +112,20 @@ class GuardedStore:
             detail = f"{where} failed with {type(error).__name__}"
             raise self._failed(budget, "store_error", detail) from error
         self.breaker.succeeded()
-        budget.spend(time.monotonic() - began)
+        self._answered = time.monotonic()
+        budget.spend(self._answered - began)
         return result
 
-    def _failed(self, budget: Budget, reason: str, detail: str) -> StoreFault:
-        self.breaker.failed()
+    def _was_hurried(self, patience_s: float) -> bool:
+        """Whether a timeout says more of the caller's deadline than of the store."""
+        lately = time.monotonic() - self._answered < _LATELY_S
+        return lately and patience_s < self.timeout_s / 2 and self.breaker.state == "closed"
+
+    def _failed(
+        self, budget: Budget, reason: str, detail: str, *, blame: bool = True
+    ) -> StoreFault:
+        if blame:
+            self.breaker.failed()
         budget.exhaust()
         return self._fault(reason, detail)
 

@@ -84,6 +84,18 @@ async def test_a_silent_store_costs_half_of_the_deadline_at_most() -> None:
     assert (served.info.status, served.info.reason) == ("error", "store_timeout")
 
 
+async def test_callers_in_a_hurry_do_not_turn_the_store_off_for_others() -> None:
+    """It answers within its own limit; that they could not wait so long is not its failure."""
+    store = MoodyStore()
+    world = _world(store, timeout_ms=1_000)
+    await world.ask("one about cats")
+    store.delay_s = 0.05
+    for _ in range(6):
+        served = await world.ask("one about cats", deadline_ms=40)
+        assert served.info.reason == "store_timeout"
+    assert (await world.ask("one about cats")).info.tier == "exact"
+
+
 async def test_a_fault_names_the_store() -> None:
     """In silence, in failure, and while nobody asks any more."""
     store = MoodyStore()
