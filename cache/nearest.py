@@ -22,6 +22,7 @@ log = get_logger(__name__)
 EXACT_LIMIT = 8_000
 """Vectors of a partition that are searched exactly: half a millisecond; a graph takes as long."""
 _LONG = 20_000  # rows; searching more exactly takes over 2 ms
+_MANY = 100  # partitions, each of which takes some 20 us
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,8 +146,18 @@ class NearestIndex:
         unit = unit_vector(vector)
         with self._lock:
             segments = [s for s in self._segments.values() if s.dimensions == len(unit)]
-        found = [hit for segment in segments for hit in _search(segment, unit, count, floor)]
+        found = [hit for segment in segments for hit in _hits(segment, unit, count, floor)]
         return sorted(found, key=lambda hit: -hit.score)[:count]
+
+    async def asearch_everywhere(
+        self, vector: ArrayLike, count: int, *, floor: float = -1.0
+    ) -> list[Neighbour]:
+        """``search_everywhere``, in a thread where it would hold up the event loop."""
+        with self._lock:
+            long = len(self._segments) > _MANY or len(self._partition) > _LONG
+        if not long:
+            return self.search_everywhere(vector, count, floor=floor)
+        return await asyncio.to_thread(self.search_everywhere, vector, count, floor=floor)
 
     def stats(self) -> dict[str, Any]:
         """Sizes, JSON-ready: vectors, how many of them are searched exactly, partitions, bytes."""
@@ -273,7 +284,11 @@ class _Settler:
 def _search(segment: Segment, vector: ArrayLike, count: int, floor: float) -> list[Neighbour]:
     unit = unit_vector(vector)
     _check_length(segment, len(unit))
-    return [Neighbour(id_, s) for id_, s in segment.search(unit, count) if s >= floor]
+    return _hits(segment, unit, count, floor)
+
+
+def _hits(segment: Segment, unit: Vector, count: int, floor: float) -> list[Neighbour]:
+    return [Neighbour(id_, score) for id_, score in segment.search(unit, count, floor)]
 
 
 def _check_length(segment: Segment, dimensions: int) -> None:

@@ -81,7 +81,7 @@ class RedisMirror(QueryVectors):
         self, vector: Vector, count: int, floor: float
     ) -> Sequence[Neighbour]:
         await self._caught_up()
-        return self._index.search_everywhere(vector, count, floor=floor)
+        return await self._index.asearch_everywhere(vector, count, floor=floor)
 
     async def added(self, id_: str, vector: Vector) -> None:  # noqa: D102
         self._stamp([id_])

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 Vector: TypeAlias = NDArray[np.float32]
 Matrix: TypeAlias = NDArray[np.float32]
 
-_SMALLEST = 8
+_SMALLEST = 1  # row: a partition may be one tenant's one question
 
 
 class VectorRows:
@@ -73,15 +73,17 @@ class VectorRows:
         ids = self._ids[:count]
         return ids, self._matrix[: len(ids)].copy()
 
-    def search(self, vector: Vector, count: int) -> list[tuple[str, float]]:
-        """The ``count`` ids of greatest inner product, best first."""
+    def search(self, vector: Vector, count: int, floor: float = -np.inf) -> list[tuple[str, float]]:
+        """The ``count`` ids of greatest inner product, at least ``floor``, best first."""
         used = len(self._ids)
         if not used or count < 1:
             return []
         scores = _products(self._matrix[:used], vector)
-        best = np.arange(used)
-        if count < used:
-            best = np.argpartition(scores, used - count)[used - count :]
+        best = np.flatnonzero(scores >= floor)
+        if not len(best):
+            return []
+        if count < len(best):
+            best = best[np.argpartition(scores[best], len(best) - count)[-count:]]
         best = best[np.argsort(-scores[best], kind="stable")]
         return [(self._ids[row], float(scores[row])) for row in best]
 

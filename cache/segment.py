@@ -61,6 +61,8 @@ class Segment:
     @property
     def nbytes(self) -> int:
         """Bytes of vectors and graph."""
+        if self._graph is None:  # as nearly all of many partitions are
+            return self._rows.nbytes
         with self._turns.turn():
             return self._rows.nbytes + (self._graph.nbytes if self._graph is not None else 0)
 
@@ -77,12 +79,13 @@ class Segment:
         with self._turns.turn():
             return self._rows.remove(id_) or self._remove_from_graph(id_)
 
-    def search(self, vector: Vector, count: int) -> list[tuple[str, float]]:
-        """The ``count`` nearest ids and their cosines, best first."""
+    def search(self, vector: Vector, count: int, floor: float) -> list[tuple[str, float]]:
+        """The ``count`` nearest ids with cosines of at least ``floor``, best first."""
         with self._turns.turn():
-            found = self._rows.search(vector, count)
+            found = self._rows.search(vector, count, floor)
             if self._graph is not None:
-                found += self._graph.search(vector, count)
+                near = self._graph.search(vector, count)
+                found += [pair for pair in near if pair[1] >= floor]
         return sorted(found, key=lambda pair: -pair[1])[:count]
 
     def wants_to_settle(self, exact_limit: int) -> bool:

@@ -101,7 +101,7 @@ class MemoryStore(Store):
         self._check_open()
         self._sweep()
         while True:
-            hits = self._nearest.search_everywhere(vector, _SPARE * limit, floor=floor)
+            hits = await self._nearest.asearch_everywhere(vector, _SPARE * limit, floor=floor)
             found = self._confirm(hits)  # what has expired leaves the index
             if len(found) >= limit or len(hits) < _SPARE * limit:
                 return found[:limit]

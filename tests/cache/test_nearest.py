@@ -301,3 +301,17 @@ class TestGraph:
         index.close()
         assert len(waited) > 20
         assert sorted(waited)[len(waited) // 2] < 0.05
+
+
+async def test_many_partitions_take_what_their_vectors_take() -> None:
+    """One question each of many tenants: no spare rows, and found over all without a difference."""
+    rows = unit_rows(300)
+    index = NearestIndex()
+    for number, row in enumerate(rows):
+        index.add(f"p{number}", f"id{number}", row)
+    assert index.stats()["bytes"] == rows.nbytes
+    expected = best(rows, rows[7], 5)
+    assert [hit.id for hit in index.search_everywhere(rows[7], 5)] == expected
+    assert [hit.id for hit in await index.asearch_everywhere(rows[7], 5)] == expected
+    near = await index.asearch_everywhere(rows[7], 300, floor=0.5)
+    assert len(near) == (rows @ rows[7] >= 0.5).sum()
