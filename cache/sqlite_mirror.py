@@ -2,18 +2,20 @@
 
 import sqlite3
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from funnel.cache import sqlite_schema as sql
-from funnel.cache.nearest import NearestIndex, Neighbour, add_group
-from funnel.cache.rows import Vector
+from funnel.cache.nearest import NearestIndex, add_group
 from funnel.cache.wire import from_wire
+
+if TYPE_CHECKING:
+    from funnel.cache.rows import Vector
 
 _SLACK = 64
 
 
 class SqliteMirror:
-    """Follows the records' serial numbers; used from the reading thread only."""
+    """Follows the records' serial numbers, in the reading thread; any may search the ``index``."""
 
     def __init__(self, *, max_vectors: int, exact_limit: int) -> None:
         # Room for all that it may hold before strangers go: what is shed could never be found.
@@ -39,14 +41,6 @@ class SqliteMirror:
         if len(self.index) > entries + entries // 4 + _SLACK:
             self._remove_strangers(connection)
         return len(found) == rows
-
-    def search(
-        self, partition: str | None, vector: Vector, count: int, floor: float
-    ) -> Sequence[Neighbour]:
-        """The nearest of a partition, or of all (None), best first."""
-        if partition is None:
-            return self.index.search_everywhere(vector, count, floor=floor)
-        return self.index.search(partition, vector, count, floor=floor)
 
     def _add(self, rows: Sequence[Any]) -> None:
         groups: dict[tuple[str, int], tuple[list[str], list[Vector]]] = {}

@@ -5,13 +5,12 @@ import hashlib
 import sqlite3
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from funnel.cache import sqlite_records as rows
 from funnel.cache import sqlite_schema as sql
-from funnel.cache.nearest import EXACT_LIMIT
+from funnel.cache.nearest import EXACT_LIMIT, Neighbour
 from funnel.cache.sqlite_file import SqliteFile
 from funnel.cache.sqlite_mirror import SqliteMirror
 from funnel.cache.store import (
@@ -44,15 +43,6 @@ _TRIES = 5
 _FLUSH_S = 1.0
 _PATIENT_S = 5.0  # for what is not on a query's way
 _DEFAULT_NAMESPACE = StoreLimits().namespace
-
-
-@dataclass(frozen=True, slots=True)
-class _Look:
-    """What a search found: live records, how many hits there were before they were confirmed."""
-
-    found: list[Stored]
-    hits: int
-    epoch: Epoch
 
 
 class SqliteStore(Store):
@@ -125,17 +115,20 @@ class SqliteStore(Store):
     async def nearest(  # noqa: D102
         self, partition: str, vector: "Vector", *, limit: int, floor: float
     ) -> Neighbours:
-        look = await self._look(partition, vector, _SPARE * limit, floor)
-        return Neighbours(look.found[:limit], look.epoch)
+        found, epoch = await self._look(partition, vector, _SPARE * limit, floor)
+        return Neighbours(found[:limit], epoch)
 
     async def nearest_anywhere(  # noqa: D102
         self, vector: "Vector", *, limit: int, floor: float
     ) -> Sequence[Stored]:
-        await self._catch_up()  # some rows at a time, so that lookups get in between
+        # Some rows at a time, and then beside the reading thread, so that lookups get in between.
+        await self._catch_up()
+        search = self._mirror.index.asearch_everywhere
         while True:
-            look = await self._look(None, vector, _SPARE * limit, floor, patient=True)
-            if len(look.found) >= limit or look.hits < _SPARE * limit:
-                return look.found[:limit]
+            hits = await search(vector, _SPARE * limit, floor=floor)
+            found = await self._confirmed(hits)
+            if len(found) >= limit or len(hits) < _SPARE * limit:
+                return found[:limit]
 
     async def put(self, record: Record) -> bool:  # noqa: D102
         used, self._used = self._used, {}
@@ -288,39 +281,51 @@ class SqliteStore(Store):
         return epoch
 
     async def _look(
-        self,
-        partition: str | None,
-        vector: "Vector",
-        count: int,
-        floor: float,
-        *,
-        patient: bool = False,
-    ) -> "_Look":
-        """Search the mirror and confirm what it finds; what is gone leaves the mirror.
+        self, partition: str, vector: "Vector", count: int, floor: float
+    ) -> tuple[list[Stored], Epoch]:
+        """Search the mirror, some new records taken in, and confirm what it finds."""
+        now, more = self._clock(), False
 
-        A patient look takes in all new records first. A query's does not wait for so many.
-        """
-        now = self._clock()
-
-        def work(connection: sqlite3.Connection) -> tuple[_Look, bool]:
+        def work(connection: sqlite3.Connection) -> tuple[list[Stored], Epoch]:
+            nonlocal more
             more = self._mirror.catch_up(connection, _ROWS)
-            while more and patient:
-                more = self._mirror.catch_up(connection, _ROWS)
-            hits = self._mirror.search(partition, vector, count, floor)
-            found = rows.confirm(connection, hits, now)
-            gone = {hit.id for hit in hits} - {f"{s.partition}:{s.key}" for s in found}
-            self._mirror.index.remove_many(gone)
-            return _Look(found, len(hits), rows.epoch(connection)), more
+            hits = self._mirror.index.search(partition, vector, count, floor=floor)
+            return self._live(connection, hits, now)
 
-        for _ in range(_TRIES):  # again where a later epoch came first: nothing is lost by that
-            look, more = await self._file.read(work, timeout_s=_PATIENT_S if patient else None)
-            if more and not self._chores:
-                self._in_background(self._catch_up)
-            _, valid = await self._checked(look.epoch)
+        found, epoch = await self._believed(work)
+        if more and not self._chores:
+            self._in_background(self._catch_up)
+        return found, epoch
+
+    async def _confirmed(self, hits: Sequence[Neighbour]) -> list[Stored]:
+        now = self._clock()
+        found, _ = await self._believed(
+            lambda connection: self._live(connection, hits, now), timeout_s=_PATIENT_S
+        )
+        return found
+
+    def _live(
+        self, connection: sqlite3.Connection, hits: Sequence[Neighbour], now: float
+    ) -> tuple[list[Stored], Epoch]:
+        """Those of the hits that are live records; what is gone leaves the mirror."""
+        found = rows.confirm(connection, hits, now)
+        gone = {hit.id for hit in hits} - {f"{s.partition}:{s.key}" for s in found}
+        self._mirror.index.remove_many(gone)
+        return found, rows.epoch(connection)
+
+    async def _believed(
+        self,
+        work: Callable[[sqlite3.Connection], tuple[list[Stored], Epoch]],
+        timeout_s: float | None = None,
+    ) -> tuple[list[Stored], Epoch]:
+        """Do it again where a later epoch came first: nothing is lost by that."""
+        for _ in range(_TRIES):
+            found, epoch = await self._file.read(work, timeout_s=timeout_s)
+            _, valid = await self._checked(epoch)
             if valid:
-                for stored in look.found:
+                for stored in found:
                     self._touch(stored)
-                return look
+                return found, epoch
         raise CacheError(
             f"{self.where}: its epoch changed during each of {_TRIES} searches; try again"
         )

@@ -9,6 +9,7 @@ import sqlite3
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine
 from pathlib import Path
@@ -16,6 +17,7 @@ from typing import Any
 
 import pytest
 
+from funnel.cache.nearest import NearestIndex, Neighbour
 from funnel.cache.sqlite_file import SqliteFile
 from funnel.cache.sqlite_schema import APPLICATION_ID, SCHEMA
 from funnel.cache.store import Missing, StoreLimits
@@ -352,6 +354,27 @@ async def test_anywhere_reads_all_that_others_have_put(store: SqliteStore, path:
     await keep(other, "last", vector=axis(0))
     assert [s.key for s in await store.nearest_anywhere(axis(0), limit=5, floor=0.5)] == ["last"]
     await other.aclose()
+
+
+async def test_lookups_go_on_while_all_partitions_are_searched(
+    store: SqliteStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With many tenants that takes a second, in which no query may be kept from its answer."""
+    await keep_many(store, ["00", "01"], vector=axis(0))
+    begun, go_on = threading.Event(), threading.Event()
+
+    def search_slowly(*_: Any, **__: Any) -> list[Neighbour]:
+        begun.set()
+        go_on.wait(5)
+        return [Neighbour(f"{P}:00", 1.0)]
+
+    monkeypatch.setattr("funnel.cache.nearest._MANY", 0)
+    monkeypatch.setattr(NearestIndex, "search_everywhere", search_slowly)
+    searching = asyncio.create_task(store.nearest_anywhere(axis(0), limit=5, floor=0.5))
+    assert await asyncio.to_thread(begun.wait, 5)
+    assert await asyncio.wait_for(payload(store, "01"), 2) == b"01"
+    go_on.set()
+    assert [stored.key for stored in await searching] == ["00"]
 
 
 def run_python(script: str, *arguments: str) -> str:
