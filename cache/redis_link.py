@@ -6,7 +6,9 @@ goes on without it.
 """
 
 import asyncio
+import math
 import re
+import time
 from collections.abc import Awaitable, Coroutine, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias, TypeVar
@@ -26,6 +28,7 @@ _CONNECTIONS = 32
 _CLUSTER_CONNECTIONS = 64
 _CONNECT_S = 1.0  # behind the callers' backs; TLS over a slow link takes longer than a lookup may
 _IDLE_CHECK_S = 15
+_LOOK_UP_EVERY_S = 1.0
 _POLICY_MAY_EVICT_ANYTHING = "allkeys"
 _READ_ONLY = "read only replica"
 _MENDS = {
@@ -83,6 +86,7 @@ class RedisLink:
         self._slots = asyncio.Semaphore(_CONNECTIONS)
         self._tasks: set[asyncio.Task[Any]] = set()
         self._closed = False
+        self._looked_up = -math.inf
 
     async def facts(self, *, patience_s: float | None = None) -> ServerFacts:
         """What is known of the server, asking it if that has not been done.
@@ -217,7 +221,14 @@ class RedisLink:
             await client.aclose()
 
     async def _look_up_again(self) -> None:
-        """Drop idle connections: after a failover the name leads to another server."""
+        """Drop idle connections: after a failover the name leads to another server.
+
+        Once a second at most: while the name still leads here, reads need the connections.
+        """
+        now = time.monotonic()
+        if now - self._looked_up < _LOOK_UP_EVERY_S:
+            return
+        self._looked_up = now
         if self._facts is not None and not self._facts.cluster:
             await self._client.connection_pool.disconnect(inuse_connections=False)
 
