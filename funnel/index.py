@@ -93,12 +93,18 @@ class DocumentIndex:
             BackendUnavailable: Qdrant cannot be reached, or the directory is in use.
         """
         await self._backend.open()
-        await asyncio.to_thread(_load, self._encoder)
+        await asyncio.to_thread(lambda: self._encoder.revision)  # hashes files
         await self._live.refresh()
 
-    async def warm_up(self) -> None:
-        """Do now what the first BM25 search would otherwise wait for."""
-        if self._live.state is not None:
+    async def warm_up(self, *, dense: bool = False, bm25: bool = False) -> None:
+        """Do now what the first search of these sources would otherwise wait for.
+
+        Raises:
+            ModelError: the embedder is missing or damaged.
+        """
+        if dense:
+            await asyncio.to_thread(_load, self._encoder)
+        if bm25 and self._live.state is not None:
             await self._backend.warm_up(self.collection)
 
     async def aclose(self) -> None:
@@ -239,6 +245,7 @@ class DocumentIndex:
         async with self._live.writing:
             with Spool(self._analyzer) as spool:
                 await self._fill(spool, documents, on_bad, progress=progress)
+                await asyncio.to_thread(_load, self._encoder)
                 tally = await self._updates.add(spool, progress=progress)
                 return self._report(spool, tally, began)
 

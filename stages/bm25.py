@@ -40,7 +40,7 @@ class Bm25Stage(Stage):
 
     async def start(self) -> None:
         """Let the index prepare its terms."""
-        await self._index.warm_up()
+        await self._index.warm_up(bm25=True)
 
     async def run(
         self,

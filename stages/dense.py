@@ -38,6 +38,10 @@ class DenseStage(Stage):
         """Cosine similarity, -1 to 1."""
         return "cosine"
 
+    async def start(self) -> None:
+        """Load the embedder."""
+        await self._index.warm_up(dense=True)
+
     async def run(
         self,
         request: StageRequest,

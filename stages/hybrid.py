@@ -68,8 +68,9 @@ class HybridStage(Stage):
         return "rrf"
 
     async def start(self) -> None:
-        """Let the index prepare its terms."""
-        await self._index.warm_up()
+        """Let the index prepare what the weighted sources read."""
+        weights = cast("HybridSettings", self.settings).weights
+        await self._index.warm_up(dense=weights["dense"] > 0, bm25=weights["bm25"] > 0)
 
     async def run(
         self,
