@@ -2,6 +2,9 @@
 
 import gzip
 import json
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -216,6 +219,26 @@ def test_exact_repeats_count_once_and_are_no_problem() -> None:
         spool.fill(given_corpus([row, again, {**row, "metadata": {}}]))
         assert (spool.documents, spool.repeats) == (1, 1)
         assert spool.problems == ["item 3: id 'x' repeats item 1 with other content"]
+
+
+def test_a_spool_may_be_closed_while_it_is_filled() -> None:
+    """As by a cancelled caller, whose thread reads on: it ends at the next row."""
+    read, closed = threading.Event(), threading.Event()
+
+    def rows() -> Iterator[dict[str, str]]:
+        yield {"id": "x", "text": "y"}
+        read.set()
+        closed.wait(10)
+        yield {"id": "z", "text": "y"}
+        raise AssertionError("read on")
+
+    with ThreadPoolExecutor(1) as pool:
+        with Spool(Analyzer(Bm25Settings())) as spool:
+            filling = pool.submit(spool.fill, given_corpus(rows()))
+            assert read.wait(10)
+        closed.set()
+        filling.result(10)
+    assert spool.rows_read == 1
 
 
 async def test_bad_rows_are_counted_beyond_those_that_are_named(
