@@ -1,6 +1,7 @@
 """Normalising a query, and its one shared embedding."""
 
 import asyncio
+import time
 
 import numpy as np
 import pytest
@@ -44,6 +45,15 @@ def test_normalising_twice_changes_nothing(text: str) -> None:
         return
     assert normalise_query(once) == once
     assert once.encode("utf-8")
+
+
+def test_no_text_takes_long_to_normalise() -> None:
+    """Marks without end took quadratic time, and a long text is not read to its end."""
+    began = time.perf_counter()
+    zalgo = normalise_query("a" + "\u0301\u0327" * 500_000)
+    assert time.perf_counter() - began < 5
+    assert zalgo.startswith(normalise_query("a\u0327\u0301"))
+    assert len(normalise_query("\n" * 1_000_000 + "word " * 1_000_000)) > MAX_QUERY_CHARS
 
 
 async def no_embedding(text: str) -> Vector:
