@@ -132,7 +132,8 @@ class Funnel:
             top_n: alias of ``k``.
 
         Raises:
-            InputError: the query or an option is wrong, or a loop runs in this thread.
+            InputError: the query or an option is wrong, a loop runs in this thread, or this process
+                is a fork of the one that opened the funnel.
             StageError: a stage failed whose ``on_error`` is ``raise`` (retrieval, by default).
             Closed: the funnel was closed.
         """
