@@ -68,8 +68,11 @@ class QdrantSettings(BaseModel):
     def _one_place(self) -> Self:
         if self.url is not None and self.path is not None:
             raise ValueError("got both 'url' and 'path', expected one of them")
-        if self.url is not None and urlsplit(self.url).scheme not in ("http", "https"):
-            raise ValueError(f"url: got {self.url!r}, expected http://HOST:6333 or https://HOST")
+        if self.url is not None and not _is_server(self.url):
+            got = "credentials in it" if "@" in self.url else repr(self.url)
+            raise ValueError(f"url: got {got}, expected http://HOST:6333 or https://HOST")
+        if self.path is not None and "://" in self.path:
+            raise ValueError("path: got a URL, expected a folder; a server's address is 'url'")
         kinds = ("keyword", "integer", "float", "bool", "datetime", "uuid", "text")
         for field, kind in self.payload_indexes.items():
             if kind not in kinds:
@@ -85,6 +88,14 @@ class QdrantSettings(BaseModel):
             return self.path or MEMORY
         parts = urlsplit(self.url)
         return f"{parts.scheme}://{parts.hostname}" + (f":{parts.port}" if parts.port else "")
+
+
+def _is_server(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # a port beyond 65535, half of an IPv6 address
+        return False
 
 
 @dataclass(frozen=True, slots=True)

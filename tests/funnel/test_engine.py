@@ -70,6 +70,7 @@ def test_filters_restrict_the_documents(funnel: Funnel) -> None:
         ({"k": 2, "top_k": 3}, "mean the same"),
         ({"deadline_ms": -5}, "deadline_ms: got -5"),
         ({"deadline_ms": float("nan")}, "deadline_ms: got nan"),
+        ({"deadline_ms": 10**400}, "deadline_ms: got 1000"),
         ({"scope": ""}, "scope: got ''"),
         ({"filters": ["lang"]}, "filters: got"),
         ({"filters": {"lang": object()}}, "lang"),
