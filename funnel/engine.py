@@ -3,7 +3,7 @@
 import asyncio
 import secrets
 import time
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
@@ -210,11 +210,11 @@ class Funnel:
         """Write documents from a coroutine; as :meth:`index`."""
         return await self._loop.acall(self._index(documents, on_bad, rebuild, progress))
 
-    def delete(self, ids: Sequence[str]) -> int:
+    def delete(self, ids: Iterable[str]) -> int:
         """Delete documents by id; returns how many there were."""
         return self._loop.call(self._started_then(lambda: self._writer.delete(ids)))
 
-    async def adelete(self, ids: Sequence[str]) -> int:
+    async def adelete(self, ids: Iterable[str]) -> int:
         """Delete documents from a coroutine; as :meth:`delete`."""
         return await self._loop.acall(self._started_then(lambda: self._writer.delete(ids)))
 
