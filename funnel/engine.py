@@ -332,7 +332,7 @@ class Funnel:
             return result
 
     def _query(self, text: str, options: CallOptions) -> Query:
-        filters = dict(options.filters)
+        filters = {name: _listed(value) for name, value in options.filters.items()}
         field = self.settings.scope_field
         if field is not None:
             if options.scope is None:
@@ -474,6 +474,13 @@ class Funnel:
         for stage in self.stages:
             await _closed(stage)
         await _closed(self.documents)
+
+
+def _listed(value: Any) -> Any:
+    """A set of values as a list, always in the same order: the cache tells calls apart by it."""
+    if not isinstance(value, set | frozenset):
+        return value
+    return sorted(value, key=lambda each: (type(each).__name__, each))
 
 
 def _failed(start: "asyncio.Task[None]") -> bool:

@@ -83,6 +83,7 @@ class Query:
         """
         if self._task is None:
             self._task = asyncio.ensure_future(self._compute())
+            self._task.add_done_callback(_seen)  # nobody may be waiting any more
         return await asyncio.shield(self._task)
 
     async def _compute(self) -> Vector:
@@ -92,3 +93,9 @@ class Query:
     def fingerprint(self) -> str:
         """A short hash of the text, for logs that must not hold the text itself."""
         return hashlib.blake2b(self.text.encode(), digest_size=8).hexdigest()
+
+
+def _seen(task: "asyncio.Task[Vector]") -> None:
+    """Let a failure count as seen: who still waits for it reports it."""
+    if not task.cancelled():
+        task.exception()

@@ -9,6 +9,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass
+from json import JSONDecodeError
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 from urllib.parse import urlsplit
 
@@ -259,7 +260,10 @@ class ServerBackend(Backend):
         return await translated(call, self._settings.place, deadline, limit_s)
 
     def _check_version(self, version: str) -> None:
-        numbers = tuple(int(part) for part in version.split("-")[0].split(".")[:2])
+        try:
+            numbers = tuple(int(part) for part in version.split("-")[0].split(".")[:2])
+        except ValueError as error:
+            raise _strange(self._settings.place, error) from error
         if numbers < _OLDEST_SERVER:
             raise ConfigError(
                 f"Qdrant at {self._settings.place} is version {version}, expected at least "
@@ -305,7 +309,12 @@ def _named(error: Exception, place: str) -> FunnelError:
     if isinstance(error, RpcError):
         return _by_grpc_code(error, place)
     if isinstance(error, ResponseHandlingException):
-        return _unreachable(place, error.source)
+        error = error.source
+        if isinstance(error, ValueError):
+            return _strange(place, error)
+        return _unreachable(place, error)
+    if isinstance(error, JSONDecodeError):
+        return _strange(place, error)
     if isinstance(error, HTTPError | OSError):
         return _unreachable(place, error)
     return StageError(f"Qdrant at {place} refused: {_short(error)}", cause=error)
@@ -347,6 +356,14 @@ def _unreachable(place: str, error: BaseException) -> BackendUnavailable:
     return BackendUnavailable(
         f"Qdrant at {place} cannot be reached: {_short(error)}; is it running? "
         "(docker compose up -d qdrant, or set qdrant.path)",
+        cause=error,
+    )
+
+
+def _strange(place: str, error: ValueError) -> BackendUnavailable:
+    return BackendUnavailable(
+        f"what answers at {place} does not answer as a Qdrant server does "
+        f"({type(error).__name__}); check qdrant.url and the server's version",
         cause=error,
     )
 

@@ -265,6 +265,10 @@ def test_whatever_changes_a_ranking_changes_the_partition(funnel: Funnel) -> Non
     assert len(set(recorder.seen)) == len(calls)
     funnel.run("password", overrides={"hybrid": {"timeout_ms": 4000}})
     assert recorder.seen[-1] == recorder.seen[0]
+    sets: list[Any] = [{"en", "de"}, frozenset({"de", "en"}), ["de", "en"]]
+    for any_of in sets:
+        funnel.run("password", filters={"lang": any_of})
+    assert len(set(recorder.seen[-3:])) == 1
 
 
 def test_a_p99_target_leaves_optional_stages_out_under_overload(
