@@ -175,7 +175,11 @@ class Chain:
             failure = StageError(str(error), stage=step.name, cause=error)
             failure.reason = getattr(error, "reason", failure.reason)
             raise failure from error
-        except Exception as error:
+        except asyncio.CancelledError as error:
+            if _is_cancelled():
+                raise
+            raise _unforeseen(step, error) from error  # of something that the stage waited for
+        except (Exception, SystemExit, KeyboardInterrupt) as error:
             raise _unforeseen(step, error) from error
 
     def _failed(
@@ -202,7 +206,13 @@ class Chain:
         )
 
 
-def _unforeseen(step: Step, error: Exception) -> StageError:
+def _is_cancelled() -> bool:
+    """Whether somebody gave up this call."""
+    task = asyncio.current_task()
+    return task is None or task.cancelling() > 0
+
+
+def _unforeseen(step: Step, error: BaseException) -> StageError:
     log.error("stage_failed", stage=step.name, exc_info=error)
     return StageError(
         f"stage {step.name!r} failed: {type(error).__name__}: {error}",

@@ -249,21 +249,18 @@ class DocumentIndex:
                 tally = await self._updates.add(spool, progress=progress)
                 return self._report(spool, tally, began)
 
-    async def delete(self, ids: Sequence[str]) -> int:
+    async def delete(self, ids: Iterable[str]) -> int:
         """Remove documents by id. Returns how many there were.
 
         Raises:
-            InputError: ``ids`` is one string, whose characters would be taken for ids.
+            InputError: as :func:`listed_ids`.
             BackendUnavailable: Qdrant went away, or another process goes on writing.
         """
-        if isinstance(ids, str):
-            raise InputError(f"ids: got the string {ids!r:.80}, expected a list of ids")
-        if strange := [doc_id for doc_id in ids if not isinstance(doc_id, str)]:
-            raise InputError(f"ids: got {strange[0]!r:.80}, expected texts; nothing was deleted")
-        if not ids:
+        wanted = listed_ids(ids)
+        if not wanted:
             return 0
         async with self._live.writing:
-            return await self._updates.delete(ids)
+            return await self._updates.delete(wanted)
 
     async def rebuild(
         self,
@@ -356,6 +353,20 @@ class DocumentIndex:
             documents=state.documents if state else 0,
             seconds=time.perf_counter() - began,
         )
+
+
+def listed_ids(ids: Iterable[str]) -> list[str]:
+    """The ids as a list, which can be gone through again.
+
+    Raises:
+        InputError: one string, whose characters would be taken for ids, or what holds no texts.
+    """
+    if isinstance(ids, str) or not isinstance(ids, Iterable):
+        raise InputError(f"ids: got {ids!r:.80}, expected a list of ids; nothing was deleted")
+    listed = list(ids)
+    if strange := [doc_id for doc_id in listed if not isinstance(doc_id, str)]:
+        raise InputError(f"ids: got {strange[0]!r:.80}, expected texts; nothing was deleted")
+    return listed
 
 
 def _load(encoder: Encoder) -> int:

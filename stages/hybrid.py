@@ -31,7 +31,7 @@ class HybridSettings(StageSettings):
     """
 
     kind: str = "hybrid"
-    rrf_k: int = Field(default=60, ge=1)
+    rrf_k: int = Field(default=60, ge=1, le=1_000_000)
     weights: dict[Source, Weight] = Field(default_factory=dict, validate_default=True)
     prefetch: int | None = Field(default=None, ge=1, le=10_000)
 

@@ -142,10 +142,11 @@ def _protect(path: Path) -> None:
 
 
 async def test_a_file_in_place_of_the_directory_is_named(tmp_path: Path) -> None:
-    """As above."""
+    """As above, with the setting that is wrong; no server is said to be down."""
     (tmp_path / "index").write_text("x")
-    with pytest.raises(BackendUnavailable, match="index"):
-        await made(tmp_path / "index").start()
+    for place in (tmp_path / "index", tmp_path / "index" / "below"):
+        with pytest.raises(BackendUnavailable, match=r"qdrant\.path: got .*index.* a folder"):
+            await made(place).start()
 
 
 def test_an_empty_path_is_refused() -> None:
