@@ -480,7 +480,7 @@ def _listed(value: Any) -> Any:
     """A set of values as a list, always in the same order: the cache tells calls apart by it."""
     if not isinstance(value, set | frozenset):
         return value
-    return sorted(value, key=lambda each: (type(each).__name__, each))
+    return sorted(value, key=repr)
 
 
 def _failed(start: "asyncio.Task[None]") -> bool:
