@@ -159,7 +159,7 @@ class DocumentIndex:
             collection=self.collection,
             dense=None if vector is None else self._checked(vector),
             sparse=query_weights(counts) if counts is not None and counts.ids else None,
-            restriction=qdrant_filter(conditions),
+            restriction=qdrant_filter(conditions, is_local=self._backend.is_local),
             limit=k + _TIE_MARGIN,
             payload=DOCUMENT_KEYS,
         )

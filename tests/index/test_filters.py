@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from qdrant_client.local.payload_filters import check_filter
 from structlog.testing import capture_logs
 
 from funnel.errors import InputError
@@ -67,6 +68,19 @@ def test_any_value_becomes_a_filter_or_an_input_error(filters: dict[str, Any]) -
         return
     spoken = qdrant_filter(conditions)
     assert (spoken is None) == (not filters)
+
+
+_VALUES = st.sampled_from([True, False, 0, 1, 2, 1.0, 0.5, -0.0, "", "1", "a", "True"])
+
+
+@given(st.lists(_VALUES, min_size=1, max_size=4), _VALUES | st.lists(_VALUES | st.just({"a": 1})))
+def test_local_mode_s_own_filter_means_the_same(wanted: list[Any], held: Any) -> None:
+    """Whatever a document holds, alone or in a list."""
+    conditions = parse_filters({"f": wanted})
+    spoken = [qdrant_filter(conditions, is_local=is_local) for is_local in (False, True)]
+    payload = {"metadata": {"f": held}}
+    one, other = (check_filter(each, payload, "id", {}) for each in spoken if each is not None)
+    assert one == other
 
 
 def test_no_filters_are_no_filter() -> None:
