@@ -139,6 +139,22 @@ async def test_many_values_of_a_filter_cost_no_more_than_one(one: Callable[[int]
     await index.aclose()
 
 
+async def test_dates_are_compared_quickly() -> None:
+    """A date without a time took 0.7 ms in each document and source."""
+    index = DocumentIndex(QdrantSettings(), "docs", FakeEncoder())
+    await index.start()
+    days = [f"{year}-01-{day:02}" for year in range(1900, 2100) for day in range(1, 11)]
+    await index.upsert([{"id": day, "text": "fox", "at": day} for day in days])
+    (vector,) = FakeEncoder().encode(["fox"])
+    began = time.perf_counter()
+    late = {"at": {"gt": "2099-01-08"}}
+    found = await index.search(vector=vector, terms="fox", k=9, filters=late)
+    assert time.perf_counter() - began < 1.5
+    for source in (found.dense, found.bm25):
+        assert [item.document.id for item in source] == ["2099-01-09", "2099-01-10"]
+    await index.aclose()
+
+
 @pytest.mark.parametrize("content", ["", "{", '{"collections": 5}'])
 async def test_a_damaged_directory_is_said_to_be_one(tmp_path: Path, content: str) -> None:
     """Not a JSON traceback."""
