@@ -159,11 +159,7 @@ class Chain:
         except TimeoutError as error:
             if not limit.expired():
                 raise _unforeseen(step, error) from error
-            raise StageTimeout(
-                f"stage {step.name!r} ran past its {(budget_s or 0) * 1000:.0f} ms",
-                stage=step.name,
-                cause=error,
-            ) from error
+            raise StageTimeout(_late(step, budget_s), stage=step.name, cause=error) from error
         except StageError as error:
             error.stage = error.stage or step.name
             raise
@@ -204,6 +200,15 @@ class Chain:
             budget_s=budget_s,
             message=str(error),
         )
+
+
+def _late(step: Step, budget_s: float | None) -> str:
+    if not budget_s:
+        return (
+            f"stage {step.name!r} got no time: the deadline leaves nothing beyond what reserve_ms "
+            "keeps back for the answer; allow the query more"
+        )
+    return f"stage {step.name!r} ran past its {budget_s * 1000:.0f} ms"
 
 
 def _is_cancelled() -> bool:

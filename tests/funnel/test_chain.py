@@ -191,8 +191,11 @@ async def test_retrieval_past_the_deadline_times_out() -> None:
             await asyncio.sleep(5)
             return StageOutput([])
 
-    with pytest.raises(StageTimeout, match="'list'"):
+    with pytest.raises(StageTimeout, match=r"'list' ran past its \d\d ms"):
         await run(step(Slow), deadline_ms=20)
+    all_kept_back = Chain(Pace(1.0)).run(query(), [step(Slow)], Deadline.after_ms(20), 10)
+    with pytest.raises(StageTimeout, match="'list' got no time: .* reserve_ms"):
+        await all_kept_back
 
 
 async def test_an_optional_stage_that_would_not_fit_is_not_begun() -> None:
