@@ -130,7 +130,7 @@ class Matcher:
         scorer = self.verifier.scorer
         try:
             embedder = await asyncio.to_thread(lambda: self._encoder.revision)
-            revision = "" if not self._settings.semantic else await self._load_verifier()
+            revision = await self._load_models() if self._settings.semantic else ""
         except FunnelError as error:
             self._without_verifier(str(error))
             return
@@ -159,8 +159,9 @@ class Matcher:
         log.warning("cache.model_not_loaded", error=error)
         self._threshold = Threshold(self.policy, "verifier_error")
 
-    async def _load_verifier(self) -> str:
+    async def _load_models(self) -> str:
         scorer = self.verifier.scorer
+        await asyncio.to_thread(lambda: self._encoder.dim)  # which loads it
         revision = await asyncio.to_thread(lambda: scorer.revision)
         await scorer.ascore([("warm", "up")], deadline=Deadline())
         return revision

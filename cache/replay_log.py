@@ -1,7 +1,8 @@
 """Reading query logs and labelled pairs; broken lines are counted and told, never guessed."""
 
+import csv
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -10,6 +11,7 @@ from funnel.errors import InputError
 from funnel.query import normalise_query
 
 T = TypeVar("T")
+_DELIMITERS = {".csv": ",", ".tsv": "\t"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +40,9 @@ class Lines(Generic[T]):
 
 
 def read_log(path: Path) -> Lines[Asked]:
-    """Read JSONL of ``{"query": …, "group": …}``; a missing or null group is unknown.
+    """Read ``{"query": …, "group": …}`` a line; a missing or null group is unknown.
+
+    JSONL, or by their ending CSV and TSV with these columns, where an empty group is unknown.
 
     Raises:
         InputError: the file cannot be read, or no line of it is good.
@@ -47,7 +51,9 @@ def read_log(path: Path) -> Lines[Asked]:
 
 
 def read_pairs(path: Path) -> Lines[LabelledPair]:
-    """Read JSONL of ``{"question1": …, "question2": …, "is_duplicate": 0 or 1}``.
+    """Read ``{"question1": …, "question2": …, "is_duplicate": 0 or 1}`` a line.
+
+    JSONL, or by their ending CSV and TSV with these columns.
 
     Raises:
         InputError: the file cannot be read, or no line of it is good.
@@ -56,31 +62,23 @@ def read_pairs(path: Path) -> Lines[LabelledPair]:
 
 
 def is_log(path: Path) -> bool:
-    """Whether the first readable line of a JSONL file is a request rather than a pair.
+    """Whether the first readable line of a file is a request rather than a pair.
 
     Raises:
         InputError: the file cannot be read.
     """
-    for _, line in _numbered(path):
-        try:
-            row = json.loads(line)
-        except (ValueError, RecursionError):
-            continue
-        if isinstance(row, dict):
-            return "query" in row
-    return False
+    return "query" in next((row for _, row in _rows(path) if isinstance(row, dict)), ())
 
 
 def _read(path: Path, parse: Callable[[dict[str, Any]], T], form: str) -> Lines[T]:
     items: list[T] = []
     problems: list[str] = []
-    for number, line in _numbered(path):
+    for number, row in _rows(path):
         try:
-            row = json.loads(line)
             if not isinstance(row, dict):
-                raise InputError(f"got {line.strip()!r:.60}, expected an object")
+                raise InputError(row)
             items.append(parse(row))
-        except (ValueError, RecursionError) as error:
+        except InputError as error:
             problems.append(f"line {number}: {error}")
     if not items:
         first = f"; {problems[0]}" if problems else ""
@@ -88,12 +86,42 @@ def _read(path: Path, parse: Callable[[dict[str, Any]], T], form: str) -> Lines[
     return Lines(tuple(items), tuple(problems))
 
 
-def _numbered(path: Path) -> Iterator[tuple[int, str]]:
+def _rows(path: Path) -> Iterator[tuple[int, dict[str, Any] | str]]:
+    """Each line's number and its values, or what is wrong with it."""
+    delimiter = _DELIMITERS.get(path.suffix.lower())
     try:
-        with path.open(encoding="utf-8", errors="replace") as lines:
-            yield from ((n, line) for n, line in enumerate(lines, start=1) if line.strip())
+        with path.open(encoding="utf-8-sig", errors="replace", newline="") as lines:
+            yield from _from_table(lines, delimiter) if delimiter else _from_json(lines)
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror or error})") from error
+
+
+def _from_json(lines: Iterable[str]) -> Iterator[tuple[int, dict[str, Any] | str]]:
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            yield number, str(error)
+        else:
+            wrong = f"got {line.strip()!r:.60}, expected an object"
+            yield number, row if isinstance(row, dict) else wrong
+
+
+def _from_table(lines: Iterable[str], delimiter: str) -> Iterator[tuple[int, dict[str, Any] | str]]:
+    table = csv.DictReader(lines, delimiter=delimiter, strict=True)
+    while True:
+        try:
+            row = next(table, None)
+        except csv.Error as error:
+            yield table.reader.line_num, f"broken CSV: {error}"
+            continue
+        if row is None:
+            return
+        fits = None not in row and None not in row.values()
+        wrong = "got more or fewer values than the header has columns"
+        yield table.line_num, {**row, "group": row.get("group") or None} if fits else wrong
 
 
 def _asked(row: dict[str, Any]) -> Asked:

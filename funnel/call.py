@@ -1,6 +1,6 @@
 """What a caller may ask of one query, checked before anything is spent on it."""
 
-import math
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -114,5 +114,6 @@ def _check_k(k: object) -> None:
 def _check_deadline(ms: object) -> None:
     if ms is None:
         return
-    if not isinstance(ms, int | float) or isinstance(ms, bool) or not math.isfinite(ms) or ms <= 0:
+    is_number = isinstance(ms, int | float) and not isinstance(ms, bool)
+    if not is_number or not 0 < ms <= sys.float_info.max:  # type: ignore[operator]
         raise InputError(f"deadline_ms: got {ms!r}, expected a number of milliseconds above 0")

@@ -159,11 +159,7 @@ class Chain:
         except TimeoutError as error:
             if not limit.expired():
                 raise _unforeseen(step, error) from error
-            raise StageTimeout(
-                f"stage {step.name!r} ran past its {(budget_s or 0) * 1000:.0f} ms",
-                stage=step.name,
-                cause=error,
-            ) from error
+            raise StageTimeout(_late(step, budget_s), stage=step.name, cause=error) from error
         except StageError as error:
             error.stage = error.stage or step.name
             raise
@@ -175,7 +171,11 @@ class Chain:
             failure = StageError(str(error), stage=step.name, cause=error)
             failure.reason = getattr(error, "reason", failure.reason)
             raise failure from error
-        except Exception as error:
+        except asyncio.CancelledError as error:
+            if _is_cancelled():
+                raise
+            raise _unforeseen(step, error) from error  # of something that the stage waited for
+        except (Exception, SystemExit, KeyboardInterrupt) as error:
             raise _unforeseen(step, error) from error
 
     def _failed(
@@ -202,7 +202,22 @@ class Chain:
         )
 
 
-def _unforeseen(step: Step, error: Exception) -> StageError:
+def _late(step: Step, budget_s: float | None) -> str:
+    if not budget_s:
+        return (
+            f"stage {step.name!r} got no time: the deadline leaves nothing beyond what reserve_ms "
+            "keeps back for the answer; allow the query more"
+        )
+    return f"stage {step.name!r} ran past its {budget_s * 1000:.0f} ms"
+
+
+def _is_cancelled() -> bool:
+    """Whether somebody gave up this call."""
+    task = asyncio.current_task()
+    return task is None or task.cancelling() > 0
+
+
+def _unforeseen(step: Step, error: BaseException) -> StageError:
     log.error("stage_failed", stage=step.name, exc_info=error)
     return StageError(
         f"stage {step.name!r} failed: {type(error).__name__}: {error}",

@@ -18,6 +18,8 @@ _REFERENCE = re.compile(r"\$\{(?P<name>[A-Za-z_][A-Za-z0-9_]*)(?::-(?P<default>[
 _SECRET_KEYS = frozenset({"api_key", "password", "secret", "token"})
 _CACHE_ADDRESS: tuple[KeyPath, ...] = (("cache",), ("cache", "url"))
 _K_ALIASES = frozenset({"top_k", "top_n"})
+_Pair: TypeAlias = tuple[yaml.Node, yaml.Node]
+_MERGE = "tag:yaml.org,2002:merge"
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,11 +56,20 @@ def overlay(data: Mapping[str, Any], source: str, environment: Mapping[str, str]
     except RecursionError as error:
         raise _too_deep(source) from error
     _fold_k(filled)
+    if "qdrant" in filled:
+        filled["qdrant"] = qdrant_mapping(filled["qdrant"])
     origins: dict[KeyPath, str] = {}
     for name, path, value in _overrides(environment):
-        _set(filled, path, value, name)
+        _set(filled, path, qdrant_mapping(value) if path == ["qdrant"] else value, name)
         origins[tuple(_index(part) for part in path)] = name
     return RawConfig(filled, source, origins)
+
+
+def qdrant_mapping(value: Any) -> Any:
+    """``qdrant: ./data/index``, or a server's URL, as keys; so that others can join it."""
+    if not isinstance(value, str):
+        return value
+    return {"url" if "://" in value else "path": value}
 
 
 def dotted(path: KeyPath) -> str:
@@ -81,17 +92,46 @@ def shown(path: KeyPath, value: object) -> str:
 class _UniqueKeyLoader(yaml.SafeLoader):
     """Refuses a key written twice, which YAML would silently resolve to the last."""
 
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        """Build a mapping whose keys must be unique."""
-        seen: set[Any] = set()
-        for key_node, _ in node.value:
+    def __init__(self, stream: str) -> None:
+        super().__init__(stream)
+        self._flat: set[int] = set()
+
+    def flatten_mapping(self, node: yaml.MappingNode) -> None:
+        """Take over the keys that ``<<: *name`` refers to; the mapping's own, each unique, win.
+
+        Of several names the first wins. PyYAML gets both wrong where mappings take over in turn.
+        """
+        if id(node) in self._flat:
+            return
+        self._flat.add(id(node))
+        pairs = self._own(node)
+        for key_node, value_node in node.value:
+            if key_node.tag == _MERGE:
+                for key, pair in self._referred(value_node):
+                    pairs.setdefault(key, pair)
+        node.value = list(pairs.values())
+
+    def _own(self, node: yaml.MappingNode) -> dict[Any, _Pair]:
+        pairs: dict[Any, _Pair] = {}
+        for key_node, value_node in node.value:
+            if key_node.tag == _MERGE:
+                continue
             key = self.construct_object(key_node, deep=True)
-            if key in seen:
+            if key in pairs:
                 raise yaml.MarkedYAMLError(
                     problem=f"the key {key!r} is written twice", problem_mark=key_node.start_mark
                 )
-            seen.add(key)
-        return super().construct_mapping(node, deep)
+            pairs[key] = (key_node, value_node)
+        return pairs
+
+    def _referred(self, value: yaml.Node) -> Iterator[tuple[Any, _Pair]]:
+        for source in value.value if isinstance(value, yaml.SequenceNode) else [value]:
+            if not isinstance(source, yaml.MappingNode):
+                raise yaml.MarkedYAMLError(
+                    problem="'<<' expects the *name of a mapping", problem_mark=source.start_mark
+                )
+            self.flatten_mapping(source)
+            yield from self._own(source).items()
 
 
 def _parse(path: Path, source: str) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 import asyncio
 import secrets
 import time
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
@@ -132,7 +132,8 @@ class Funnel:
             top_n: alias of ``k``.
 
         Raises:
-            InputError: the query or an option is wrong, or a loop runs in this thread.
+            InputError: the query or an option is wrong, a loop runs in this thread, or this process
+                is a fork of the one that opened the funnel.
             StageError: a stage failed whose ``on_error`` is ``raise`` (retrieval, by default).
             Closed: the funnel was closed.
         """
@@ -209,11 +210,11 @@ class Funnel:
         """Write documents from a coroutine; as :meth:`index`."""
         return await self._loop.acall(self._index(documents, on_bad, rebuild, progress))
 
-    def delete(self, ids: Sequence[str]) -> int:
+    def delete(self, ids: Iterable[str]) -> int:
         """Delete documents by id; returns how many there were."""
         return self._loop.call(self._started_then(lambda: self._writer.delete(ids)))
 
-    async def adelete(self, ids: Sequence[str]) -> int:
+    async def adelete(self, ids: Iterable[str]) -> int:
         """Delete documents from a coroutine; as :meth:`delete`."""
         return await self._loop.acall(self._started_then(lambda: self._writer.delete(ids)))
 
@@ -333,7 +334,7 @@ class Funnel:
             return result
 
     def _query(self, text: str, options: CallOptions) -> Query:
-        filters = dict(options.filters)
+        filters = {name: _listed(value) for name, value in options.filters.items()}
         field = self.settings.scope_field
         if field is not None:
             if options.scope is None:
@@ -475,6 +476,13 @@ class Funnel:
         for stage in self.stages:
             await _closed(stage)
         await _closed(self.documents)
+
+
+def _listed(value: Any) -> Any:
+    """A set of values as a list, always in the same order: the cache tells calls apart by it."""
+    if not isinstance(value, set | frozenset):
+        return value
+    return sorted(value, key=repr)
 
 
 def _failed(start: "asyncio.Task[None]") -> bool:

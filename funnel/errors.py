@@ -61,7 +61,7 @@ class CorpusError(FunnelError):
         more = f"\n  … and {self.bad - 10:,} more" if self.bad > 10 else ""
         super().__init__(
             f"{source}: {self.bad:,} bad line(s), nothing was written; "
-            f"mend them or pass --on-bad-line skip:\n  {shown}{more}"
+            f"mend them or leave them out (on_bad='skip', --on-bad-line skip):\n  {shown}{more}"
         )
 
 

@@ -23,6 +23,7 @@ from funnel.indexing.filters import Condition, check_fields, parse_filters, qdra
 from funnel.indexing.ingest import Tally, Writer
 from funnel.indexing.lease import Lease
 from funnel.indexing.live import Live
+from funnel.indexing.local_filters import local_filter
 from funnel.indexing.qdrant import BM25, DENSE, TOKENS, PointQuery, QdrantSettings, connect
 from funnel.indexing.results import Found, IndexReport, SearchResult
 from funnel.indexing.spool import Spool
@@ -93,12 +94,18 @@ class DocumentIndex:
             BackendUnavailable: Qdrant cannot be reached, or the directory is in use.
         """
         await self._backend.open()
-        await asyncio.to_thread(_load, self._encoder)
+        await asyncio.to_thread(lambda: self._encoder.revision)  # hashes files
         await self._live.refresh()
 
-    async def warm_up(self) -> None:
-        """Do now what the first BM25 search would otherwise wait for."""
-        if self._live.state is not None:
+    async def warm_up(self, *, dense: bool = False, bm25: bool = False) -> None:
+        """Do now what the first search of these sources would otherwise wait for.
+
+        Raises:
+            ModelError: the embedder is missing or damaged.
+        """
+        if dense:
+            await asyncio.to_thread(_load, self._encoder)
+        if bm25 and self._live.state is not None:
             await self._backend.warm_up(self.collection)
 
     async def aclose(self) -> None:
@@ -159,7 +166,7 @@ class DocumentIndex:
             collection=self.collection,
             dense=None if vector is None else self._checked(vector),
             sparse=query_weights(counts) if counts is not None and counts.ids else None,
-            restriction=qdrant_filter(conditions),
+            restriction=(local_filter if self._backend.is_local else qdrant_filter)(conditions),
             limit=k + _TIE_MARGIN,
             payload=DOCUMENT_KEYS,
         )
@@ -239,24 +246,22 @@ class DocumentIndex:
         async with self._live.writing:
             with Spool(self._analyzer) as spool:
                 await self._fill(spool, documents, on_bad, progress=progress)
+                await asyncio.to_thread(_load, self._encoder)
                 tally = await self._updates.add(spool, progress=progress)
                 return self._report(spool, tally, began)
 
-    async def delete(self, ids: Sequence[str]) -> int:
+    async def delete(self, ids: Iterable[str]) -> int:
         """Remove documents by id. Returns how many there were.
 
         Raises:
-            InputError: ``ids`` is one string, whose characters would be taken for ids.
+            InputError: as :func:`listed_ids`.
             BackendUnavailable: Qdrant went away, or another process goes on writing.
         """
-        if isinstance(ids, str):
-            raise InputError(f"ids: got the string {ids!r:.80}, expected a list of ids")
-        if strange := [doc_id for doc_id in ids if not isinstance(doc_id, str)]:
-            raise InputError(f"ids: got {strange[0]!r:.80}, expected texts; nothing was deleted")
-        if not ids:
+        wanted = listed_ids(ids)
+        if not wanted:
             return 0
         async with self._live.writing:
-            return await self._updates.delete(ids)
+            return await self._updates.delete(wanted)
 
     async def rebuild(
         self,
@@ -349,6 +354,20 @@ class DocumentIndex:
             documents=state.documents if state else 0,
             seconds=time.perf_counter() - began,
         )
+
+
+def listed_ids(ids: Iterable[str]) -> list[str]:
+    """The ids as a list, which can be gone through again.
+
+    Raises:
+        InputError: one string, whose characters would be taken for ids, or what holds no texts.
+    """
+    if isinstance(ids, str) or not isinstance(ids, Iterable):
+        raise InputError(f"ids: got {ids!r:.80}, expected a list of ids; nothing was deleted")
+    listed = list(ids)
+    if strange := [doc_id for doc_id in listed if not isinstance(doc_id, str)]:
+        raise InputError(f"ids: got {strange[0]!r:.80}, expected texts; nothing was deleted")
+    return listed
 
 
 def _load(encoder: Encoder) -> int:

@@ -6,6 +6,7 @@ call is handed to this loop and awaited from wherever it came.
 
 import asyncio
 import concurrent.futures
+import os
 import threading
 from collections.abc import Callable, Coroutine, Iterable
 from typing import Any, TypeVar
@@ -17,7 +18,7 @@ _STOP_TIMEOUT_S = 5.0
 
 
 class LoopThread:
-    """A daemon thread running an event loop; started at first use."""
+    """A daemon thread running an event loop; started at first use, in the process of that use."""
 
     def __init__(self, name: str = "funnel") -> None:
         self._name = name
@@ -26,12 +27,14 @@ class LoopThread:
         self._thread: threading.Thread | None = None
         self._calls: set[asyncio.Task[Any]] = set()  # touched on the loop only
         self._closed = False
+        self._pid: int | None = None
 
     def call(self, coroutine: Coroutine[Any, Any, T]) -> T:
         """Run a coroutine to its end from a thread without a running loop.
 
         Raises:
-            InputError: the calling thread runs an event loop, which this would block.
+            InputError: the calling thread runs an event loop, which this would block, or this
+                process is a fork of the one whose loop it is.
             Closed: the loop was stopped, before or meanwhile.
         """
         if _inside_loop():
@@ -67,13 +70,16 @@ class LoopThread:
     def stop(self, last: Callable[[], Coroutine[Any, Any, None]] | None = None) -> None:
         """Cancel the calls in flight (they raise Closed), await ``last``, and end the thread.
 
-        Blocks for that long, also inside a running event loop. Further calls raise Closed.
+        Blocks for that long, also inside a running event loop. Further calls raise Closed. In a
+        fork there is nothing to end.
 
         Raises:
             InputError: called on this very loop, as by a stage.
         """
         if threading.current_thread() is self._thread:
             raise InputError("a funnel cannot be closed from inside a call; close it outside")
+        if self._is_fork():
+            return
         with self._lock:
             if self._closed:
                 return
@@ -93,6 +99,12 @@ class LoopThread:
         return self._closed
 
     def _submit(self, coroutine: Coroutine[Any, Any, T]) -> "concurrent.futures.Future[T]":
+        if self._is_fork():  # the thread did not come along: the call would wait for ever
+            coroutine.close()
+            raise InputError(
+                f"this funnel was opened in process {self._pid}, got a call in its fork "
+                f"{os.getpid()}; make one in each process, after the fork"
+            )
         with self._lock:  # held while handing over, so that nothing comes after the end
             if self._closed:
                 coroutine.close()
@@ -106,7 +118,11 @@ class LoopThread:
                 target=_run, args=(self._loop,), name=self._name, daemon=True
             )
             self._thread.start()
+            self._pid = os.getpid()
         return self._loop, self._thread
+
+    def _is_fork(self) -> bool:
+        return self._pid not in (None, os.getpid())
 
     async def _tracked(self, coroutine: Coroutine[Any, Any, T]) -> T:
         task = asyncio.current_task()
@@ -127,10 +143,20 @@ class LoopThread:
 def _run(loop: asyncio.AbstractEventLoop) -> None:
     asyncio.set_event_loop(loop)
     try:
-        loop.run_forever()
+        while not _ran_to_its_stop(loop):
+            pass
     finally:
         loop.run_until_complete(loop.shutdown_asyncgens())
         loop.close()
+
+
+def _ran_to_its_stop(loop: asyncio.AbstractEventLoop) -> bool:
+    """Run; a call that ends its own caller's program must not end the loop of all the others."""
+    try:
+        loop.run_forever()
+    except (SystemExit, KeyboardInterrupt):  # the call's future holds it
+        return False
+    return True
 
 
 def _inside_loop() -> bool:

@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+import re
 import unicodedata
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, TypeAlias
@@ -10,25 +11,32 @@ import numpy as np
 from numpy.typing import NDArray
 
 from funnel.errors import InputError
+from funnel.marks import few_marks
 from funnel.types import EMPTY, Filters
 
 Vector: TypeAlias = NDArray[np.float32]
 """A float32 array of shape (dim,), of unit length."""
 
 MAX_QUERY_CHARS = 8_192
+_READ_CHARS = 4 * MAX_QUERY_CHARS
+"""More is not looked at: what is dropped or joined seldom leaves less than the most of it."""
 _KEEP = "\t\n\r"
+_BLANKS = re.compile(r"\s{2,}")
 
 
 def normalise_query(text: object) -> str:
     """NFC text with control characters and lone surrogates removed and white space folded.
+
+    Of a very long text only a beginning, itself longer than a :class:`Query` keeps.
 
     Raises:
         InputError: not a string, or nothing is left of it.
     """
     if not isinstance(text, str):
         raise InputError(f"query: got {type(text).__name__}, expected a string")
-    clean = "".join(" " if c in _KEEP else c for c in text if c in _KEEP or _printable(c))
-    folded = " ".join(unicodedata.normalize("NFC", clean).split())
+    read = text if len(text) <= _READ_CHARS else _BLANKS.sub(" ", text)[:_READ_CHARS]
+    clean = "".join(" " if c in _KEEP else c for c in read if c in _KEEP or _printable(c))
+    folded = " ".join(unicodedata.normalize("NFC", few_marks(clean)).split())
     if not folded:
         raise InputError(f"query: got {text[:40]!r}, expected a text with at least one character")
     return folded
@@ -75,6 +83,7 @@ class Query:
         """
         if self._task is None:
             self._task = asyncio.ensure_future(self._compute())
+            self._task.add_done_callback(_seen)  # nobody may be waiting any more
         return await asyncio.shield(self._task)
 
     async def _compute(self) -> Vector:
@@ -84,3 +93,9 @@ class Query:
     def fingerprint(self) -> str:
         """A short hash of the text, for logs that must not hold the text itself."""
         return hashlib.blake2b(self.text.encode(), digest_size=8).hexdigest()
+
+
+def _seen(task: "asyncio.Task[Vector]") -> None:
+    """Let a failure count as seen: who still waits for it reports it."""
+    if not task.cancelled():
+        task.exception()

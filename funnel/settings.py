@@ -19,8 +19,17 @@ from pydantic import (
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from funnel.cache.settings import CacheSettings
-from funnel.config_source import KeyPath, RawConfig, dotted, overlay, read_config, shown
-from funnel.errors import ConfigError
+from funnel.config_source import (
+    KeyPath,
+    RawConfig,
+    dotted,
+    overlay,
+    qdrant_mapping,
+    read_config,
+    shown,
+)
+from funnel.errors import ConfigError, InputError
+from funnel.indexing.filters import check_filters
 from funnel.indexing.qdrant import Bm25Settings, QdrantSettings
 from funnel.models.names import EncoderName
 from funnel.registry import stage_class, suggestion
@@ -97,6 +106,8 @@ class FunnelSettings(BaseModel):
         Raises:
             ConfigError: as ``from_yaml``.
         """
+        if not isinstance(data, Mapping):
+            raise ConfigError(f"settings: got {type(data).__name__}, expected a mapping")
         return _validated(overlay(data, "settings", environment or {}))
 
     @field_validator("stages", mode="before")
@@ -107,8 +118,19 @@ class FunnelSettings(BaseModel):
 
     @field_validator("qdrant", mode="before")
     @classmethod
-    def _memory_shorthand(cls, value: Any) -> Any:
-        return {"path": value} if isinstance(value, str) else value
+    def _shorthand(cls, value: Any) -> Any:
+        return qdrant_mapping(value)
+
+    @field_validator("scope_field")
+    @classmethod
+    def _can_be_filtered_on(cls, value: str | None) -> str | None:
+        try:
+            check_filters({} if value is None else {value: True})
+        except InputError as error:
+            raise ValueError(
+                f"got {value!r}, expected the name of a metadata field, such as 'tenant'"
+            ) from error
+        return value
 
     @model_validator(mode="after")
     def _stages_fit_together(self) -> Self:

@@ -5,7 +5,7 @@ from typing import Any, Literal, TypeAlias
 
 from funnel.cache.base import QueryCache
 from funnel.errors import CorpusError, InputError
-from funnel.index import DocumentIndex, IndexReport
+from funnel.index import DocumentIndex, IndexReport, listed_ids
 from funnel.indexing.corpus import Corpus, document_from
 from funnel.indexing.lease import AnotherWrites
 from funnel.types import Document
@@ -54,8 +54,9 @@ class Writer:
             await self._cache.documents_changed(upserted=noted)
         return report
 
-    async def delete(self, ids: Sequence[str]) -> int:
+    async def delete(self, given: Iterable[str]) -> int:
         """Delete by id; returns how many there were."""
+        ids = listed_ids(given)
         if not ids:  # the cache would take no name for all documents
             return 0
         try:

@@ -1,14 +1,11 @@
 """Best documents by the words they share with the query."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, ClassVar, Self
+from typing import ClassVar
 
-from funnel.stages.base import Ranked, Role, Stage, StageOutput, StageRequest, StageSettings
+from funnel.stages.base import Ranked, StageOutput, StageRequest, StageSettings
+from funnel.stages.retriever import Retriever
 from funnel.types import Candidate, ScoreKind
-
-if TYPE_CHECKING:
-    from funnel.index import DocumentIndex
-    from funnel.resources import Resources
 
 
 class Bm25StageSettings(StageSettings):
@@ -17,21 +14,11 @@ class Bm25StageSettings(StageSettings):
     kind: str = "bm25"
 
 
-class Bm25Stage(Stage):
+class Bm25Stage(Retriever):
     """Retrieves by BM25; documents that share no term with the query are not returned."""
 
     kind: ClassVar[str] = "bm25"
-    role: ClassVar[Role] = "retrieve"
     Settings = Bm25StageSettings
-
-    def __init__(self, settings: StageSettings, index: "DocumentIndex") -> None:
-        super().__init__(settings)
-        self._index = index
-
-    @classmethod
-    def build(cls, settings: StageSettings, resources: "Resources") -> Self:
-        """Read the funnel's index."""
-        return cls(settings, resources.index)
 
     @property
     def score_kind(self) -> ScoreKind:
@@ -40,7 +27,7 @@ class Bm25Stage(Stage):
 
     async def start(self) -> None:
         """Let the index prepare its terms."""
-        await self._index.warm_up()
+        await self._index.warm_up(bm25=True)
 
     async def run(
         self,

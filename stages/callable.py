@@ -124,7 +124,7 @@ class CallableStage(Stage):
                 f"function {self.settings.function!r}: got {_THREADS} calls that still run after "
                 "their time was up, expected a free thread; give the function a limit of its own"
             )
-        future = self._pool.submit(copy_context().run, self._function, text, candidates)
+        future = self._pool.submit(copy_context().run, _called, self._function, text, candidates)
         try:
             return await asyncio.wrap_future(future)
         except asyncio.CancelledError:
@@ -132,3 +132,11 @@ class CallableStage(Stage):
                 self._outlived.add(future)
                 future.add_done_callback(self._outlived.discard)
             raise
+
+
+def _called(function: ScoreFunction, text: str, candidates: Sequence[Candidate]) -> Any:
+    """What the function returns. No future carries these two: who awaits it would wait for ever."""
+    try:
+        return function(text, candidates)
+    except (StopIteration, GeneratorExit) as error:
+        raise RuntimeError(f"the function raised {type(error).__name__}") from error

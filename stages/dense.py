@@ -1,14 +1,11 @@
 """Nearest documents by embedding."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, ClassVar, Self
+from typing import ClassVar
 
-from funnel.stages.base import Ranked, Role, Stage, StageOutput, StageRequest, StageSettings
+from funnel.stages.base import Ranked, StageOutput, StageRequest, StageSettings
+from funnel.stages.retriever import Retriever
 from funnel.types import Candidate, ScoreKind
-
-if TYPE_CHECKING:
-    from funnel.index import DocumentIndex
-    from funnel.resources import Resources
 
 
 class DenseSettings(StageSettings):
@@ -17,26 +14,20 @@ class DenseSettings(StageSettings):
     kind: str = "dense"
 
 
-class DenseStage(Stage):
+class DenseStage(Retriever):
     """Retrieves by cosine similarity of the query's embedding with the documents'."""
 
     kind: ClassVar[str] = "dense"
-    role: ClassVar[Role] = "retrieve"
     Settings = DenseSettings
-
-    def __init__(self, settings: StageSettings, index: "DocumentIndex") -> None:
-        super().__init__(settings)
-        self._index = index
-
-    @classmethod
-    def build(cls, settings: StageSettings, resources: "Resources") -> Self:
-        """Read the funnel's index."""
-        return cls(settings, resources.index)
 
     @property
     def score_kind(self) -> ScoreKind:
         """Cosine similarity, -1 to 1."""
         return "cosine"
+
+    async def start(self) -> None:
+        """Load the embedder."""
+        await self._index.warm_up(dense=True)
 
     async def run(
         self,

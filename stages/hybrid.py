@@ -6,16 +6,16 @@ Qdrant, whose own fusion counts from zero, defaults to k=2 and drops the sources
 """
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Self, cast
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, cast
 
 from pydantic import Field, field_validator
 
-from funnel.stages.base import Ranked, Role, Stage, StageOutput, StageRequest, StageSettings
+from funnel.stages.base import Ranked, StageOutput, StageRequest, StageSettings
+from funnel.stages.retriever import Retriever
 from funnel.types import Candidate, ScoreKind, SourceScore
 
 if TYPE_CHECKING:
-    from funnel.index import DocumentIndex, Found
-    from funnel.resources import Resources
+    from funnel.index import Found
 
 Source = Literal["dense", "bm25"]
 Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -31,7 +31,7 @@ class HybridSettings(StageSettings):
     """
 
     kind: str = "hybrid"
-    rrf_k: int = Field(default=60, ge=1)
+    rrf_k: int = Field(default=60, ge=1, le=1_000_000)
     weights: dict[Source, Weight] = Field(default_factory=dict, validate_default=True)
     prefetch: int | None = Field(default=None, ge=1, le=10_000)
 
@@ -46,21 +46,11 @@ class HybridSettings(StageSettings):
         return filled
 
 
-class HybridStage(Stage):
+class HybridStage(Retriever):
     """Retrieves from both sources; each hit keeps its rank and score in each of them."""
 
     kind: ClassVar[str] = "hybrid"
-    role: ClassVar[Role] = "retrieve"
     Settings = HybridSettings
-
-    def __init__(self, settings: StageSettings, index: "DocumentIndex") -> None:
-        super().__init__(settings)
-        self._index = index
-
-    @classmethod
-    def build(cls, settings: StageSettings, resources: "Resources") -> Self:
-        """Read the funnel's index."""
-        return cls(settings, resources.index)
 
     @property
     def score_kind(self) -> ScoreKind:
@@ -68,8 +58,9 @@ class HybridStage(Stage):
         return "rrf"
 
     async def start(self) -> None:
-        """Let the index prepare its terms."""
-        await self._index.warm_up()
+        """Let the index prepare what the weighted sources read."""
+        weights = cast("HybridSettings", self.settings).weights
+        await self._index.warm_up(dense=weights["dense"] > 0, bm25=weights["bm25"] > 0)
 
     async def run(
         self,

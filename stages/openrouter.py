@@ -29,13 +29,20 @@ def check_base_url(url: str) -> str:
         ValueError: it is not https; plain http would send the key in the clear and is accepted
             for loopback addresses only.
     """
-    parts = urlsplit(url)
-    secure = parts.scheme == "https" or (parts.scheme == "http" and is_loopback(url))
-    if not (secure and parts.hostname):
+    if not _is_secure(url):
         raise ValueError(
             f"got {url!r}, expected an https URL such as {BASE_URL!r} (http for loopback only)"
         )
     return url.rstrip("/")
+
+
+def _is_secure(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        known = bool(parts.hostname) and parts.port != 0
+    except ValueError:  # a port beyond 65535, half of an IPv6 address
+        return False
+    return known and (parts.scheme == "https" or (parts.scheme == "http" and is_loopback(url)))
 
 
 def is_loopback(url: str) -> bool:

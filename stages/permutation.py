@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any, Literal
 
-_THINK = re.compile(r"<think(?:ing)?>.*?</think(?:ing)?>", re.DOTALL | re.IGNORECASE)
+_THINK = re.compile(  # one that is never closed goes to the end: many of them take no longer
+    r"<think(?:ing)?>(?:.*?</think(?:ing)?>|.*\Z)", re.DOTALL | re.IGNORECASE
+)
 _THINK_OPENED_OUTSIDE = re.compile(r"\A.*</think(?:ing)?>", re.DOTALL | re.IGNORECASE)
-_THINK_NEVER_CLOSED = re.compile(r"<think(?:ing)?>.*\Z", re.DOTALL | re.IGNORECASE)
 
 _NUMBER = r"[0-9]{1,9}"
 _GROUP = rf"\[\s*{_NUMBER}(?:\s*,\s*{_NUMBER})*\s*\]"  # [3] or [3, 1, 2]
@@ -83,9 +84,7 @@ def named_ids(answer: str) -> list[object]:
 
 def without_thoughts(answer: str) -> str:
     """The answer without ``<think>…</think>``, also where one of the two tags is missing."""
-    text = _THINK.sub(" ", answer)
-    text = _THINK_OPENED_OUTSIDE.sub(" ", text)
-    return _THINK_NEVER_CLOSED.sub(" ", text).strip()
+    return _THINK_OPENED_OUTSIDE.sub(" ", _THINK.sub(" ", answer)).strip()
 
 
 def _json_lists(text: str) -> Iterator[list[object]]:

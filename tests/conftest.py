@@ -1,4 +1,6 @@
-"""What holds for every test: no model hub, one thread a pool, no logging set-up left behind."""
+"""What holds for every test: no model hub, one thread a pool, a cache folder of its own, no logging
+set-up left behind.
+"""
 
 import os
 from collections.abc import Iterator
@@ -14,6 +16,19 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 # In a new clone hypothesis makes its tables of characters first: slow, not wrong.
 settings.register_profile("suite", suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("suite")
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _own_cache_folder(
+    tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
+) -> Iterator[None]:
+    """Measured choices and compiled models: not the user's, and one for all of xdist's workers."""
+    folder = tmp_path_factory.getbasetemp()
+    if hasattr(request.config, "workerinput"):
+        folder = folder.parent
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FUNNEL_CACHE_DIR", str(folder / "funnel-cache"))
+        yield
 
 
 @pytest.fixture(autouse=True)

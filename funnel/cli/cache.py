@@ -25,7 +25,7 @@ cache_app = typer.Typer(
 
 @cache_app.command()
 def replay(
-    log: Annotated[Path, typer.Argument(help='JSONL of {"query": …, "group": … or null}.')],
+    log: Annotated[Path, typer.Argument(help='JSONL of {"query": …, "group": … or null}, or CSV.')],
     config: CONFIG = None,
     threshold: Annotated[
         float | None, typer.Option(help="Use this threshold instead of the calibrated one.")
@@ -62,7 +62,7 @@ def calibrate(
         Path,
         typer.Argument(
             help='JSONL of {"question1": …, "question2": …, "is_duplicate": 0|1}, or a log of '
-            '{"query": …, "group": …}.'
+            '{"query": …, "group": …}; or CSV with these columns.'
         ),
     ],
     target_precision: Annotated[float, typer.Option(min=0.5, max=0.9999)] = 0.99,

@@ -128,12 +128,11 @@ def check_identity(
         ConfigError: names what made the collection and what the settings ask for.
     """
     mend = "set it back, choose another 'collection', or index again with --rebuild"
-    made = f"{state.encoder} ({state.dim} dimensions, revision {state.revision:.12})"
-    wanted = f"{encoder.name} ({encoder.dim} dimensions, revision {encoder.revision:.12})"
-    if made != wanted:
+    if (state.encoder, state.revision) != (encoder.name, encoder.revision):
         raise ConfigError(
-            f"collection {name!r} was made with the embedder {made}, but the settings name "
-            f"{wanted}; {mend}"
+            f"collection {name!r} was made with the embedder {state.encoder} (revision "
+            f"{state.revision:.12}, {state.dim} dimensions), but the settings name {encoder.name} "
+            f"(revision {encoder.revision:.12}); {mend}"
         )
     stored = Bm25Settings.model_validate(state.bm25)
     if stored != bm25:

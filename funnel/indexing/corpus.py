@@ -5,7 +5,8 @@ import gzip
 import json
 import sys
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime
 from itertools import count
@@ -21,6 +22,10 @@ MAX_DEPTH = 32
 """Levels of lists and objects in metadata."""
 MAX_LINE_BYTES = 64 * 1024 * 1024
 _OWN_KEYS = frozenset({"id", "_id", "text", "title", "metadata"})
+_ALONE = (str, bytes, Path, Mapping, Document)
+_EXPECTED = "expected a mapping with 'id' and 'text'"
+_INTEGERS = range(-(2**63), 2**64)
+"""What stores, caches and filters carry; a server rounds larger ones without a word."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +70,8 @@ def read_corpus(path: str | Path) -> Corpus:
     if kind in (".jsonl", ".ndjson"):
         return _corpus(str(file), _json_rows(lambda: _opened(file)))
     if kind in (".csv", ".tsv"):
-        return _corpus(str(file), _csv_rows(lambda: _opened(file), "," if kind == ".csv" else "\t"))
+        delimiter = "," if kind == ".csv" else "\t"
+        return _corpus(str(file), _csv_rows(lambda: _opened(file), str(file), delimiter))
     raise ConfigError(
         f"corpus {file}: got the suffix {kind!r}, expected .jsonl, .ndjson, .csv or .tsv "
         "(also with .gz), or a folder with corpus.jsonl"
@@ -73,9 +79,19 @@ def read_corpus(path: str | Path) -> Corpus:
 
 
 def given_corpus(documents: Iterable[Document | Mapping[str, Any]]) -> Corpus:
-    """Rows of an iterable in the program; their places count from 1."""
-    rows = (Row(f"item {n}", content) for n, content in zip(count(1), documents, strict=False))
-    return Corpus("documents", rows)
+    """Rows of an iterable in the program; their places count from 1.
+
+    Raises:
+        InputError: one document, the path of a file, or what else is no iterable of documents.
+    """
+    if isinstance(documents, _ALONE) or not isinstance(documents, Iterable):
+        raise InputError(
+            f"documents: got {documents!r:.80}, expected a list or another iterable of documents; "
+            "a file is read by funnel.indexing.corpus.read_corpus(path)"
+        )
+    nothing = f"got None, {_EXPECTED}"
+    numbered = zip(count(1), documents, strict=False)
+    return Corpus("documents", (Row(f"item {n}", content, nothing) for n, content in numbered))
 
 
 def _corpus_file(path: Path) -> Path:
@@ -147,7 +163,7 @@ def _refuse_constant(name: str) -> None:
     raise BadRow(f"{name} is no JSON number")
 
 
-def _csv_rows(opened: Callable[[], IO[bytes]], delimiter: str) -> Iterator[Row]:
+def _csv_rows(opened: Callable[[], IO[bytes]], source: str, delimiter: str) -> Iterator[Row]:
     csv.field_size_limit(MAX_LINE_BYTES)
     with opened() as stream:
         lines = (line.decode("utf-8-sig", errors="surrogateescape") for line in stream)
@@ -155,6 +171,8 @@ def _csv_rows(opened: Callable[[], IO[bytes]], delimiter: str) -> Iterator[Row]:
         while True:
             place = f"line {reader.line_num + 1}"
             try:
+                if not reader.line_num:
+                    _check_header(source, reader.fieldnames or ())
                 record = next(reader)
             except StopIteration:
                 return
@@ -162,6 +180,16 @@ def _csv_rows(opened: Callable[[], IO[bytes]], delimiter: str) -> Iterator[Row]:
                 yield Row(place, None, f"broken CSV: {error}")
                 continue
             yield _csv_row(f"line {reader.line_num}", record)
+
+
+def _check_header(source: str, names: Sequence[str]) -> None:
+    """A row keeps one value of a name: the other column would be lost without a word."""
+    twice = [name for name, times in Counter(names).items() if name and times > 1]
+    if twice:
+        raise InputError(
+            f"{source}: the header names {twice[0]!r:.80} more than once, expected each column to "
+            "have a name of its own; rename or remove one"
+        )
 
 
 def _csv_row(place: str, record: Mapping[Any, Any]) -> Row:
@@ -178,13 +206,14 @@ def _csv_row(place: str, record: Mapping[Any, Any]) -> Row:
 
 
 def _cell(text: str) -> str | int | float:
-    """A number if the cell is written exactly as that number, otherwise the text."""
+    """A number if the cell is written exactly as that number and can be stored, else the text."""
     for kind in (int, float):
         try:
             value: int | float = kind(text)
         except ValueError:
             continue
-        if str(value) == text and text.lstrip("-")[0].isdigit():
+        is_written_so = str(value) == text and text.lstrip("-")[0].isdigit()
+        if is_written_so and (kind is float or value in _INTEGERS):
             return value
     return text
 
@@ -203,7 +232,7 @@ def document_from(content: Mapping[str, Any] | Document) -> Document:
             "metadata": content.metadata,
         }
     if not isinstance(content, Mapping):
-        raise BadRow(f"got {type(content).__name__}, expected a mapping with 'id' and 'text'")
+        raise BadRow(f"got {type(content).__name__}, {_EXPECTED}")
     title = _text(content, "title")
     text = _text(content, "text")
     if "text" not in content or not (text.strip() or title.strip()):
@@ -268,7 +297,17 @@ def _plain(metadata: Mapping[str, Any]) -> dict[str, Any]:
         raise BadRow(f"'metadata' is not JSON: {error}") from None
     if _is_deeper(plain, MAX_DEPTH):  # stores and clients copy it by recursion
         raise BadRow(f"'metadata' is nested more than {MAX_DEPTH} levels deep")
+    if (huge := _huge(plain)) is not None:
+        raise BadRow(f"'metadata' holds {huge!r:.40}, a number beyond 64 bits; make it a text")
     return plain
+
+
+def _huge(value: object) -> int | None:
+    """An integer in it that cannot be stored as it is."""
+    if isinstance(value, int):
+        return None if value in _INTEGERS else value
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return next((huge for each in inner if (huge := _huge(each)) is not None), None)
 
 
 def _is_deeper(value: object, levels: int) -> bool:

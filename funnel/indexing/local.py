@@ -40,7 +40,8 @@ class LocalBackend(Backend):
         """Load the collections and take the directory's lock.
 
         Raises:
-            BackendUnavailable: another process holds the directory, or it cannot be read.
+            BackendUnavailable: another process holds the directory, or it cannot be written.
+            ConfigError: what is in it cannot be read.
         """
         if self._client is None:
             self._client = await self._in_thread(self._connect, None)
@@ -88,10 +89,16 @@ class LocalBackend(Backend):
         warnings.filterwarnings("ignore", message="Local mode is not recommended")
         if self._place == MEMORY:
             return QdrantClient(MEMORY)
-        _refuse_if_locked(Path(self._place))
         try:
+            _refuse_if_locked(Path(self._place))
             client = QdrantClient(path=self._place)
-        except OSError:
+        except OSError as error:
+            raise BackendUnavailable(
+                f"qdrant.path: got {self._place}, which cannot be used ({type(error).__name__}: "
+                f"{error.strerror or error}); expected a folder that can be made and written",
+                cause=error,
+            ) from error
+        except BackendUnavailable:
             raise
         except Exception as error:  # broken JSON, SQLite or pickles: many types, one meaning
             raise ConfigError(

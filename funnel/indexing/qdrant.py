@@ -9,6 +9,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass
+from json import JSONDecodeError
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 from urllib.parse import urlsplit
 
@@ -68,8 +69,11 @@ class QdrantSettings(BaseModel):
     def _one_place(self) -> Self:
         if self.url is not None and self.path is not None:
             raise ValueError("got both 'url' and 'path', expected one of them")
-        if self.url is not None and urlsplit(self.url).scheme not in ("http", "https"):
-            raise ValueError(f"url: got {self.url!r}, expected http://HOST:6333 or https://HOST")
+        if self.url is not None and not _is_server(self.url):
+            got = "credentials in it" if "@" in self.url else repr(self.url)
+            raise ValueError(f"url: got {got}, expected http://HOST:6333 or https://HOST")
+        if self.path is not None and "://" in self.path:
+            raise ValueError("path: got a URL, expected a folder; a server's address is 'url'")
         kinds = ("keyword", "integer", "float", "bool", "datetime", "uuid", "text")
         for field, kind in self.payload_indexes.items():
             if kind not in kinds:
@@ -85,6 +89,14 @@ class QdrantSettings(BaseModel):
             return self.path or MEMORY
         parts = urlsplit(self.url)
         return f"{parts.scheme}://{parts.hostname}" + (f":{parts.port}" if parts.port else "")
+
+
+def _is_server(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # a port beyond 65535, half of an IPv6 address
+        return False
 
 
 @dataclass(frozen=True, slots=True)
@@ -248,7 +260,10 @@ class ServerBackend(Backend):
         return await translated(call, self._settings.place, deadline, limit_s)
 
     def _check_version(self, version: str) -> None:
-        numbers = tuple(int(part) for part in version.split("-")[0].split(".")[:2])
+        try:
+            numbers = tuple(int(part) for part in version.split("-")[0].split(".")[:2])
+        except ValueError as error:
+            raise _strange(self._settings.place, error) from error
         if numbers < _OLDEST_SERVER:
             raise ConfigError(
                 f"Qdrant at {self._settings.place} is version {version}, expected at least "
@@ -294,7 +309,12 @@ def _named(error: Exception, place: str) -> FunnelError:
     if isinstance(error, RpcError):
         return _by_grpc_code(error, place)
     if isinstance(error, ResponseHandlingException):
-        return _unreachable(place, error.source)
+        error = error.source
+        if isinstance(error, ValueError):
+            return _strange(place, error)
+        return _unreachable(place, error)
+    if isinstance(error, JSONDecodeError):
+        return _strange(place, error)
     if isinstance(error, HTTPError | OSError):
         return _unreachable(place, error)
     return StageError(f"Qdrant at {place} refused: {_short(error)}", cause=error)
@@ -336,6 +356,14 @@ def _unreachable(place: str, error: BaseException) -> BackendUnavailable:
     return BackendUnavailable(
         f"Qdrant at {place} cannot be reached: {_short(error)}; is it running? "
         "(docker compose up -d qdrant, or set qdrant.path)",
+        cause=error,
+    )
+
+
+def _strange(place: str, error: ValueError) -> BackendUnavailable:
+    return BackendUnavailable(
+        f"what answers at {place} does not answer as a Qdrant server does "
+        f"({type(error).__name__}); check qdrant.url and the server's version",
         cause=error,
     )
 

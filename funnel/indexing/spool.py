@@ -8,6 +8,7 @@ lives in memory while small, spills to a temporary file, and vanishes with the p
 import hashlib
 import json
 import sqlite3
+import threading
 from array import array
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -67,13 +68,15 @@ class Spool:
     """Checked documents in their order, without repeats.
 
     ``bad_rows`` were left out, ``problems`` says of the first ones why. ``fields`` is which
-    metadata there is.
+    metadata there is. May be closed while another thread fills it, as by a cancelled caller.
     """
 
     def __init__(self, analyzer: Analyzer) -> None:
         self._analyzer = analyzer
         self._base = sqlite3.connect("", check_same_thread=False, isolation_level=None)
         self._base.executescript(f"PRAGMA journal_mode=OFF; PRAGMA synchronous=OFF; {_SCHEMA}")
+        self._lock = threading.Lock()  # a base that is closed while it is used ends the process
+        self._closed = False
         self.problems: list[str] = []
         self.bad_rows = 0
         self.rows_read = 0
@@ -86,7 +89,9 @@ class Spool:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._base.close()
+        with self._lock:
+            self._closed = True
+            self._base.close()
 
     @property
     def average_length(self) -> float:
@@ -94,16 +99,22 @@ class Spool:
         return max(1.0, self.total_length / self.documents) if self.documents else 1.0
 
     def fill(self, corpus: Corpus, *, on_row: Callable[[], None] = lambda: None) -> None:
-        """Read and check a whole corpus; bad rows become ``problems``."""
+        """Read and check a whole corpus; bad rows become ``problems``. Ends early once closed."""
         for row in corpus.rows:
-            self.rows_read += 1
-            on_row()
-            try:
-                self._add(row)
-            except BadRow as problem:
-                self.bad_rows += 1
-                if len(self.problems) < MAX_PROBLEMS:
-                    self.problems.append(f"{row.place}: {problem}")
+            with self._lock:
+                if self._closed:
+                    return
+                self._take(row)
+                on_row()
+
+    def _take(self, row: Row) -> None:
+        self.rows_read += 1
+        try:
+            self._add(row)
+        except BadRow as problem:
+            self.bad_rows += 1
+            if len(self.problems) < MAX_PROBLEMS:
+                self.problems.append(f"{row.place}: {problem}")
 
     def windows(self, size: int) -> Windows:
         """The documents in their order, ``size`` at a time."""

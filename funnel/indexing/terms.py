@@ -18,6 +18,7 @@ from typing import Annotated
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from funnel.indexing.stopwords import STOP_WORDS
+from funnel.marks import few_marks
 
 _WORD = re.compile(r"\w+")
 _UNSPACED = re.compile(
@@ -109,7 +110,7 @@ class Analyzer:
 
 
 def _fold(text: str) -> str:
-    return unicodedata.normalize("NFKC", text).lower()
+    return unicodedata.normalize("NFKC", few_marks(text)).lower()
 
 
 def _words(text: str) -> list[str]:

@@ -14,6 +14,7 @@ from funnel.log import get_logger
 from funnel.models import sealed
 from funnel.models.batching import token_batches
 from funnel.models.hardware import set_torch_threads
+from funnel.models.turn import measuring
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -123,11 +124,16 @@ def choose(
             only if none may.
     """
     name = f"calibration/{key}.json"
-    kept = measured = _kept(name, reference)
-    if not kept or any(_wanted(backend, kept, reference, exact) for backend in openers):
-        measured = _in_own_thread(lambda: _measure(reference, openers, tokenizer, exact, kept))
-        done = [asdict(row) for row in measured if not row.failed]
-        sealed.write(name, json.dumps(done).encode())
+
+    def complete(rows: list[Measured]) -> bool:
+        return bool(rows) and not any(_wanted(each, rows, reference, exact) for each in openers)
+
+    def measure(kept: list[Measured]) -> list[Measured]:
+        rows = _in_own_thread(lambda: _measure(reference, openers, tokenizer, exact, kept))
+        _keep(name, [row for row in rows if not row.failed])
+        return rows
+
+    measured = _once(lambda: _kept(name, reference), complete, measure)
     return _best(measured, reference), measured
 
 
@@ -145,11 +151,27 @@ def compared(
         scores: of :func:`calibration_texts`, by the name of what makes them.
     """
     name = f"calibration/{key}.json"
-    rows = _kept(name, reference)
-    if len(rows) != 2:
+
+    def measure(_: list[Measured]) -> list[Measured]:
         rows = _in_own_thread(lambda: _comparison(reference, rounding, scores))
-        sealed.write(name, json.dumps([asdict(row) for row in rows]).encode())
-    return rows
+        _keep(name, rows)
+        return rows
+
+    return _once(lambda: _kept(name, reference), lambda rows: len(rows) == 2, measure)
+
+
+def _once(
+    read: Callable[[], list[Measured]],
+    complete: Callable[[list[Measured]], bool],
+    measure: Callable[[list[Measured]], list[Measured]],
+) -> list[Measured]:
+    """What is kept if it is complete, or else is measured; while another process does, wait."""
+    rows = read()
+    if complete(rows):
+        return rows
+    with measuring():
+        rows = read()
+        return rows if complete(rows) else measure(rows)
 
 
 def _comparison(
@@ -178,6 +200,10 @@ def _measured(
         return Measured(backend, seconds, ndcg, overlap, error)
     except Exception as error:  # foreign libraries have errors of their own; any means "not this"
         return Measured(backend, 0.0, 0.0, 0.0, failed=f"{type(error).__name__}: {error}"[:200])
+
+
+def _keep(name: str, rows: Sequence[Measured]) -> None:
+    sealed.write(name, json.dumps([asdict(row) for row in rows]).encode())
 
 
 def _kept(name: str, reference: str) -> list[Measured]:

@@ -84,7 +84,8 @@ class Embedder:
         self._worker = worker or model_worker()
         self._precision = precision
         self._lock = Lock()
-        self._loaded: tuple[ModelSource, EncoderNetwork] | None = None
+        self._source: ModelSource | None = None
+        self._loaded: EncoderNetwork | None = None
         self._tokens_loaded: EncoderNetwork | None = None
         self._pooled: Lane[Tokens, FloatArray] = Lane(name, self._run_pooled, budget=TOKEN_BUDGET)
         self._tokens: Lane[Tokens, Representation] = Lane(
@@ -97,6 +98,7 @@ class Embedder:
 
     def load_tokens(self) -> None:
         """Load what reads token vectors too: it may run in another precision."""
+        self.load()
         self._tokens_network()
 
     @property
@@ -106,27 +108,27 @@ class Embedder:
 
     @property
     def revision(self) -> str:
-        """A hash of the weights, or the hub's commit."""
-        return self._model()[0].revision
+        """A hash of the weights, or the hub's commit. Reads the files but loads no model."""
+        return self._located().revision
 
     @property
     def dim(self) -> int:
         """Length of a vector."""
-        return self._model()[1].dim
+        return self._model().dim
 
     @property
     def choice(self) -> str:
         """What computes the vectors, and why: for people to read."""
-        return self._model()[1].choice
+        return self._model().choice
 
     @property
     def max_tokens(self) -> int:
         """The window in tokens, special ones included; longer texts are cut."""
-        return self._model()[1].max_tokens
+        return self._model().max_tokens
 
     def count_tokens(self, texts: Sequence[str]) -> list[int]:
         """Tokens of each text, special tokens included, uncut."""
-        return self._model()[1].count(_checked(texts))
+        return self._model().count(_checked(texts))
 
     def encode(self, texts: Sequence[str], *, progress: bool = False) -> "FloatArray":
         """Vectors of shape (n, dim), float32, unit length.
@@ -200,7 +202,7 @@ class Embedder:
         deadline: Deadline | None = None,
         gone: Event | None = None,
     ) -> "Future[JobResult[Row]]":
-        tokens = self._model()[1].tokenize(_checked(texts))
+        tokens = self._model().tokenize(_checked(texts))
         if gone is not None and gone.is_set():
             raise ModelError(f"model {self._name!r}: the caller went away")
         return self._worker.submit(
@@ -228,15 +230,20 @@ class Embedder:
         await awaited(future, self._worker, deadline)
         return future.result().rows
 
-    def _model(self) -> tuple[ModelSource, EncoderNetwork]:
+    def _located(self) -> ModelSource:
+        if self._source is None:
+            self._source = locate(self._name)
+        return self._source
+
+    def _model(self) -> EncoderNetwork:
         if self._loaded is None:
             with self._lock:
                 if self._loaded is None:
-                    self._loaded = _load(self._name, self._precision)
+                    self._loaded = _load(self._located(), self._precision)
         return self._loaded
 
     def _run_pooled(self, batch: Sequence[Tokens]) -> "Sequence[FloatArray]":
-        return list(self._model()[1].pooled(batch))
+        return list(self._model().pooled(batch))
 
     def _run_tokens(self, batch: Sequence[Tokens]) -> list[Representation]:
         return self._tokens_network().representations(batch)
@@ -248,20 +255,19 @@ class Embedder:
 
             # Near-ties of a mean over many tokens survive bfloat16; those of single vectors may not
             precision: Precision = "bf16" if cpu_has_fast_bf16() else "fp32"
-            self._tokens_loaded = open_network(self._model()[0], precision)
+            self._tokens_loaded = open_network(self._located(), precision)
         return self._tokens_loaded
 
     def _tokens_key(self) -> str:
         return self._tokens_network().key
 
 
-def _load(name: str, precision: Precision) -> tuple[ModelSource, EncoderNetwork]:
+def _load(source: ModelSource, precision: Precision) -> EncoderNetwork:
     from funnel.models.encoder_networks import open_network
 
-    source = locate(name)
     network = open_network(source, precision)
     network.warm_up()
-    return source, network
+    return network
 
 
 def _checked(texts: Sequence[str]) -> Sequence[str]:

@@ -23,6 +23,7 @@ from funnel.log import get_logger
 from funnel.models import sealed
 from funnel.models.bert import Batch, collate
 from funnel.models.hardware import available_cores, cpu_flags, set_torch_threads
+from funnel.models.turn import measuring
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -93,7 +94,10 @@ def choose_ways(running: "Bert", plain: "Bert", by_torch: "Way", revision: str) 
     key = _key(revision)
     streams = {"single": 1, "several": available_cores()}
     try:
-        found = _kept(key) or _measured(running, plain, by_torch, key, streams)
+        found = _kept(key)
+        if found is None:
+            with measuring():
+                found = _kept(key) or _measured(running, plain, by_torch, key, streams)
         chosen = {
             kind: OpenVinoEncoder(running, plain, key, streams[kind])
             for kind, comparison in found.items()

@@ -64,10 +64,16 @@ def serve(
 
 
 def _listen(host: str, port: int, backlog: int) -> socket.socket:
-    """A socket that takes connections already: they wait until they are served."""
+    """A socket that takes connections already: they wait until they are served.
+
+    Its connections send at once. asyncio asks that of its own sockets only, and an answer's body
+    would wait some 40 ms for the caller's kernel to acknowledge the head.
+    """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
-        return socket.create_server((host, port), family=family, backlog=backlog)
+        door = socket.create_server((host, port), family=family, backlog=backlog)
+        door.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # accepted ones inherit it
+        return door
     except OSError as error:
         raise ConfigError(
             f"--host, --port: cannot listen on {host}:{port} ({error.strerror or error}); "

@@ -22,13 +22,15 @@ from funnel.training.lora import add_lora, merge_lora
 from funnel.training.losses import ScoreScale
 from funnel.training.records import LabelledPair, Triple
 from funnel.training.report import TrainReport
-from funnel.training.session import fall, open_session, report
+from funnel.training.session import Session, fall, open_session, report
 from funnel.training.settings import RunOptions, TrainSettings, check_choice
 from funnel.training.splits import split_by_group
 from funnel.training.students import load_bi_student
 
 BiLoss = Literal["cosine", "margin_mse"]
 Floats = NDArray[np.float64]
+Example = tuple[tuple[str, ...], float]
+_UNMEASURED = "nothing was measured: no example could be set aside; add queries"
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +44,7 @@ class Distillation:
     values: tuple[float, ...]
 
     @property
-    def rows(self) -> list[tuple[tuple[str, ...], float]]:
+    def rows(self) -> list[Example]:
         """Texts and value of each example."""
         return list(zip(self.texts, self.values, strict=True))
 
@@ -102,16 +104,23 @@ def train_bi_encoder(
     check_size(data.texts, "examples", minimum=settings.min_rows)
     loss: BiLoss = "cosine" if len(data.texts[0]) == 2 else "margin_mse"
     train, dev = split_by_group(data.rows, _query, share=settings.dev_share, seed=settings.seed)
-    session = open_session(
+    with open_session(
         f"bi-encoder distilled with {loss}",
         base,
         settings,
         options,
         parts={"train": train, "dev": dev},
         choices={"loss": loss},
-    )
+    ) as session:
+        return _trained(session, loss, train, dev)
+
+
+def _trained(
+    session: Session, loss: BiLoss, train: Sequence[Example], dev: Sequence[Example]
+) -> TrainReport:
+    settings = session.settings
     model = load_bi_student(
-        base, max_tokens=settings.max_tokens, hardware=session.hardware, seed=settings.seed
+        session.base, max_tokens=settings.max_tokens, hardware=session.hardware, seed=settings.seed
     )
     rank = settings.lora_rank
     tuner = add_lora(model[0].model, rank, seed=settings.seed) if rank else None
@@ -119,13 +128,14 @@ def train_bi_encoder(
     outcome = session.train(job)
     if tuner is not None:
         merge_lora(tuner)
-    done = report(session, outcome, form="model", notes=fall(outcome, job.primary))
+    notes = fall(outcome, job.primary) if dev else [_UNMEASURED]
+    done = report(session, outcome, form="model", notes=notes)
     export_bi_encoder(model, done)
     session.close()
     return done
 
 
-def _query(row: tuple[tuple[str, ...], float]) -> tuple[str]:
+def _query(row: Example) -> tuple[str]:
     return (row[0][0],)
 
 
@@ -141,7 +151,7 @@ def _loss(model: Any, loss: BiLoss) -> Any:
     return MarginMSELoss(model, similarity_fct=pairwise_cos_sim)
 
 
-def _columns(rows: Sequence[tuple[tuple[str, ...], float]]) -> dict[str, list[Any]]:
+def _columns(rows: Sequence[Example]) -> dict[str, list[Any]]:
     names = ("query", "positive", "negative")
     columns: dict[str, list[Any]] = {
         name: list(texts)
@@ -150,9 +160,7 @@ def _columns(rows: Sequence[tuple[tuple[str, ...], float]]) -> dict[str, list[An
     return {**columns, "label": [value for _, value in rows]}
 
 
-def _figures(
-    model: Any, dev: Sequence[tuple[tuple[str, ...], float]]
-) -> Callable[[], Mapping[str, float]] | None:
+def _figures(model: Any, dev: Sequence[Example]) -> Callable[[], Mapping[str, float]] | None:
     if not dev:
         return None
     columns = list(zip(*(texts for texts, _ in dev), strict=True))

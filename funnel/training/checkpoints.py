@@ -3,14 +3,17 @@
 import hashlib
 import json
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
 from funnel.errors import ConfigError, ModelError
+from funnel.log import get_logger
 from funnel.training.output import atomic_text, check_ours, told_writes
 
-_COMPLETE = "complete"
+_log = get_logger(__name__)
+_COMPLETE = "complete"  # holds the seconds that the run had taken
 _WEIGHTS = "trained.safetensors"
 _RUN = "run.json"
 
@@ -60,6 +63,36 @@ def unfinished(output: Path) -> bool:
     return _last_complete(checkpoint_folder(output)) is not None
 
 
+@contextmanager
+def only_run(output: Path) -> Iterator[None]:
+    """Keep other runs, in this process or another, from an output and its checkpoints.
+
+    A killed run keeps nobody out. Where files cannot be locked, nobody is kept out.
+
+    Raises:
+        ConfigError: another run is at it.
+    """
+    import portalocker
+
+    lock = portalocker.Lock(output.with_name(f".{output.name}.lock"), fail_when_locked=True)
+    with told_writes(output):
+        output.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            lock.acquire()
+        except portalocker.exceptions.AlreadyLocked as problem:
+            raise ConfigError(
+                f"another run is training {output} now; wait for it, or name another output"
+            ) from problem
+        except portalocker.exceptions.LockException as problem:
+            _log.warning("training.output_not_locked", output=str(output), error=str(problem))
+    try:
+        yield
+    finally:
+        with suppress(OSError):
+            Path(lock.filename).unlink(missing_ok=True)
+        lock.release()
+
+
 def begin_run(output: Path, identity: Mapping[str, object]) -> None:
     """Start with an empty checkpoint folder that says what run it belongs to.
 
@@ -74,12 +107,22 @@ def begin_run(output: Path, identity: Mapping[str, object]) -> None:
     atomic_text(folder / _RUN, json.dumps(_plain(identity), indent=1, sort_keys=True))
 
 
-def exact(trainer: Trainer) -> Trainer:
+def seconds_before(checkpoint: Path | None) -> float:
+    """How long a run had taken when it wrote a checkpoint; 0 if that is not known."""
+    if checkpoint is None:
+        return 0.0
+    try:
+        return float((checkpoint / _COMPLETE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return 0.0
+
+
+def exact(trainer: Trainer, seconds: Callable[[], float]) -> Trainer:
     """Give a sentence-transformers trainer checkpoints that restore every trained number.
 
     Only the trained parameters are written (safetensors, in full precision), so LoRA and frozen
     layers cost no space and no head is lost; a marker makes a checkpoint cut off by a kill or a
-    full disk recognisable.
+    full disk recognisable, and says how many ``seconds`` the run has taken.
     """
 
     class Exact(trainer):  # type: ignore[misc, valid-type]  # the base is chosen by the caller
@@ -95,7 +138,7 @@ def exact(trainer: Trainer) -> Trainer:
         def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
             super()._save_checkpoint(*args, **kwargs)
             done = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}" / _COMPLETE
-            done.touch()
+            done.write_text(f"{seconds():.2f}", encoding="utf-8")
 
         def _load_from_checkpoint(self, checkpoint_path: str, **_: Any) -> None:
             load_trained(self.model, Path(checkpoint_path))

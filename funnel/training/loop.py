@@ -9,13 +9,19 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from funnel.errors import FunnelError, ModelError, TrainingStopped
 from funnel.log import get_logger
 from funnel.training.callbacks import progress_callback, stop_callback
-from funnel.training.checkpoints import checkpoint_folder, exact, load_trained
+from funnel.training.checkpoints import (
+    checkpoint_folder,
+    exact,
+    load_trained,
+    seconds_before,
+)
 from funnel.training.checks import BROKEN
 from funnel.training.devices import Hardware
 from funnel.training.output import failed_write
@@ -54,7 +60,10 @@ class Job:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What the loop measured; the job's model now holds the kept weights."""
+    """What the loop measured; the job's model now holds the kept weights.
+
+    ``seconds`` are those of all legs of a resumed run.
+    """
 
     steps: int
     kept_step: int
@@ -81,12 +90,13 @@ def run_job(
         TrainingStopped: a signal or ``max_steps`` ended it early; a checkpoint was kept.
         ModelError: the loss became NaN, or a checkpoint could not be written.
     """
-    started = time.monotonic()
+    started = time.monotonic() - seconds_before(resume_from)
     before = job.before or (dict(job.figures()) if job.figures else {})
     folder = checkpoint_folder(output)
     with _quiet(), training_bar() as bar, _stop_signal() as stop:
         callbacks = [progress_callback(bar), stop_callback(stop, settings.max_steps)]
-        trainer = _trainer(job, settings, hardware, folder, callbacks)
+        clock = partial(_since, started)
+        trainer = _trainer(job, settings, hardware, folder, callbacks, clock)
         try:
             trainer.train(resume_from_checkpoint=str(resume_from) if resume_from else None)
         except Exception as problem:  # safetensors' own error is neither OSError nor RuntimeError
@@ -104,12 +114,16 @@ def run_job(
     return Outcome(
         steps=trainer.state.global_step,
         kept_step=_kept_step(trainer),
-        seconds=time.monotonic() - started,
+        seconds=_since(started),
         before=before,
         after=after,
         losses=_losses(trainer.state.log_history),
         evaluations=(Evaluation(0, before), *_evaluations(trainer.state.log_history, after)),
     )
+
+
+def _since(started: float) -> float:
+    return time.monotonic() - started
 
 
 def _is_of_loading(problem: Exception, trainer: Any, checkpoint: Path | None) -> bool:
@@ -130,6 +144,7 @@ def _trainer(
     hardware: Hardware,
     folder: Path,
     callbacks: "list[TrainerCallback]",
+    clock: Callable[[], float],
 ) -> Any:
     from datasets import Dataset
     from sentence_transformers import CrossEncoder
@@ -148,7 +163,7 @@ def _trainer(
     arguments: Any = (
         CrossEncoderTrainingArguments if cross else SentenceTransformerTrainingArguments
     )
-    trainer: Any = exact(trainer_class)(
+    trainer: Any = exact(trainer_class, clock)(
         model=job.model,
         args=arguments(**_arguments(job, settings, hardware, folder)),
         train_dataset=Dataset.from_dict(dict(job.columns)),

@@ -84,15 +84,26 @@ def train_pairs(
     check_pairs(pairs, task, minimum=settings.min_rows)
     train, held_out = _parts(pairs, dev, task, settings)
     check_pairs(train, task, minimum=1)
-    session = open_session(
+    contradicted = contradictions(pairs)
+    with open_session(
         task.title,
         base,
         settings,
         options,
         parts={"train": train, "dev": held_out},
         choices={"loss": task.loss, "scale": task.scale, "residual": task.residual},
-    )
-    start = _start(task, session)
+    ) as session:
+        return _trained(session, task, train, held_out, contradicted)
+
+
+def _trained(
+    session: Session,
+    task: PairTask,
+    train: Sequence[LabelledPair],
+    held_out: Sequence[LabelledPair],
+    contradicted: int,
+) -> TrainReport:
+    settings, start = session.settings, _start(task, session)
     form = settled_form(task.form, start)
     measured = held_out if _can_be_measured(held_out, task) else []
     before = _figures(start, measured, task)() if start.rank and measured else None
@@ -103,7 +114,7 @@ def train_pairs(
     outcome = session.train(job)
     if tuner is not None:
         merge_lora(tuner)
-    notes = [*_notes(pairs, student), *_dev_notes(train, held_out, measured)]
+    notes = [*_notes(contradicted, student), *_dev_notes(train, held_out, measured)]
     done = _export(student, form, session, outcome, job, task, notes=notes)
     session.close()
     return done
@@ -275,10 +286,10 @@ def _dev_notes(
     return notes
 
 
-def _notes(pairs: Sequence[LabelledPair], student: CrossStudent) -> list[str]:
+def _notes(contradicted: int, student: CrossStudent) -> list[str]:
     notes = []
-    if found := contradictions(pairs):
-        notes.append(f"{found} pairs occur with labels of both classes")
+    if contradicted:
+        notes.append(f"{contradicted} pairs occur with labels of both classes")
     if student.fresh_head:
         notes.append("the base had no head for pairs: one was drawn at random and trained")
     if student.dense is not None:

@@ -1,6 +1,7 @@
 """What every training command does around its run: checks before, a report and a card after."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,6 +9,7 @@ from funnel.training.checkpoints import (
     begin_run,
     check_same_run,
     data_fingerprint,
+    only_run,
     open_run,
 )
 from funnel.training.devices import Hardware, resolve_hardware
@@ -50,17 +52,19 @@ def check_place(base: str, settings: TrainSettings, options: RunOptions) -> None
     """Refuse what :func:`open_session` would, before data are prepared at some cost.
 
     Raises:
-        ConfigError: no CUDA where it was asked for, an output that exists or touches its base, an
-            unfinished run, or nothing to resume.
+        ConfigError: no CUDA where it was asked for, an output that exists, touches its base or is
+            being trained by another run, an unfinished run, or nothing to resume.
         ModelError: too little space on the disk, or no such base.
     """
     resolve_hardware(settings.device, settings.precision)
     check_output(options.output, overwrite=options.overwrite, needed_bytes=_NEEDED_BYTES)
-    open_run(options.output, resume=options.resume, overwrite=options.overwrite)
+    with only_run(options.output):
+        open_run(options.output, resume=options.resume, overwrite=options.overwrite)
     check_apart(base, options.output)
     base_revision(base)
 
 
+@contextmanager
 def open_session(
     title: str,
     base: str,
@@ -69,30 +73,32 @@ def open_session(
     *,
     parts: Mapping[str, Sequence[object]],
     choices: Mapping[str, object],
-) -> Session:
-    """Refuse what cannot work before any model is loaded.
+) -> Iterator[Session]:
+    """Refuse what cannot work before any model is loaded, and other runs until the block ends.
 
     ``parts`` are the rows by name (train, dev); ``choices`` is what besides settings and data
     decides the result (loss, scale, …).
 
     Raises:
-        ConfigError: no CUDA where it was asked for, an output that exists or touches its base, an
-            unfinished run, nothing to resume, or what to resume has changed.
+        ConfigError: no CUDA where it was asked for, an output that exists, touches its base or is
+            being trained by another run, an unfinished run, nothing to resume, or what to resume
+            has changed.
         ModelError: too little space on the disk, or no such base.
     """
     hardware = resolve_hardware(settings.device, settings.precision)
     check_output(options.output, overwrite=options.overwrite, needed_bytes=_NEEDED_BYTES)
-    resume_from = open_run(options.output, resume=options.resume, overwrite=options.overwrite)
-    check_apart(base, options.output)
-    data = {f"rows of {name}": data_fingerprint(rows)[:16] for name, rows in parts.items()}
-    start = {"task": title, "base": base, "base revision": base_revision(base)}
-    identity = {**settings.identity(), **choices, **data, **start}
-    if resume_from is not None:
-        check_same_run(options.output, identity)
-    rows = {name: len(part) for name, part in parts.items()}
-    return Session(
-        title, base, settings, options, hardware, resume_from, rows, dict(choices), identity
-    )
+    with only_run(options.output):
+        resume_from = open_run(options.output, resume=options.resume, overwrite=options.overwrite)
+        check_apart(base, options.output)
+        data = {f"rows of {name}": data_fingerprint(rows)[:16] for name, rows in parts.items()}
+        start = {"task": title, "base": base, "base revision": base_revision(base)}
+        identity = {**settings.identity(), **choices, **data, **start}
+        if resume_from is not None:
+            check_same_run(options.output, identity)
+        rows = {name: len(part) for name, part in parts.items()}
+        yield Session(
+            title, base, settings, options, hardware, resume_from, rows, dict(choices), identity
+        )
 
 
 def fall(outcome: Outcome, primary: str) -> list[str]:

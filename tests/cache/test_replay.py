@@ -19,6 +19,7 @@ from funnel.cache.rules import CosineRule, ExactRule, VerifiedRule, peer_rules
 from funnel.cache.settings import GuardSettings
 from funnel.cache.tally import Tally, tally
 from funnel.errors import InputError
+from funnel.query import normalise_query
 from tests.cache.world import TopicEncoder, TopicScorer, World
 
 POLICY = Policy(threshold=2.0, floor=0.5)
@@ -233,6 +234,41 @@ def test_pairs_and_logs_are_told_apart(tmp_path: Path) -> None:
     assert read.items == (LabelledPair("a", "b", True), LabelledPair("a", "c", False))
     assert len(read.problems) == 1
     assert not is_log(path)
+
+
+@pytest.mark.parametrize(("name", "mark"), [("pairs.csv", ","), ("pairs.TSV", "\t")])
+def test_pairs_in_a_table_are_read(tmp_path: Path, name: str, mark: str) -> None:
+    """As ``funnel train duplicate`` takes them, with a spreadsheet's byte-order mark."""
+    path = tmp_path / name
+    rows = [
+        ("id", "question1", "question2", "is_duplicate"),
+        ("1", f'"a{mark} b"', "2012", "1"),
+        ("2", "a", "b"),
+        ("3", "a", "b", "0", "more"),
+        ("4", "a", '"b\nc"', "0"),
+        ("5", '"a"b', "c", "1"),
+        ("6", "e", "f", "yes"),
+        ("7", "g", "h", "0"),
+    ]
+    path.write_text("\n".join(map(mark.join, rows)), encoding="utf-8-sig")
+    read = read_pairs(path)
+    assert read.items == (
+        LabelledPair(normalise_query(f"a{mark} b"), "2012", True),
+        LabelledPair("a", normalise_query("b\nc"), False),
+        LabelledPair("g", "h", False),
+    )
+    assert [problem.split(":")[0] for problem in read.problems] == [
+        f"line {number}" for number in (3, 4, 7, 8)
+    ]
+    assert not is_log(path)
+
+
+def test_a_log_in_a_table_is_read(tmp_path: Path) -> None:
+    """An empty group is one that nobody knows."""
+    path = tmp_path / "log.csv"
+    path.write_text("query,group\na,x\nb,\nc,7\n", encoding="utf-8")
+    assert is_log(path)
+    assert read_log(path).items == (Asked("a", "x"), Asked("b", None), Asked("c", "7"))
 
 
 def _pairs(count: int) -> list[LabelledPair]:

@@ -1,5 +1,6 @@
 """Stages in order: budgets, errors, skips, and the trace."""
 
+import asyncio
 import math
 from collections.abc import Sequence
 
@@ -21,7 +22,7 @@ async def run(*steps: Step, deadline_ms: float | None = None, k: int = 10) -> An
     return await chain.run(query(), steps, Deadline.after_ms(deadline_ms), k)
 
 
-def fail(error: Exception):  # type: ignore[no-untyped-def]
+def fail(error: BaseException):  # type: ignore[no-untyped-def]
     def act(candidates: Sequence[Candidate]) -> StageOutput:
         raise error
 
@@ -96,6 +97,13 @@ async def test_a_foreign_exception_becomes_a_stage_error() -> None:
     with pytest.raises(StageError, match="KeyError") as caught:
         await run(step(), step(FunctionStage, act=fail(KeyError("x")), on_error="raise"))
     assert isinstance(caught.value.cause, KeyError)
+
+
+@pytest.mark.parametrize("error", [SystemExit(3), KeyboardInterrupt(), asyncio.CancelledError()])
+async def test_a_stage_ends_nothing_but_itself(error: BaseException) -> None:
+    """What would end a program or the query, when nobody asked for it, is the stage's failure."""
+    answer = await run(step(), step(FunctionStage, act=fail(error)))
+    assert answer.degraded == ("function:error",)
 
 
 @pytest.mark.parametrize("timeout_ms", [None, 60_000])
@@ -183,8 +191,11 @@ async def test_retrieval_past_the_deadline_times_out() -> None:
             await asyncio.sleep(5)
             return StageOutput([])
 
-    with pytest.raises(StageTimeout, match="'list'"):
+    with pytest.raises(StageTimeout, match=r"'list' ran past its \d\d ms"):
         await run(step(Slow), deadline_ms=20)
+    all_kept_back = Chain(Pace(1.0)).run(query(), [step(Slow)], Deadline.after_ms(20), 10)
+    with pytest.raises(StageTimeout, match="'list' got no time: .* reserve_ms"):
+        await all_kept_back
 
 
 async def test_an_optional_stage_that_would_not_fit_is_not_begun() -> None:

@@ -27,8 +27,12 @@ pytestmark = pytest.mark.slow
 
 
 def funnel(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    return python("-m", "funnel", *arguments, cwd=cwd)
+
+
+def python(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "funnel", *arguments],
+        [sys.executable, *arguments],
         cwd=cwd,
         env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
         capture_output=True,
@@ -70,6 +74,19 @@ def test_query_prints_one_json_object(folder: Path) -> None:
     assert hit["snippet"] == "Press forgot password."
     assert "ship" not in [h["id"] for h in answer["hits"]]
     assert answer["explain"]
+
+
+def test_bm25_alone_imports_no_torch(folder: Path) -> None:
+    """Not even to check that the index is of the embedder that the settings name."""
+    settings = YAML.replace("INDEX", str(folder / "index")).replace("hybrid", "bm25")
+    (folder / "bm25.yaml").write_text(settings)
+    code = (
+        "import sys; from funnel import Funnel\n"
+        "with Funnel.from_yaml('bm25.yaml') as funnel:\n"
+        "    print(*funnel.run('password').ids, 'torch' in sys.modules)"
+    )
+    done = python("-c", code, cwd=folder)
+    assert done.stdout.split() == ["reset", "False"], done.stderr
 
 
 def test_query_shows_a_table(folder: Path) -> None:

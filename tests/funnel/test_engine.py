@@ -70,6 +70,7 @@ def test_filters_restrict_the_documents(funnel: Funnel) -> None:
         ({"k": 2, "top_k": 3}, "mean the same"),
         ({"deadline_ms": -5}, "deadline_ms: got -5"),
         ({"deadline_ms": float("nan")}, "deadline_ms: got nan"),
+        ({"deadline_ms": 10**400}, "deadline_ms: got 1000"),
         ({"scope": ""}, "scope: got ''"),
         ({"filters": ["lang"]}, "filters: got"),
         ({"filters": {"lang": object()}}, "lang"),
@@ -271,6 +272,10 @@ def test_whatever_changes_a_ranking_changes_the_partition(funnel: Funnel) -> Non
     assert len(set(recorder.seen)) == len(calls)
     funnel.run("password", overrides={"hybrid": {"timeout_ms": 4000}})
     assert recorder.seen[-1] == recorder.seen[0]
+    sets: list[Any] = [{"en", "de"}, frozenset({"de", "en"}), ["de", "en"]]
+    for any_of in sets:
+        funnel.run("password", filters={"lang": any_of})
+    assert len(set(recorder.seen[-3:])) == 1
 
 
 def test_a_p99_target_leaves_optional_stages_out_under_overload(

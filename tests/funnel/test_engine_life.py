@@ -6,13 +6,16 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import structlog
 
-from funnel import Funnel
+from funnel import Funnel, FunnelSettings
 from funnel.cache.null import NullCache
 from funnel.errors import Closed, ConfigError, InputError
+from funnel.models import encoder
+from funnel.models.pool import ModelPool
 from funnel.types import Candidate
 from tests.funnel.funnels import CORPUS, make
 
@@ -59,6 +62,29 @@ async def test_a_coroutine_starts_a_funnel_and_leaves_its_with_block() -> None:
         assert await funnel.arun("anything") is not None
     with pytest.raises(Closed):
         await funnel.arun("anything")
+
+
+@pytest.mark.parametrize(
+    ("stage", "cache", "loaded"),
+    [
+        ({"kind": "dense"}, None, True),
+        ({"kind": "hybrid"}, None, True),
+        ({"kind": "hybrid", "weights": {"dense": 0}}, None, False),
+        ({"kind": "bm25"}, None, False),
+        ({"kind": "bm25"}, {"store": "memory", "semantic": False}, False),
+        ({"kind": "bm25"}, {"store": "memory"}, True),
+    ],
+)
+def test_a_start_loads_the_embedder_if_a_query_needs_it(
+    monkeypatch: pytest.MonkeyPatch, stage: dict[str, Any], cache: Any, loaded: bool
+) -> None:
+    """Then no query waits for it; and a funnel of BM25 starts without torch."""
+    loads = Mock(wraps=encoder._load)
+    monkeypatch.setattr(encoder, "_load", loads)
+    given = {"stages": [{**stage, "k": 4}], "qdrant": ":memory:", "cache": cache}
+    with Funnel(FunnelSettings.from_mapping(given), models=ModelPool()) as funnel:
+        funnel.start()
+    assert loads.called is loaded
 
 
 async def test_a_cancelled_caller_stops_its_stages() -> None:

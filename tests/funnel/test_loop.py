@@ -139,3 +139,29 @@ def test_stop_before_the_first_call_still_does_the_last_work() -> None:
 
     loop.stop(last)
     assert done.is_set()
+
+
+def test_a_call_that_ends_a_program_leaves_the_others_their_loop() -> None:
+    """Its own caller gets what it raised; the loop goes on, and can be stopped."""
+    loop = LoopThread("goes-on")
+
+    async def leaves() -> None:
+        raise SystemExit(3)
+
+    with pytest.raises(SystemExit):
+        loop.call(leaves())
+    assert loop.call(thread_name()) == "goes-on"
+    loop.stop()
+
+
+def test_a_fork_is_refused_instead_of_waiting_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The thread stays in the process that opened it; there is nothing to close in another."""
+    loop = LoopThread("opened-here")
+    loop.call(thread_name())
+    with monkeypatch.context() as elsewhere:
+        elsewhere.setattr("os.getpid", lambda: -1)
+        with pytest.raises(InputError, match="after the fork"):
+            loop.call(thread_name())
+        loop.stop()
+    assert loop.call(thread_name()) == "opened-here"
+    loop.stop()

@@ -1,6 +1,8 @@
 """Normalising a query, and its one shared embedding."""
 
 import asyncio
+import gc
+import time
 
 import numpy as np
 import pytest
@@ -46,6 +48,15 @@ def test_normalising_twice_changes_nothing(text: str) -> None:
     assert once.encode("utf-8")
 
 
+def test_no_text_takes_long_to_normalise() -> None:
+    """Marks without end took quadratic time, and a long text is not read to its end."""
+    began = time.perf_counter()
+    zalgo = normalise_query("a" + "\u0301\u0327" * 500_000)
+    assert time.perf_counter() - began < 5
+    assert zalgo.startswith(normalise_query("a\u0327\u0301"))
+    assert len(normalise_query("\n" * 1_000_000 + "word " * 1_000_000)) > MAX_QUERY_CHARS
+
+
 async def no_embedding(text: str) -> Vector:
     return np.zeros(2, dtype=np.float32)
 
@@ -73,3 +84,24 @@ async def test_the_embedding_is_computed_once() -> None:
     first, second = await asyncio.gather(query.vector(), query.vector())
     assert calls == 1
     assert first is second
+
+
+async def test_an_embedding_that_fails_when_nobody_waits_is_no_noise() -> None:
+    """The event loop would print a stack trace when the query is forgotten."""
+    told: list[object] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: told.append(context))
+    failed = asyncio.Event()
+
+    async def embed(text: str) -> Vector:
+        await asyncio.sleep(0.01)
+        failed.set()
+        raise ValueError("too late")
+
+    query = Query("text", query_id="q", embed=embed)
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(query.vector(), 0.001)
+    await failed.wait()
+    await asyncio.sleep(0)
+    del query
+    gc.collect()
+    assert told == []

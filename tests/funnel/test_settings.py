@@ -256,6 +256,41 @@ def test_no_error_shows_a_secret(tmp_path: Path, text: str) -> None:
     assert "8675309867" not in said
 
 
+def test_a_short_qdrant_takes_further_keys_from_the_environment(tmp_path: Path) -> None:
+    """A folder or a server's address in one word; it was lost, and the index in memory."""
+    more = {"FUNNEL__QDRANT__TIMEOUT_MS": "700"}
+    for short, key in {"./data/index": "path", ":memory:": "path", "http://h:6333": "url"}.items():
+        text = f"stages: [{{kind: bm25, k: 5}}]\nqdrant: '{short}'\n"
+        both = {"FUNNEL__QDRANT": short, **more}
+        for found in (load(tmp_path, text, **more), load(tmp_path, **both)):
+            assert (getattr(found.qdrant, key), found.qdrant.timeout_ms) == (short, 700)
+        plain: Any = {"stages": [{"kind": "bm25", "k": 5}], "qdrant": short}
+        assert getattr(FunnelSettings(**plain).qdrant, key) == short
+
+
+def test_a_mapping_may_take_over_another_s_keys(tmp_path: Path) -> None:
+    """YAML's merge key, also through one that itself takes over, and overrides, some."""
+    text = """
+stages:
+  - &wide { kind: hybrid, k: 100, timeout_ms: 50 }
+  - &narrow { <<: *wide, kind: cross_encoder, model: "embedded:relevance", k: 10 }
+  - { <<: [*narrow, *wide], name: again, timeout_ms: 70 }
+"""
+    stages = load(tmp_path, text).stages
+    assert [(s.name, s.k, s.timeout_ms) for s in stages] == [
+        ("hybrid", 100, 50),
+        ("cross_encoder", 10, 50),
+        ("again", 10, 70),
+    ]
+
+
+@pytest.mark.parametrize("data", [None, ["stages"], "stages: []"])
+def test_from_mapping_takes_a_mapping_only(data: Any) -> None:
+    """Such as of an empty file that somebody read."""
+    with pytest.raises(ConfigError, match=r"settings: got \w+, expected a mapping"):
+        FunnelSettings.from_mapping(data)
+
+
 def test_the_constructor_types_the_stages() -> None:
     """Plain stages get their kind's settings, as in from_mapping, and typed ones pass."""
     plain: Any = [
@@ -313,6 +348,18 @@ NO_EFFECT: list[tuple[str, str, str, list[str]]] = [
     ("no such date", "help-centre", "2024-13-45", ["not valid YAML"]),
     ("an alias in itself", "{ store: memory }", "&a { guards: *a }", ["alias inside"]),
     ("deep lists", "{ store: memory }", "[" * 3000 + "]" * 3000, ["nested too deeply"]),
+    ("no port", "localhost:6333", "localhost:63333333", ["url: got 'http://localhost:63333333'"]),
+    ("no host", "//localhost:6333", "//", ["url: got 'http://'", "http://HOST:6333"]),
+    ("a server as a folder", "{ url:", "{ path:", ["path: got a URL, expected a folder"]),
+    ("a scope field", "stages:", "scope_field: '\"'\nstages:", ["scope_field: got", "'tenant'"]),
+    (
+        "a key twice beside a merge",
+        "- kind: hybrid\n    k: 100\n  - kind: cross_encoder\n",
+        "- &one\n    kind: hybrid\n    k: 100\n  - <<: *one\n    kind: cross_encoder\n    k: 1\n",
+        ["'k' is written twice"],
+    ),
+    ("a merge of no mapping", "deadline_ms: 800", "<<: 800", ["line 3", "*name of a mapping"]),
+    ("a merge of itself", "{ store: memory }", "&a { <<: *a, stor: x }", ["cache.stor: unknown"]),
 ]
 
 

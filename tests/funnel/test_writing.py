@@ -1,6 +1,6 @@
 """Writes: what the cache is told of them, whatever happens to the write."""
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 from typing import Any
 
 import pytest
@@ -30,8 +30,8 @@ class Watcher(NullCache):
 class BreaksHalfway(DocumentIndex):
     """Deletes the first document and then loses its server."""
 
-    async def delete(self, ids: Sequence[str]) -> int:
-        await super().delete(ids[:1])
+    async def delete(self, ids: Iterable[str]) -> int:
+        await super().delete([*ids][:1])
         raise BackendUnavailable("gone")
 
 
@@ -69,12 +69,25 @@ async def test_deleting_nothing_tells_nothing(index: BreaksHalfway, watcher: Wat
     assert watcher.told == []
 
 
-async def test_a_delete_that_was_refused_tells_nothing(watcher: Watcher) -> None:
-    """One string is an error of the caller's, and nothing was deleted."""
+@pytest.mark.parametrize("ids", ["a", None, 5, [1], b"a"])
+async def test_a_delete_that_was_refused_tells_nothing(watcher: Watcher, ids: Any) -> None:
+    """One string, say, is an error of the caller's, and nothing was deleted."""
     index = DocumentIndex(QdrantSettings(), "docs", FakeEncoder())
-    with pytest.raises(InputError, match="list of ids"):
-        await Writer(index, watcher).delete("a")
+    with pytest.raises(InputError, match="nothing was deleted"):
+        await Writer(index, watcher).delete(ids)
     assert watcher.told == []
+    await index.aclose()
+
+
+async def test_ids_may_come_one_by_one(watcher: Watcher) -> None:
+    """From a generator, which can be gone through only once."""
+    index = DocumentIndex(QdrantSettings(), "docs", FakeEncoder())
+    await index.start()
+    await index.upsert(DOCUMENTS)
+    assert await Writer(index, watcher).delete(each["id"] for each in DOCUMENTS) == 2
+    assert watcher.told == [([], ["a", "b"])]
+    await index.upsert(DOCUMENTS)
+    assert await index.delete(each["id"] for each in DOCUMENTS) == 2
     await index.aclose()
 
 

@@ -214,6 +214,8 @@ async def test_scores_do_not_depend_on_how_documents_came_in(opened: Opener) -> 
         ({"year": 1994.0}, ["d4"]),
         ({"draft": True}, ["d3"]),
         ({"year": [1991, 1992, 1]}, ["d1", "d2"]),
+        ({"year": [1991.0, 2**60, 0.5, "x", True]}, ["d1"]),
+        ({"draft": [True, 1]}, ["d3"]),
         ({"lang": ["en", "de"], "year": {"gt": 1999}}, ["d10", "d11"]),
         ({"year": {"gte": 1995, "lt": 1997.5}}, ["d5", "d6", "d7"]),
         ({"lang": "xx"}, []),
@@ -247,6 +249,7 @@ async def test_dates_nested_fields_lists_and_odd_names_filter(opened: Opener) ->
     assert await under(at={"gte": "2026-01-31T23:00:00-05:00"}) == []
     assert await under(**{"by.name": "Ann"}) == ["a"]
     assert await under(tags="x") == ["b", "c"]
+    assert await under(tags=["y", "z"]) == ["c"]
     assert await under(**{"release year": {"lte": 1999}}) == ["c"]
 
 
@@ -318,8 +321,7 @@ async def test_vectors_that_are_not_finite_are_refused(opened: Opener, value: fl
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"encoder": FakeEncoder("other")}, r"fake:hashing \(64 dimensions.*other \(64 dim"),
-        ({"encoder": FakeEncoder(dim=32)}, r"64 dimensions.*32 dimensions"),
+        ({"encoder": FakeEncoder("other")}, r"fake:hashing \(rev.*64 dim.*name other \(rev"),
         ({"encoder": FakeEncoder(revision="2")}, "revision 1.*revision 2"),
         ({"bm25": Bm25Settings(language="german")}, "language='english'.*'german'"),
         ({"qdrant": {"token_vectors": True}}, "holds no token vectors"),

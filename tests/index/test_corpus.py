@@ -2,6 +2,9 @@
 
 import gzip
 import json
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -120,10 +123,20 @@ def test_a_number_of_thousands_of_digits_is_a_bad_line(tmp_path: Path) -> None:
 
 def test_csv_columns_become_metadata(tmp_path: Path) -> None:
     """Quoted line breaks hold; plain numbers become numbers, codes stay text; blanks are absent."""
-    content = 'id,title,text,year,zip,score,note\nx,"A, B","two\nlines",1999,01234,2.5,\n'
+    content = (
+        "id,title,text,year,zip,score,note,card,,\n"
+        'x,"A, B","two\nlines",1999,01234,2.5,,12345678901234567890123,,\n'
+    )
     documents, problems = spooled(read_corpus(written(tmp_path / "c.csv", content)))
-    metadata = {"year": 1999, "zip": "01234", "score": 2.5}
+    metadata = {"year": 1999, "zip": "01234", "score": 2.5, "card": "12345678901234567890123"}
     assert (documents, problems) == ([Document("x", "two\nlines", "A, B", metadata)], [])
+
+
+@pytest.mark.parametrize("header", ["id,text,text", "id,text,lang,lang"])
+def test_a_column_named_twice_is_refused(tmp_path: Path, header: str) -> None:
+    """One of the two would be lost."""
+    with pytest.raises(InputError, match="c.csv: the header names '(text|lang)' more than once"):
+        spooled(read_corpus(written(tmp_path / "c.csv", f"{header}\n1,2,3,4\n")))
 
 
 def test_tsv_is_read_too(tmp_path: Path) -> None:
@@ -208,6 +221,24 @@ def test_metadata_that_is_not_json_is_refused() -> None:
             document_from({"id": "x", "text": "y", "metadata": metadata})
 
 
+@pytest.mark.parametrize("number", [2**64, -(2**63) - 1])
+def test_numbers_beyond_64_bits_are_refused(number: int) -> None:
+    """A server would round them, no filter find them, and no cache keep answers with them."""
+    for metadata in ({"n": number}, {"n": [{"n": number}]}):
+        with pytest.raises(BadRow, match=rf"{number}, a number beyond 64 bits; make it a text"):
+            document_from({"id": "x", "text": "y", "metadata": metadata})
+
+
+@pytest.mark.parametrize(
+    "documents", [None, 7, "corpus.jsonl", Path("c"), {"id": "a", "text": "b"}, Document("a", "b")]
+)
+def test_what_is_no_iterable_of_documents_is_refused(documents: Any) -> None:
+    """Such as a path, or one document: told once, with the mend."""
+    with pytest.raises(InputError, match=r"(?s)documents: got .*read_corpus\(path\)"):
+        given_corpus(documents)
+    assert spooled(given_corpus([None]))[1][0].startswith("item 1: got None, expected")  # type: ignore[list-item]
+
+
 def test_exact_repeats_count_once_and_are_no_problem() -> None:
     """A corpus that lists a document twice is fine; two versions of it are not."""
     row = {"id": "x", "text": "y", "metadata": {"a": 1, "b": 2}}
@@ -216,6 +247,26 @@ def test_exact_repeats_count_once_and_are_no_problem() -> None:
         spool.fill(given_corpus([row, again, {**row, "metadata": {}}]))
         assert (spool.documents, spool.repeats) == (1, 1)
         assert spool.problems == ["item 3: id 'x' repeats item 1 with other content"]
+
+
+def test_a_spool_may_be_closed_while_it_is_filled() -> None:
+    """As by a cancelled caller, whose thread reads on: it ends at the next row."""
+    read, closed = threading.Event(), threading.Event()
+
+    def rows() -> Iterator[dict[str, str]]:
+        yield {"id": "x", "text": "y"}
+        read.set()
+        closed.wait(10)
+        yield {"id": "z", "text": "y"}
+        raise AssertionError("read on")
+
+    with ThreadPoolExecutor(1) as pool:
+        with Spool(Analyzer(Bm25Settings())) as spool:
+            filling = pool.submit(spool.fill, given_corpus(rows()))
+            assert read.wait(10)
+        closed.set()
+        filling.result(10)
+    assert spool.rows_read == 1
 
 
 async def test_bad_rows_are_counted_beyond_those_that_are_named(

@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from qdrant_client.local.payload_filters import check_filter
 from structlog.testing import capture_logs
 
 from funnel.errors import InputError
@@ -17,6 +18,7 @@ from funnel.indexing.filters import (
     parse_filters,
     qdrant_filter,
 )
+from funnel.indexing.local_filters import local_filter
 
 
 @pytest.mark.parametrize(
@@ -65,8 +67,44 @@ def test_any_value_becomes_a_filter_or_an_input_error(filters: dict[str, Any]) -
         conditions = parse_filters(filters)
     except InputError:
         return
-    spoken = qdrant_filter(conditions)
-    assert (spoken is None) == (not filters)
+    for spoken in (qdrant_filter(conditions), local_filter(conditions)):
+        assert (spoken is None) == (not filters)
+
+
+_VALUES = st.sampled_from([True, False, 0, 1, 2, 1.0, 0.5, -0.0, "", "1", "a", "True"])
+_DAY = "2026-01-31"
+_MOMENTS = st.sampled_from(
+    [_DAY + rest for rest in ("", "T00:00:00Z", " 00:00:00", "T02:00:00+02:00", "T00:00:00+01")]
+    + [_DAY + rest for rest in ("T00:00:00.123456789Z", "T24:00:00", "T00:00:00 UTC", "T12")]
+    + ["2026-02-01T00:00", "2026-01-30 23:30:00.5-01:00", "2026-02-30", "20260131", "soon"]
+)
+_BOUNDS = st.sampled_from([_DAY, f"{_DAY}T00:00:00Z", f"{_DAY}T01:00:00+01:00"])
+
+
+def _hold(wanted: Any, held: Any) -> tuple[bool, bool]:
+    """Whether a document passes, by the filter for servers and by the one for local mode."""
+    conditions = parse_filters({"f": wanted})
+    spoken = qdrant_filter(conditions), local_filter(conditions)
+    payload = {"metadata": {"f": held}}
+    one, other = (check_filter(each, payload, "id", {}) for each in spoken if each is not None)
+    return one, other
+
+
+@given(st.lists(_VALUES, min_size=1, max_size=4), _VALUES | st.lists(_VALUES | st.just({"a": 1})))
+def test_any_of_means_the_same_in_local_mode(wanted: list[Any], held: Any) -> None:
+    """Whatever a document holds, alone or in a list."""
+    one, other = _hold(wanted, held)
+    assert one == other
+
+
+@given(
+    st.dictionaries(st.sampled_from(["gte", "gt", "lte", "lt"]), _BOUNDS, min_size=1),
+    _MOMENTS | st.lists(_MOMENTS | _VALUES),
+)
+def test_dates_mean_the_same_in_local_mode(bounds: dict[str, str], held: Any) -> None:
+    """Also what is no date, or one that Qdrant does not read."""
+    one, other = _hold(bounds, held)
+    assert one == other
 
 
 def test_no_filters_are_no_filter() -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import AsyncIterator, Iterator
+from typing import Any
 
 import pytest
 
@@ -61,6 +62,16 @@ async def test_a_server_that_is_too_old_is_refused(loopback: Loopback) -> None:
     """Collection metadata came with 1.16."""
     loopback.version = "1.15.3"
     with pytest.raises(ConfigError, match=r"version 1\.15\.3, expected at least 1\.16"):
+        await made(loopback.url).start()
+
+
+@pytest.mark.parametrize("version", ["unknown", "", None, {"number": "8.1"}])
+async def test_what_is_no_qdrant_server_is_said_to_be_none(
+    loopback: Loopback, version: Any
+) -> None:
+    """Another service at that address, say; it is not said to be down."""
+    loopback.version = version
+    with pytest.raises(BackendUnavailable, match=r"as a Qdrant server does .* check qdrant\.url"):
         await made(loopback.url).start()
 
 

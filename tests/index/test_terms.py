@@ -3,6 +3,7 @@
 import re
 import sys
 import threading
+import time
 import unicodedata
 
 import bm25s
@@ -109,6 +110,13 @@ def test_text_without_marks_is_split_as_ever(text: str) -> None:
         pairs = [part[n : n + 2] for n in range(max(1, len(part) - 1))]
         expected += pairs if han.match(part) else [part[:64]]
     assert Analyzer(Bm25Settings(language="none")).terms(text) == expected
+
+
+def test_marks_without_end_take_no_time() -> None:
+    """Sorting them into a normal form took quadratic time, for which the process stood still."""
+    began = time.perf_counter()
+    assert Analyzer(Bm25Settings()).terms("a" + "\u0301\u0327" * 200_000 + " fox")[-1] == "fox"
+    assert time.perf_counter() - began < 5
 
 
 def test_own_stop_words_replace_the_language_s() -> None:

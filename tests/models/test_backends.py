@@ -3,8 +3,10 @@
 import importlib.util
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -18,6 +20,7 @@ from funnel.models.backends import likely_backends
 from funnel.models.calibration import Measured, agreement, choose, score_error
 from funnel.models.cross_networks import (
     CrossBert,
+    CrossNetwork,
     TorchCross,
     pair_tokenizer,
     read_cross_bert,
@@ -289,6 +292,24 @@ def test_a_backend_that_failed_once_is_tried_again(
     assert chosen == "half"
     assert after[:2] == [row for row in before if not row.failed]
     assert choose("again", "exact", {}, tokenizer) == (chosen, after)
+
+
+def test_what_another_process_measures_meanwhile_is_taken(
+    cache_dir: Path, tokenizer: TextTokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of many processes that start together one measures, undisturbed by the others."""
+    able: dict[str, Callable[[], CrossNetwork]] = {"exact": _Network, "other": _Network}
+
+    @contextmanager
+    def after_another() -> Iterator[None]:
+        monkeypatch.setattr(calibration, "measuring", nullcontext)
+        choose("together", "exact", able, tokenizer)
+        yield
+
+    monkeypatch.setattr(calibration, "measuring", after_another)
+    unopened = dict.fromkeys(able, Mock(side_effect=AssertionError("measured twice")))
+    _, rows = choose("together", "exact", unopened, tokenizer)
+    assert {row.backend for row in rows} == {"exact", "other"}
 
 
 @pytest.mark.parametrize("rough", [False, True])

@@ -111,9 +111,8 @@ async def test_a_caller_that_leaves_while_texts_are_tokenised_leaves_no_work() -
     worker = ModelWorker(streams=1)
     embedder = Embedder(EMBEDDED_ENCODER, worker=worker)
     embedder.load()
-    device, network = embedder._model()
-    held = Held(network, "tokenize")
-    embedder._loaded = (device, cast("EncoderNetwork", held))
+    held = Held(embedder._model(), "tokenize")
+    embedder._loaded = cast("EncoderNetwork", held)
     await leaves_no_work(embedder.aencode(["a rather long text " * 200]), held, worker)
 
 

@@ -20,7 +20,7 @@ from funnel import Funnel
 from funnel.cli.app import app
 from funnel.errors import ConfigError
 from funnel.service import ServiceOptions, make_app
-from funnel.service.server import serve
+from funnel.service.server import _listen, serve
 from funnel.settings import FunnelSettings
 
 ROOT = Path(__file__).parents[2]
@@ -79,6 +79,16 @@ def test_it_listens_answers_and_ends(folder: Path) -> None:
         assert httpx.get(f"{url}/readyz").json()["ready"]
         rebound = {"host": "rebound.example"}
         assert httpx.get(f"{url}/metrics", headers=rebound).status_code == 403
+
+
+def test_answers_are_sent_at_once() -> None:
+    """A body does not wait for the caller's kernel to acknowledge the head: 40 ms an answer."""
+    with (
+        _listen("127.0.0.1", 0, 1) as door,
+        socket.create_connection(door.getsockname()),
+        door.accept()[0] as taken,
+    ):
+        assert taken.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
 
 
 async def test_a_caller_who_hangs_up_frees_the_place(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -75,6 +75,19 @@ async def test_a_stage_whose_threads_are_all_held_refuses(hanging: Hanging) -> N
     await made.aclose()
 
 
+@pytest.mark.parametrize("error", [StopIteration(), GeneratorExit()])
+async def test_what_no_future_carries_is_an_error(error: BaseException) -> None:
+    """Such as of a ``next`` that finds nothing: the query waited for ever."""
+
+    def fails(text: str, candidates: Sequence[Candidate]) -> list[float]:
+        raise error
+
+    made = CallableStage(CallableSettings(function="fails", k=3), fails)
+    with pytest.raises(RuntimeError, match=f"the function raised {type(error).__name__}"):
+        await run(made, 10)
+    await made.aclose()
+
+
 async def test_closing_does_not_wait_for_a_function(hanging: Hanging) -> None:
     """It is done while the function still runs; its threads end with it."""
     before = set(threading.enumerate())

@@ -51,9 +51,34 @@ def test_whatever_can_be_called_has_one() -> None:
             return len(query) + 1
 
     partial = functools.partial(_made(BASE), weight=3)
-    assert code_hash(partial) == code_hash(_made(BASE))
     assert len({code_hash(Counts()), code_hash(Counts().method), code_hash(partial)}) == 3
+    assert code_hash(functools.partial(_made(BASE))) == code_hash(_made(BASE))
     assert code_hash(len) == ""
+
+
+def _timed(function: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(function)
+    def timed(*args: Any) -> Any:
+        return function(*args)
+
+    return timed
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda n: functools.partial(_made(BASE), weight=n),
+        lambda n: functools.partial(functools.partial(_made(BASE), n), "found"),
+        lambda n: _timed(_made(BASE.replace("=2", f"={n}"))),
+        lambda n: functools.lru_cache(_made(BASE.replace("=2", f"={n}"))),
+        lambda n: _made(BASE.replace("weight=2", f"*, weight={n}")),
+    ],
+    ids=["partial", "partial of a partial", "decorated", "remembering", "keyword only"],
+)
+def test_what_a_function_is_made_of_counts(make: Callable[[int], Any]) -> None:
+    """Answers that another one ranked were served from the cache."""
+    assert code_hash(make(2)) == code_hash(make(2)) != ""
+    assert code_hash(make(2)) != code_hash(make(3))
 
 
 def test_it_is_the_same_in_another_process() -> None:

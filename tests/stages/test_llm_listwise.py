@@ -299,6 +299,7 @@ def test_identity_changes_with_the_prompt_and_model_not_with_limits() -> None:
         ({"min_score": 0.5}, "without scores"),
         ({"base_url": "http://example.com/v1"}, "https"),
         ({"base_url": "ftp://127.0.0.1"}, "https"),
+        ({"base_url": "https://127.0.0.1:99999/v1"}, "https"),
         ({"model": ""}, "at least 1"),
         ({"modle": "x"}, "Extra inputs"),
         ({"site_title": "a\nb"}, "header"),

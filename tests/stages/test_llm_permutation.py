@@ -2,6 +2,7 @@
 
 import json
 import os
+import time
 from collections import Counter
 from pathlib import Path
 
@@ -121,6 +122,13 @@ def test_repair_counts_what_it_did(
 def test_hostile_json_is_only_malformed(answer: str) -> None:
     """Endless nesting and endless integers are read as naming nothing valid."""
     assert read_permutation(answer, 5).status == "malformed"
+
+
+def test_endless_thoughts_take_no_time() -> None:
+    """The event loop waits for it: a model stuck on a tag held all queries for a minute."""
+    began = time.perf_counter()
+    assert without_thoughts("x" + "<think>" * 50_000) == "x"
+    assert time.perf_counter() - began < 5
 
 
 @pytest.mark.skipif(not RESPONSES.exists(), reason="the list-wise responses are not at hand")

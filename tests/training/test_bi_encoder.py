@@ -40,6 +40,22 @@ def test_cosines_move_toward_the_teachers_scores(
     assert np.allclose(np.linalg.norm(vectors, axis=1), 1.0, atol=1e-2)
 
 
+def test_what_was_not_measured_is_said(
+    tmp_path: Path, tiny_bi: str, pairs: Pairs, quick: TrainSettings
+) -> None:
+    """With one query there is nothing to set aside."""
+    alone = [replace(pair, query="alone", score=i % 2) for i, pair in enumerate(pairs[:40])]
+    report = train_bi_encoder(
+        from_pairs(alone, scale="probability"),
+        RunOptions(output=tmp_path / "m"),
+        base=tiny_bi,
+        settings=quick,
+    )
+    assert report.rows["dev"] == 0
+    assert "nothing was measured" in " ".join(report.notes)
+    assert "nothing was measured" in (tmp_path / "m" / "README.md").read_text()
+
+
 def test_margins_move_toward_the_teachers_margins(
     tmp_path: Path, tiny_bi: str, pairs: Pairs, quick: TrainSettings
 ) -> None:

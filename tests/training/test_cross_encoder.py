@@ -68,9 +68,12 @@ def test_a_resumed_run_ends_with_the_same_weights(
             settings=replace(settings, max_steps=7),
         )
     assert not parts.exists()
-    train_cross_encoder(
+    (last,) = (tmp_path / "parts.checkpoints").glob("checkpoint-7/complete")
+    last.write_text("3600")  # as if the first leg had taken an hour
+    report = train_cross_encoder(
         pairs, RunOptions(output=parts, resume=True), base=tiny_base, settings=settings
     )
+    assert report.seconds > 3600
     first, second = (load_file(path / "model.safetensors") for path in (whole, parts))
     assert first.keys() == second.keys()
     assert all(np.array_equal(first[name], second[name]) for name in first)

@@ -10,7 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from funnel.training import LabelledPair
+from funnel.errors import ConfigError
+from funnel.training import LabelledPair, RunOptions, TrainSettings
+from funnel.training.session import check_place
 
 _LONG = ["--epochs", "2000", "--evaluations", "500", "--precision", "fp32"]
 
@@ -21,13 +23,17 @@ _LONG = ["--epochs", "2000", "--evaluations", "500", "--precision", "fp32"]
 def test_a_signal_stops_with_a_checkpoint_to_resume_from(
     tmp_path: Path, tiny_base: str, pairs: list[LabelledPair], number: signal.Signals
 ) -> None:
-    """Exit code 1 and one sentence that says how to go on; no output is written."""
+    """Exit code 1 and one sentence that says how to go on; no output is written.
+
+    While it runs, no other run may have its output.
+    """
+    output = tmp_path / "m"
     data = tmp_path / "pairs.jsonl"
     rows = [{"query": p.query, "document": p.document, "label": p.score} for p in pairs]
     data.write_text("".join(json.dumps(row) + "\n" for row in rows))
     command = [sys.executable, "-m", "funnel", "train", "cross-encoder", str(data), *_LONG]
     running = subprocess.Popen(
-        [*command, "--base", tiny_base, "-o", str(tmp_path / "m")],
+        [*command, "--base", tiny_base, "-o", str(output)],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
@@ -35,14 +41,21 @@ def test_a_signal_stops_with_a_checkpoint_to_resume_from(
     )
     try:
         _wait_for_checkpoint(tmp_path, running)
+        for options in (
+            RunOptions(output=output, overwrite=True),
+            RunOptions(output=output, resume=True),
+        ):
+            with pytest.raises(ConfigError, match="another run is training .*wait for it"):
+                check_place(tiny_base, TrainSettings(), options)
         running.send_signal(number)
         _, said = running.communicate(timeout=60)
     finally:
         running.kill()
     assert running.returncode == 1, said
     assert "--resume" in said and "Traceback" not in said
-    assert not (tmp_path / "m").exists()
+    assert not output.exists()
     assert list((tmp_path / "m.checkpoints").glob("checkpoint-*/complete"))
+    check_place(tiny_base, TrainSettings(), RunOptions(output=output, resume=True))
 
 
 def _wait_for_checkpoint(folder: Path, running: "subprocess.Popen[str]") -> None:
