@@ -19,12 +19,14 @@ from funnel.evaluation.metrics import PerQuery, mean, per_query
 from funnel.indexing.corpus import Corpus, Row
 from funnel.log import get_logger
 from funnel.progress import bar
+from funnel.stages.cross_encoder import CrossEncoderSettings
 
 if TYPE_CHECKING:
     from funnel.engine import Funnel
     from funnel.index import IndexReport
     from funnel.result import FunnelResult
     from funnel.settings import FunnelSettings
+    from funnel.stages.base import StageSettings
     from funnel.types import StageTrace
 
 log = get_logger(__name__)
@@ -134,11 +136,13 @@ def evaluation_settings(
 
     The collection's name holds the dataset's name and a hash of its corpus, the embedder and the
     index settings, so that nothing of the operator's is overwritten and another corpus or encoder
-    gets another collection. There is no cache, and no deadline unless one is given.
+    gets another collection. There is no cache, no scores are remembered, and there is no deadline
+    unless one is given.
     """
     return base.model_copy(
         update={
             "collection": _collection(base, dataset),
+            "stages": tuple(_forgetful(stage) for stage in base.stages),
             "cache": None,
             "deadline_ms": deadline_ms,
             "scope_field": None,
@@ -255,6 +259,13 @@ def answer_all(
 def percentile(values: Sequence[float], percent: float) -> float:
     """The percentile with linear interpolation, 0 of nothing."""
     return float(np.percentile(values, percent)) if values else 0.0
+
+
+def _forgetful(stage: "StageSettings") -> "StageSettings":
+    """A tuning asks the same several times, and remembered scores would take no time."""
+    if isinstance(stage, CrossEncoderSettings):
+        return stage.model_copy(update={"score_cache_mb": 0})
+    return stage
 
 
 def _judged(

@@ -113,6 +113,14 @@ def test_settings_for_measuring_leave_the_operators_things_alone(dataset: Datase
     assert evaluation_settings(base, dataset, deadline_ms=9).deadline_ms == 9
 
 
+def test_measuring_remembers_no_scores(dataset: Dataset) -> None:
+    """A tuning asks the same queries several times: what was remembered would take no time."""
+    reranker = {"kind": "cross_encoder", "model": "embedded:duplicate", "score_cache_mb": 64}
+    base = settings(stages=[{"kind": "bm25", "k": 4}, {**reranker, "k": 2}])
+    measured = evaluation_settings(base, dataset).stages[1]
+    assert measured == base.stages[1].model_copy(update={"score_cache_mb": 0})
+
+
 def test_wordless_documents_are_left_out_with_a_warning(tmp_path: Path) -> None:
     """Published collections hold empty documents; they cannot be found, and that is said."""
     corpus = [*CORPUS, {"_id": "empty", "title": "", "text": " "}]
