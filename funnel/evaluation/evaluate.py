@@ -18,6 +18,7 @@ from funnel.evaluation.beir import Dataset
 from funnel.evaluation.metrics import PerQuery, mean, per_query
 from funnel.indexing.corpus import Corpus, Row
 from funnel.log import get_logger
+from funnel.models.representations import shared_representations
 from funnel.progress import bar
 from funnel.stages.cross_encoder import CrossEncoderSettings
 
@@ -243,11 +244,16 @@ def answer_all(
     overrides: Mapping[str, Mapping[str, Any]] | None = None,
     progress: bool = False,
 ) -> dict[str, "FunnelResult"]:
-    """Answer queries one after another, after one that warms up models and connections."""
+    """Answer queries one after another, after one that warms up models and connections.
+
+    Encoders have forgotten all texts when the first is asked, whatever ran before: how many
+    documents' vectors are known decides how long a stage takes.
+    """
     if not queries:
         return {}
     first = next(iter(queries.values()))
     funnel.run(first, overrides=overrides, cache=False)
+    shared_representations().clear()
     results = {}
     with bar("queries", len(queries), enabled=progress) as advance:
         for query_id, text in queries.items():

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -79,7 +80,7 @@ def test_equal_scores_fall_to_the_order_that_comes_in(tmp_path: Path) -> None:
     data = load_beir(beir_folder(tmp_path / "few"))
     last = {"kind": "callable", "name": "same", "function": "same", "k": 3}
     base = folders.settings(stages=[{"kind": "hybrid", "k": 5}, {**STAGES[2], "k": 5}, last])
-    functions = {"short": shortest, "same": lambda _, found: [1.0] * len(found)}
+    functions: dict[str, Any] = {"short": shortest, "same": lambda _, found: [1.0] * len(found)}
     with funnel_over(data, base, **functions) as funnel:
         index_dataset(funnel, data)
         run = deep_run(funnel, data.queries, 5)
