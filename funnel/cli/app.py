@@ -4,6 +4,10 @@ Exit codes: 0 fine, 1 failed, 2 usage or configuration.
 """
 
 import atexit
+import codecs
+import errno
+import io
+import json
 import logging
 import os
 import sys
@@ -27,6 +31,7 @@ from funnel.cli.tune import tune
 from funnel.errors import ConfigError, FunnelError, InputError
 
 FAILED, USAGE = 1, 2
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 
 app = typer.Typer(
     name="funnel",
@@ -88,22 +93,41 @@ def main() -> None:
     objects are destroyed around them, have been seen to abort a process whose work was done.
     """
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    ending = _Ending()
+    escape_unprintable()
+    ending = Ending()
     atexit.register(ending)  # the first to be registered is the last to run
     ending.code = run()
 
 
-class _Ending:
+def escape_unprintable() -> None:
+    r"""Print what standard output's encoding has no bytes for as JSON escapes it: ``\u2192``.
+
+    So ``--json`` stays JSON also where the locale is not UTF-8.
+    """
+    codecs.register_error("funnel.escape", _escaped)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="funnel.escape")
+
+
+def _escaped(error: UnicodeError) -> tuple[str, int]:
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    return json.dumps(error.object[error.start : error.end])[1:-1], error.end
+
+
+class Ending:
     """Ends the process with ``code`` when Python has tidied up."""
 
     code = FAILED
 
     def __call__(self) -> None:
-        try:
-            sys.stdout.flush()
-            sys.stderr.flush()
-        except OSError:  # nobody reads any more
-            self.code = self.code or FAILED
+        """Flush what was printed, and go."""
+        for stream in (sys.stdout, sys.stderr):
+            try:
+                if stream is not None:  # it is where the process was started with it closed
+                    stream.flush()
+            except OSError:  # nobody reads any more
+                self.code = self.code or FAILED
         os._exit(self.code)
 
 
@@ -112,13 +136,22 @@ def run() -> int:
     try:
         app()
     except FunnelError as error:
-        # No markup: it would take 'retrieval-funnel[openvino]' for a style, and drop it.
-        Console(stderr=True, highlight=False, soft_wrap=True).print(
-            Text("error:", style="bold red"), Text(str(error))
-        )
+        _say(str(error))
         return USAGE if isinstance(error, ConfigError | InputError) else FAILED
+    except OSError as error:
+        if error.errno not in _NO_ROOM:
+            raise
+        _say(f"{error.filename or 'the output'} cannot be written ({error.strerror}); make room")
+        return FAILED
     except KeyboardInterrupt:
         return 130
     except SystemExit as ended:
         return ended.code if isinstance(ended.code, int) else FAILED if ended.code else 0
     return 0
+
+
+def _say(message: str) -> None:
+    # No markup: it would take 'retrieval-funnel[openvino]' for a style, and drop it.
+    Console(stderr=True, highlight=False, soft_wrap=True).print(
+        Text("error:", style="bold red"), Text(message)
+    )
