@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from funnel.cli.app import configure_logging
 from funnel.cli.eval import eval_
-from funnel.errors import ConfigError, CorpusError, StageError
+from funnel.errors import ConfigError, CorpusError, InputError, StageError
 from funnel.evaluation.beir import Dataset, load_beir
 from funnel.evaluation.evaluate import Evaluation, evaluate, evaluation_settings, index_dataset
 from funnel.evaluation.report import write_files
@@ -90,6 +90,16 @@ def test_written_runs_give_trec_eval_the_same_figures(dataset: Dataset, tmp_path
     assert details["stages"][1]["per_query"]["q1"]["mrr@10"] == 1.0
     low, high = details["stages"][0]["interval95"]["ndcg@10"]
     assert low <= details["stages"][0]["metrics"]["ndcg@10"] <= high
+
+
+def test_figures_are_kept_where_a_trec_run_cannot_be(tmp_path: Path) -> None:
+    """White space in an id shows only after the whole run, whose figures need no TREC run."""
+    corpus = [*CORPUS, {"_id": "d 6", "title": "", "text": "red apples"}]
+    evaluation = evaluated(load_beir(beir_folder(tmp_path / "tiny", corpus)))
+    with pytest.raises(InputError, match="'d 6'"):
+        write_files(evaluation, tmp_path)
+    written = json.loads((tmp_path / "evaluation.json").read_text())
+    assert written["metrics"] == evaluation.metrics
 
 
 def test_a_failing_reranker_is_counted(dataset: Dataset) -> None:
