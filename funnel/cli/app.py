@@ -11,6 +11,7 @@ import json
 import logging
 import os
 import sys
+from pathlib import Path
 from typing import Annotated
 
 import structlog
@@ -93,17 +94,22 @@ def main() -> None:
     objects are destroyed around them, have been seen to abort a process whose work was done.
     """
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    escape_unprintable()
-    ending = Ending()
+    prepare_output()
+    ending = _Ending()
     atexit.register(ending)  # the first to be registered is the last to run
     ending.code = run()
 
 
-def escape_unprintable() -> None:
-    r"""Print what standard output's encoding has no bytes for as JSON escapes it: ``\u2192``.
+def prepare_output() -> None:
+    r"""Make standard output take any text, and streams that were closed take any at all.
 
-    So ``--json`` stays JSON also where the locale is not UTF-8.
+    What its encoding has no bytes for is printed as JSON escapes it, ``\u2192``: so ``--json``
+    stays JSON also where the locale is not UTF-8.
     """
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # also lest the next file opened gets its number
+            nowhere = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115 - until the end
+            setattr(sys, name, nowhere)
     codecs.register_error("funnel.escape", _escaped)
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="funnel.escape")
@@ -115,19 +121,17 @@ def _escaped(error: UnicodeError) -> tuple[str, int]:
     return json.dumps(error.object[error.start : error.end])[1:-1], error.end
 
 
-class Ending:
+class _Ending:
     """Ends the process with ``code`` when Python has tidied up."""
 
     code = FAILED
 
     def __call__(self) -> None:
-        """Flush what was printed, and go."""
-        for stream in (sys.stdout, sys.stderr):
-            try:
-                if stream is not None:  # it is where the process was started with it closed
-                    stream.flush()
-            except OSError:  # nobody reads any more
-                self.code = self.code or FAILED
+        try:
+            sys.stdout.flush()
+            sys.stderr.flush()
+        except OSError:  # nobody reads any more
+            self.code = self.code or FAILED
         os._exit(self.code)
 
 
