@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from funnel.errors import InputError
 from funnel.evaluation.beir import Dataset
 from funnel.evaluation.metrics import PerQuery, mean, per_query
 from funnel.indexing.corpus import Corpus, Row
@@ -139,7 +140,15 @@ def evaluation_settings(
     index settings, so that nothing of the operator's is overwritten and another corpus or encoder
     gets another collection. There is no cache, no scores are remembered, and there is no deadline
     unless one is given.
+
+    Raises:
+        InputError: the deadline leaves no time for any stage.
     """
+    if deadline_ms is not None and deadline_ms <= base.reserve_ms:
+        raise InputError(
+            f"deadline_ms: got {deadline_ms:g}, expected more than reserve_ms "
+            f"({base.reserve_ms:g}), which is kept back: no stage could run"
+        )
     return base.model_copy(
         update={
             "collection": _collection(base, dataset),

@@ -120,7 +120,9 @@ def test_settings_for_measuring_leave_the_operators_things_alone(dataset: Datase
     assert (measuring.cache, measuring.deadline_ms) == (None, None)
     other = settings(models={"embedder": "other/model"})
     assert evaluation_settings(other, dataset).collection != measuring.collection
-    assert evaluation_settings(base, dataset, deadline_ms=9).deadline_ms == 9
+    assert evaluation_settings(base, dataset, deadline_ms=90).deadline_ms == 90
+    with pytest.raises(InputError, match=r"deadline_ms: got 9, .* reserve_ms \(10\)"):
+        evaluation_settings(base, dataset, deadline_ms=9)
 
 
 def test_measuring_remembers_no_scores(dataset: Dataset) -> None:
