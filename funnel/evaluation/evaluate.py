@@ -223,6 +223,7 @@ def evaluate(
     Raises:
         StageError: retrieval failed, or a stage whose ``on_error`` is ``raise``.
     """
+    _warn_of_nothing_relevant(dataset, level)
     results = answer_all(funnel, dataset.queries, progress=progress)
     last = len(funnel.stages) - 1
     return Evaluation(
@@ -274,6 +275,19 @@ def answer_all(
 def percentile(values: Sequence[float], percent: float) -> float:
     """The percentile with linear interpolation, 0 of nothing."""
     return float(np.percentile(values, percent)) if values else 0.0
+
+
+def _warn_of_nothing_relevant(dataset: Dataset, level: int) -> None:
+    """Such queries count 0 whatever is found, as in trec_eval; many of them mean a wrong level."""
+    nothing = sum(max(judged.values(), default=0) < level for judged in dataset.qrels.values())
+    if nothing:
+        log.warning(
+            "queries_without_relevant_documents",
+            count=nothing,
+            of=len(dataset.qrels),
+            level=level,
+            mend="they count 0 in MRR and recall; see --level and the qrels",
+        )
 
 
 def _forgetful(stage: "StageSettings") -> "StageSettings":

@@ -102,6 +102,16 @@ def test_figures_are_kept_where_a_trec_run_cannot_be(tmp_path: Path) -> None:
     assert written["metrics"] == evaluation.metrics
 
 
+def test_queries_that_nothing_can_answer_are_told(dataset: Dataset) -> None:
+    """A level above all grades would otherwise look like a funnel that finds nothing."""
+    with funnel_over(dataset, settings()) as funnel, capture_logs() as logs:
+        index_dataset(funnel, dataset)
+        evaluate(funnel, dataset)
+        evaluate(funnel, dataset, level=2)
+    said = [each for each in logs if each["event"] == "queries_without_relevant_documents"]
+    assert [(each["count"], each["of"], each["level"]) for each in said] == [(2, 3, 2)]
+
+
 def test_a_failing_reranker_is_counted(dataset: Dataset) -> None:
     """Skipped queries keep the order so far, are counted by reason, and give no times."""
 
