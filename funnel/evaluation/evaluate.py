@@ -285,7 +285,7 @@ def _warn_of_nothing_relevant(dataset: Dataset, level: int) -> None:
             "queries_without_relevant_documents",
             count=nothing,
             of=len(dataset.qrels),
-            level=level,
+            below_grade=level,
             mend="they count 0 in MRR and recall; see --level and the qrels",
         )
 

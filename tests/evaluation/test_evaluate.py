@@ -109,7 +109,7 @@ def test_queries_that_nothing_can_answer_are_told(dataset: Dataset) -> None:
         evaluate(funnel, dataset)
         evaluate(funnel, dataset, level=2)
     said = [each for each in logs if each["event"] == "queries_without_relevant_documents"]
-    assert [(each["count"], each["of"], each["level"]) for each in said] == [(2, 3, 2)]
+    assert [(each["count"], each["of"], each["below_grade"]) for each in said] == [(2, 3, 2)]
 
 
 def test_a_failing_reranker_is_counted(dataset: Dataset) -> None:
