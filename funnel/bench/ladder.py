@@ -25,6 +25,7 @@ from funnel.bench.load import (
 )
 from funnel.bench.rerank import device
 from funnel.engine import Funnel
+from funnel.errors import ConfigError
 from funnel.evaluation.beir import Dataset
 from funnel.evaluation.evaluate import index_dataset
 from funnel.evaluation.metrics import ndcg
@@ -143,6 +144,8 @@ async def _climb(
     full = await idle(ask, numbers)
     half = await idle(_asker(funnel, dataset, cache=False, depth=half_depth(plan.depth)), numbers)
     top = await capacity(ask, numbers * max(1, 80 // len(numbers)), callers=CALLERS)
+    for share in plan.shares:  # said now, not when its turn comes
+        _arrivals(plan, share * top)
     hits = await idle(_asker(funnel, dataset, cache=True), [0] * 21)
     target = TARGET_FACTOR * 1000 * float(np.percentile([a.latency_s for a in full], 99))
     quality = _quality(dataset)
@@ -184,10 +187,28 @@ async def _run(
     funnel: Funnel, ask: Ask, plan: LoadPlan, rate: float, queries: int
 ) -> list[Answered]:
     await asyncio.to_thread(funnel.purge_cache)
-    due = poisson(rate, plan.seconds, plan.seed, warm_up=plan.warm_up)
-    if plan.trace is not None:
-        due = stretched(plan.trace, rate)
+    due = _arrivals(plan, rate)
     return await open_loop(ask, due, zipf_queries(len(due), queries, plan.seed))
+
+
+def _arrivals(plan: LoadPlan, rate: float) -> list[float]:
+    """Due times at a rate.
+
+    Raises:
+        ConfigError: all of them are in the warm-up, so nothing would count.
+    """
+    if plan.trace is None:
+        due = poisson(rate, plan.seconds, plan.seed, warm_up=plan.warm_up)
+        mend = "raise --seconds"
+    else:
+        due = stretched(plan.trace, rate)
+        mend = f"the trace then lasts {due[-1]:.1f} s: take a longer one or lower --warm-up"
+    if not due or due[-1] < plan.warm_up:
+        raise ConfigError(
+            f"no request is due after the {plan.warm_up:g} s of warm-up at {rate:.2f} per second, "
+            f"expected at least one; {mend}"
+        )
+    return due
 
 
 def _median_ms(answers: Sequence[Answered]) -> float:

@@ -5,21 +5,50 @@ measured capacity leaves to each, and takes what it took alone. The same arrival
 in the measured run, so the difference is the simulation's error and not luck.
 """
 
-import json
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from funnel.bench.load import half_depth, poisson, stretched, zipf_queries
 from funnel.errors import ConfigError
 from funnel.models.pressure import Pressure, fitting_share
 from funnel.stages.cross_encoder import CrossEncoderSettings
 
-_NEEDED = ("capacity_per_s", "profile_ms", "half_depth_p50_ms", "hit_p50_ms", "target_ms")
 _MIN_DEPTH = CrossEncoderSettings.model_fields["min_depth"].default  # what the ladder runs with
+
+
+class _Row(BaseModel):
+    """A measured point; a time is None where requests failed."""
+
+    model_config = ConfigDict(allow_inf_nan=False)
+
+    share: float = Field(gt=0)
+    cache: bool
+    adapt: bool
+    p50_ms: float | None
+    p99_ms: float | None
+
+
+class _Report(BaseModel):
+    """What of the JSON of ``funnel bench load`` is read."""
+
+    model_config = ConfigDict(allow_inf_nan=False)
+
+    capacity_per_s: float = Field(gt=0)
+    profile_ms: list[Annotated[float, Field(gt=0)]] = Field(min_length=1)
+    half_depth_p50_ms: float = Field(gt=0)
+    hit_p50_ms: float = Field(ge=0)
+    target_ms: float = Field(gt=0)
+    depth: int = Field(default=100, ge=1)
+    warm_up_s: float = Field(default=0.0, ge=0)
+    seconds: float = Field(default=30.0, gt=0)
+    seed: int = Field(default=0, ge=0)
+    trace_s: list[float] | None = Field(default=None, min_length=2)
+    points: list[_Row] = []
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,33 +100,37 @@ class SimulatedPoint:
         return asdict(self)
 
 
-def read_profile(path: Path) -> tuple[Profile, list[Mapping[str, Any]]]:
+def read_profile(path: Path) -> tuple[Profile, list[_Row]]:
     """A profile and the measured points from the JSON of ``funnel bench load``.
 
     Raises:
         ConfigError: the file is missing or is no such JSON.
     """
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-        missing = [key for key in _NEEDED if key not in data]
-    except (OSError, ValueError, TypeError) as error:
+        data = _Report.model_validate_json(path.read_bytes())
+    except OSError as error:
         raise ConfigError(f"{path}: got {error}, expected the JSON of funnel bench load") from error
-    if missing:
-        raise ConfigError(f"{path}: lacks {', '.join(missing)}; make it with funnel bench load")
-    depth = data.get("depth", 100)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        place = ".".join(str(part) for part in first["loc"]) or "the file"
+        raise ConfigError(
+            f"{path}: {place}: got {first['input']!r:.40}; {first['msg']}; expected the JSON of "
+            "funnel bench load"
+        ) from error
+    half = data.half_depth_p50_ms / float(np.median(data.profile_ms))
     profile = Profile(
-        service=[each / 1000 for each in data["profile_ms"]],
-        capacity=data["capacity_per_s"],
-        fixed=_fixed(data["half_depth_p50_ms"] / float(np.median(data["profile_ms"])), depth),
-        least=min(1.0, _MIN_DEPTH / depth),
-        hit=data["hit_p50_ms"] / 1000,
-        target=data["target_ms"] / 1000,
-        warm_up=data.get("warm_up_s", 0.0),
-        seconds=data.get("seconds", 30.0),
-        seed=data.get("seed", 0),
-        trace=data.get("trace_s"),
+        service=[each / 1000 for each in data.profile_ms],
+        capacity=data.capacity_per_s,
+        fixed=_fixed(half, data.depth),
+        least=min(1.0, _MIN_DEPTH / data.depth),
+        hit=data.hit_p50_ms / 1000,
+        target=data.target_ms / 1000,
+        warm_up=data.warm_up_s,
+        seconds=data.seconds,
+        seed=data.seed,
+        trace=data.trace_s,
     )
-    return profile, data.get("points", [])
+    return profile, data.points
 
 
 def _fixed(time: float, depth: int) -> float:
@@ -172,7 +205,7 @@ def simulate(path: Path, shares: Sequence[float]) -> list[SimulatedPoint]:
     """
     profile, measured = read_profile(path)
     points = [_compared(profile, row) for row in measured]
-    known = {row["share"] for row in measured}
+    known = {row.share for row in measured}
     extra = [share for share in shares if share not in known]
     points += [
         simulate_point(profile, share, adapt=adapt) for share in extra for adapt in (False, True)
@@ -180,10 +213,15 @@ def simulate(path: Path, shares: Sequence[float]) -> list[SimulatedPoint]:
     return points
 
 
-def _compared(profile: Profile, row: Mapping[str, Any]) -> SimulatedPoint:
-    point = simulate_point(profile, row["share"], cache=row["cache"], adapt=row["adapt"])
-    plain = point.to_dict()
-    for name in ("p50", "p99"):  # no time was measured where requests failed
-        measured = row[f"{name}_ms"]
-        plain[f"{name}_error"] = measured and plain[f"{name}_ms"] / measured - 1
-    return SimulatedPoint(**plain)
+def _compared(profile: Profile, row: _Row) -> SimulatedPoint:
+    point = simulate_point(profile, row.share, cache=row.cache, adapt=row.adapt)
+    return replace(
+        point,
+        p50_error=_error(point.p50_ms, row.p50_ms),
+        p99_error=_error(point.p99_ms, row.p99_ms),
+    )
+
+
+def _error(simulated_ms: float, measured_ms: float | None) -> float | None:
+    """Relative to what was measured; None if no time was, as requests failed."""
+    return simulated_ms / measured_ms - 1 if measured_ms else None

@@ -4,9 +4,14 @@ Exit codes: 0 fine, 1 failed, 2 usage or configuration.
 """
 
 import atexit
+import codecs
+import errno
+import io
+import json
 import logging
 import os
 import sys
+from pathlib import Path
 from typing import Annotated
 
 import structlog
@@ -27,6 +32,7 @@ from funnel.cli.tune import tune
 from funnel.errors import ConfigError, FunnelError, InputError
 
 FAILED, USAGE = 1, 2
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 
 app = typer.Typer(
     name="funnel",
@@ -88,9 +94,31 @@ def main() -> None:
     objects are destroyed around them, have been seen to abort a process whose work was done.
     """
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    prepare_output()
     ending = _Ending()
     atexit.register(ending)  # the first to be registered is the last to run
     ending.code = run()
+
+
+def prepare_output() -> None:
+    r"""Make standard output take any text, and streams that were closed take any at all.
+
+    What its encoding has no bytes for is printed as JSON escapes it, ``\u2192``: so ``--json``
+    stays JSON also where the locale is not UTF-8.
+    """
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # also lest the next file opened gets its number
+            nowhere = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115 - until the end
+            setattr(sys, name, nowhere)
+    codecs.register_error("funnel.escape", _escaped)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="funnel.escape")
+
+
+def _escaped(error: UnicodeError) -> tuple[str, int]:
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    return json.dumps(error.object[error.start : error.end])[1:-1], error.end
 
 
 class _Ending:
@@ -112,13 +140,22 @@ def run() -> int:
     try:
         app()
     except FunnelError as error:
-        # No markup: it would take 'retrieval-funnel[openvino]' for a style, and drop it.
-        Console(stderr=True, highlight=False, soft_wrap=True).print(
-            Text("error:", style="bold red"), Text(str(error))
-        )
+        _say(str(error))
         return USAGE if isinstance(error, ConfigError | InputError) else FAILED
+    except OSError as error:
+        if error.errno not in _NO_ROOM:
+            raise
+        _say(f"{error.filename or 'the output'} cannot be written ({error.strerror}); make room")
+        return FAILED
     except KeyboardInterrupt:
         return 130
     except SystemExit as ended:
         return ended.code if isinstance(ended.code, int) else FAILED if ended.code else 0
     return 0
+
+
+def _say(message: str) -> None:
+    # No markup: it would take 'retrieval-funnel[openvino]' for a style, and drop it.
+    Console(stderr=True, highlight=False, soft_wrap=True).print(
+        Text("error:", style="bold red"), Text(message)
+    )

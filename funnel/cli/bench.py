@@ -22,6 +22,9 @@ SPLIT = Annotated[str, typer.Option(help="Which judgements: qrels/SPLIT.tsv.")]
 LIMIT = Annotated[int | None, typer.Option(min=1, help="Only the first so many judged queries.")]
 DEPTH = Annotated[int, typer.Option(min=1, help="Candidates of each query.")]
 
+_MAX_SHARE = 100
+"""Far beyond any overload worth measuring; the arrivals of a run are made before it."""
+
 
 @bench_app.command()
 def rerank(
@@ -88,9 +91,9 @@ def load(
     limit: LIMIT = None,
     depth: DEPTH = 100,
     rates: Annotated[str, typer.Option(help="Shares of capacity.")] = "0.5,0.8,1.0,1.36",
-    seconds: Annotated[float, typer.Option(min=1, help="Length of each run.")] = 30.0,
+    seconds: Annotated[float, typer.Option(min=1, max=86_400, help="Length of each run.")] = 30.0,
     warm_up: Annotated[
-        float, typer.Option(min=0, help="Seconds before that, which do not count.")
+        float, typer.Option(min=0, max=86_400, help="Seconds before that, which do not count.")
     ] = 15.0,
     cache: Annotated[bool, typer.Option(help="Also with the cache.")] = True,
     seed: Annotated[int, typer.Option(help="Of arrivals and questions.")] = 0,
@@ -154,9 +157,10 @@ def _shares(text: str) -> list[float]:
         shares = [float(part) for part in text.split(",")]
     except ValueError:
         shares = []
-    if not shares or min(shares) <= 0:
+    if not shares or not all(0 < share <= _MAX_SHARE for share in shares):
         raise typer.BadParameter(
-            f"got {text!r}, expected positive numbers with commas", param_hint="--rates"
+            f"got {text!r}, expected numbers above 0, at most {_MAX_SHARE}, with commas",
+            param_hint="--rates",
         )
     return shares
 

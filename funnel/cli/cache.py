@@ -1,9 +1,12 @@
 """``funnel cache``: measure hit rates on a log, calibrate, look inside, purge."""
 
+import asyncio
 import json
 import math
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -11,6 +14,10 @@ from rich.text import Text
 
 from funnel.cli.options import CONFIG, JSON_OUT, config_path, open_funnel
 from funnel.errors import ConfigError, InputError
+
+if TYPE_CHECKING:
+    from funnel.cache.base import QueryCache
+    from funnel.settings import FunnelSettings
 
 _LIVE_COUNTERS = (
     "in the serving process: funnel.cache_stats(), or Prometheus with cache.metrics: true"
@@ -119,8 +126,7 @@ def stats(config: CONFIG = None, json_out: JSON_OUT = False) -> None:
     """
     from funnel.cache.report import seen_from_outside
 
-    with open_funnel(config) as funnel:
-        report = seen_from_outside(funnel.cache_stats())
+    report = seen_from_outside(asyncio.run(_stats(_settings(config))))
     _print({**report, "live_counters": _LIVE_COUNTERS}, json_out, _show_gauges)
 
 
@@ -172,15 +178,50 @@ def purge(
         raise InputError("--k and --filter say how a query was asked; they go with --query")
     if not yes and not json_out:
         typer.confirm(f"Drop {_what(scope, query)}?", abort=True)
-    with open_funnel(config) as funnel:
-        if funnel.settings.cache is None:
-            raise ConfigError(f"{config_path(config)}: it has no cache: block; nothing to purge")
-        if query is None:
-            count = funnel.purge_cache(scope=scope)
-        else:
-            where = parse_filters(filters)
+    settings = _settings(config)
+    if settings.cache is None:
+        raise ConfigError(f"{config_path(config)}: it has no cache: block; nothing to purge")
+    if query is None:
+        count = asyncio.run(_purged(settings, scope))
+    else:
+        where = parse_filters(filters)
+        with open_funnel(config) as funnel:
             count = int(funnel.forget_cached(query, k=k, filters=where, scope=scope))
     _print({"purged": count, "scope": scope, "query": query}, json_out, _say_purged)
+
+
+def _settings(config: Path | None) -> "FunnelSettings":
+    from funnel.settings import FunnelSettings
+
+    return FunnelSettings.from_yaml(config_path(config))
+
+
+async def _stats(settings: "FunnelSettings") -> Mapping[str, Any]:
+    async with _alone(settings) as cache:
+        await cache.start()
+        return await cache.stats()
+
+
+async def _purged(settings: "FunnelSettings", scope: str | None) -> int:
+    from funnel.cache.semantic import SemanticCache
+
+    async with _alone(settings) as cache:
+        if isinstance(cache, SemanticCache):
+            await cache.connect()  # no model is needed for it
+        return await cache.purge(scope=scope)
+
+
+@asynccontextmanager
+async def _alone(settings: "FunnelSettings") -> "AsyncIterator[QueryCache]":
+    """The cache without the funnel: a service may hold the local index, or Qdrant be away."""
+    from funnel.cache.factory import build_cache
+    from funnel.models.pool import ModelPool
+
+    cache = build_cache(settings.cache, ModelPool.shared(), settings.models.embedder)
+    try:
+        yield cache
+    finally:
+        await cache.aclose()
 
 
 def _what(scope: str | None, query: str | None) -> str:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from funnel.errors import StageError
 from funnel.evaluation.evaluate import answer_all
 from funnel.log import get_logger
+from funnel.models.representations import shared_representations
 from funnel.progress import bar
 from funnel.stages.hybrid import LEAST_PREFETCH, HybridSettings
 
@@ -93,11 +94,15 @@ def shallower_runs(
     *,
     progress: bool = False,
 ) -> list[DeepQuery]:
-    """Answer some queries with shorter lists, to see how times and costs grow with length."""
+    """Answer some queries with shorter lists, to see how times and costs grow with length.
+
+    Each size begins where the deep run began: with no document's vectors known.
+    """
     recorded = []
     with bar("shorter lists", len(sizes) * len(queries), enabled=progress) as advance:
         for size in sizes:
             overrides = deep_overrides(funnel, size, depth)
+            shared_representations().clear()
             for text in queries.values():
                 result = funnel.run(text, overrides=overrides, cache=False)
                 recorded += [] if result.degraded else [_recorded(result)]

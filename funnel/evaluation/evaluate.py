@@ -14,17 +14,21 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from funnel.errors import InputError
 from funnel.evaluation.beir import Dataset
 from funnel.evaluation.metrics import PerQuery, mean, per_query
 from funnel.indexing.corpus import Corpus, Row
 from funnel.log import get_logger
+from funnel.models.representations import shared_representations
 from funnel.progress import bar
+from funnel.stages.cross_encoder import CrossEncoderSettings
 
 if TYPE_CHECKING:
     from funnel.engine import Funnel
     from funnel.index import IndexReport
     from funnel.result import FunnelResult
     from funnel.settings import FunnelSettings
+    from funnel.stages.base import StageSettings
     from funnel.types import StageTrace
 
 log = get_logger(__name__)
@@ -134,11 +138,21 @@ def evaluation_settings(
 
     The collection's name holds the dataset's name and a hash of its corpus, the embedder and the
     index settings, so that nothing of the operator's is overwritten and another corpus or encoder
-    gets another collection. There is no cache, and no deadline unless one is given.
+    gets another collection. There is no cache, no scores are remembered, and there is no deadline
+    unless one is given.
+
+    Raises:
+        InputError: the deadline leaves no time for any stage.
     """
+    if deadline_ms is not None and deadline_ms <= base.reserve_ms:
+        raise InputError(
+            f"deadline_ms: got {deadline_ms:g}, expected more than reserve_ms "
+            f"({base.reserve_ms:g}), which is kept back: no stage could run"
+        )
     return base.model_copy(
         update={
             "collection": _collection(base, dataset),
+            "stages": tuple(_forgetful(stage) for stage in base.stages),
             "cache": None,
             "deadline_ms": deadline_ms,
             "scope_field": None,
@@ -209,6 +223,7 @@ def evaluate(
     Raises:
         StageError: retrieval failed, or a stage whose ``on_error`` is ``raise``.
     """
+    _warn_of_nothing_relevant(dataset, level)
     results = answer_all(funnel, dataset.queries, progress=progress)
     last = len(funnel.stages) - 1
     return Evaluation(
@@ -239,11 +254,16 @@ def answer_all(
     overrides: Mapping[str, Mapping[str, Any]] | None = None,
     progress: bool = False,
 ) -> dict[str, "FunnelResult"]:
-    """Answer queries one after another, after one that warms up models and connections."""
+    """Answer queries one after another, after one that warms up models and connections.
+
+    Encoders have forgotten all texts when the first is asked, whatever ran before: how many
+    documents' vectors are known decides how long a stage takes.
+    """
     if not queries:
         return {}
     first = next(iter(queries.values()))
     funnel.run(first, overrides=overrides, cache=False)
+    shared_representations().clear()
     results = {}
     with bar("queries", len(queries), enabled=progress) as advance:
         for query_id, text in queries.items():
@@ -255,6 +275,26 @@ def answer_all(
 def percentile(values: Sequence[float], percent: float) -> float:
     """The percentile with linear interpolation, 0 of nothing."""
     return float(np.percentile(values, percent)) if values else 0.0
+
+
+def _warn_of_nothing_relevant(dataset: Dataset, level: int) -> None:
+    """Such queries count 0 whatever is found, as in trec_eval; many of them mean a wrong level."""
+    nothing = sum(max(judged.values(), default=0) < level for judged in dataset.qrels.values())
+    if nothing:
+        log.warning(
+            "queries_without_relevant_documents",
+            count=nothing,
+            of=len(dataset.qrels),
+            below_grade=level,
+            mend="they count 0 in MRR and recall; see --level and the qrels",
+        )
+
+
+def _forgetful(stage: "StageSettings") -> "StageSettings":
+    """A tuning asks the same several times, and remembered scores would take no time."""
+    if isinstance(stage, CrossEncoderSettings):
+        return stage.model_copy(update={"score_cache_mb": 0})
+    return stage
 
 
 def _judged(

@@ -37,18 +37,19 @@ def show(evaluation: Evaluation, console: Console) -> None:
 
 
 def write_files(evaluation: Evaluation, folder: Path) -> list[Path]:
-    """Write a TREC run for each stage, and everything measured as ``evaluation.json``.
+    """Write everything measured as ``evaluation.json``, and a TREC run for each stage.
 
     Raises:
-        InputError: an id holds white space, which TREC runs cannot carry.
+        InputError: an id holds white space, which TREC runs cannot carry; the figures are written.
     """
+    folder.mkdir(parents=True, exist_ok=True)
+    details = folder / "evaluation.json"
+    details.write_text(json.dumps(_details(evaluation), indent=1), encoding="utf-8")
     written = []
     for place, stage in enumerate(evaluation.stages, start=1):
         path = folder / f"{place}-{_file_name(stage.name)}.run"
         write_run(path, stage.rankings, tag=f"funnel-{evaluation.config_hash}-{place}")
         written.append(path)
-    details = folder / "evaluation.json"
-    details.write_text(json.dumps(_details(evaluation), indent=1), encoding="utf-8")
     return [*written, details]
 
 

@@ -118,12 +118,15 @@ def simulate(query: DeepQuery, plan: Plan, stages: Sequence[Policy]) -> Outcome:
 def _seen(stage: DeepStage, order: Sequence[str], size: int, policy: Policy) -> tuple[str, ...]:
     """The stage's order of the candidates that reach it and, with ``early_stop``, are scored.
 
-    Those that it did not read in the deep run, which happens only to stages with a limit, follow
-    in their prior order.
+    Equal scores fall to the prior order, as in the engine. Those that it did not read in the deep
+    run, which happens only to stages with a limit, follow in their prior order.
     """
     order = order[: policy.limit]
     reach = dict.fromkeys(order[: _scored(stage, order, size, policy)])
     ranked = [doc_id for doc_id in stage.ranking if doc_id in reach]
+    if all(doc_id in stage.scores for doc_id in ranked):
+        place = {doc_id: place for place, doc_id in enumerate(reach)}
+        ranked.sort(key=lambda doc_id: (-stage.scores[doc_id], place[doc_id]))
     if policy.limit is None or len(ranked) == len(reach):
         return tuple(ranked)
     known = set(ranked)

@@ -238,11 +238,14 @@ class _Lines:
 def _lines(
     funnel: "Funnel", dataset: Dataset, run: DeepRun, depth: int, *, progress: bool
 ) -> _Lines:
-    """Fit them to the deep run and to a few queries with shorter lists."""
+    """Fit them to the first queries, in the deep run and with shorter lists.
+
+    To the same queries in the same order, as what is known of documents then is the same, too.
+    """
     final = funnel.settings.stages[-1].k
     sizes = sorted({final, round(math.sqrt(final * depth))} - {depth})
     timed = {name: dataset.queries[name] for name in list(run.queries)[:_TIMED_QUERIES]}
-    measured = [*run.queries.values()]
+    measured = [run.queries[name] for name in timed]
     measured += shallower_runs(funnel, timed, sizes, depth, progress=progress)
     places = range(len(funnel.stages))
     return _Lines(

@@ -56,7 +56,7 @@ def check_backend(backend: str) -> None:
     known = get_args(Backend)
     if backend not in known:
         raise ConfigError(
-            f"unknown backend {backend!r}{suggestion(backend, known)} known: {', '.join(known)}"
+            f"unknown backend {backend!r}{suggestion(backend, known)}; known: {', '.join(known)}"
         )
 
 

@@ -98,6 +98,12 @@ class RepresentationCache:
                 self._drop(next(iter(self._kept)))
         return _widened(kept)
 
+    def clear(self) -> None:
+        """Forget all texts."""
+        with self._lock:
+            self._kept.clear()
+            self._bytes = 0
+
     def _drop(self, key: bytes) -> None:
         kept = self._kept.pop(key, None)
         if kept is not None:

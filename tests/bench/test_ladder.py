@@ -9,6 +9,7 @@ from rich.console import Console
 from funnel.bench.ladder import LoadPlan, bench_load
 from funnel.bench.simulate import simulate
 from funnel.bench.tables import show_load, show_simulation
+from funnel.errors import ConfigError
 from funnel.evaluation.beir import load_beir
 from funnel.models.source import EMBEDDED_ENCODER
 from tests.models.tiny import WORDS, save_cross_encoder
@@ -78,3 +79,13 @@ def test_a_shallow_funnel_is_measured_too(
     show_load(report, Console())
     show_simulation(points, Console())
     assert "200%" in capsys.readouterr().out
+
+
+def test_a_trace_that_ends_in_the_warm_up_is_said_before_the_ladder(tmp_path: Path) -> None:
+    """With how long it lasts at that rate; --seconds would change nothing."""
+    (tmp_path / "model").mkdir()
+    model = save_cross_encoder(tmp_path / "model")
+    dataset = load_beir(_toy(tmp_path / "toy"), "test")
+    plan = LoadPlan(shares=(1e-3, 1.0), depth=5, caches=(False,), warm_up=60.0, trace=[0.0, 1.0])
+    with pytest.raises(ConfigError, match=r"trace then lasts .* lower --warm-up"):
+        bench_load(dataset, str(model), EMBEDDED_ENCODER, plan)

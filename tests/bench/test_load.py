@@ -199,7 +199,20 @@ def test_what_is_fixed_follows_from_what_half_the_depth_takes(
     assert read_profile(file)[0].fixed == pytest.approx(fixed)
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{}", '{"capacity_per_s": 1}'])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "[]",
+        "{}",
+        '{"capacity_per_s": 1}',
+        json.dumps(_report([]) | {"profile_ms": []}),
+        json.dumps(_report([]) | {"capacity_per_s": 0}),
+        json.dumps(_report([]) | {"target_ms": "soon"}),
+        json.dumps(_report([]) | {"seconds": float("inf")}),
+        json.dumps(_report([{"share": 0.5}])),
+    ],
+)
 def test_a_file_of_another_kind_is_refused(tmp_path: Path, text: str) -> None:
     """It says how to make one."""
     (tmp_path / "x.json").write_text(text)
@@ -282,6 +295,15 @@ def test_a_measured_time_without_end_has_no_error(tmp_path: Path) -> None:
     (point,) = simulate(file, [0.5])
     assert point.p50_error is not None
     assert point.p99_error is None
+
+
+@pytest.mark.parametrize(
+    "option", [("--rates", "inf"), ("--rates", "0.5,nan"), ("--rates", "1e9"), ("--seconds", "inf")]
+)
+def test_a_load_without_end_is_refused(tmp_path: Path, option: tuple[str, str]) -> None:
+    """Its arrivals would fill the memory."""
+    done = CliRunner().invoke(bench_app, ["load", "--data", str(tmp_path), *option])
+    assert (done.exit_code, type(done.exception)) == (2, SystemExit)
 
 
 @pytest.mark.parametrize("name", ["load.jpg", "afile/load.png"])

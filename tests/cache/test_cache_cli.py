@@ -122,6 +122,17 @@ def test_stats_explain_and_purge(config: Path) -> None:
         _run("purge", "--k", 3, "-c", config, "--json")
 
 
+def test_stats_and_purge_work_beside_a_service(tmp_path: Path, config: Path) -> None:
+    """The local index belongs to the service; what it has kept is in a store of all processes."""
+    config.write_text(config.read_text().replace(":memory:", str(tmp_path / "index")))
+    with Funnel.from_yaml(config) as service:
+        service.index([{"id": "a", "text": "reset a password"}])
+        service.run("how do I reset my password?")
+        assert json.loads(_run("stats", "--json", "-c", config).stdout)["store"]["entries"] == 1
+        purged = json.loads(_run("purge", "--yes", "--json", "-c", config).stdout)
+        assert purged["purged"] == 1
+
+
 def test_stats_tell_only_what_this_process_can_know(config: Path) -> None:
     """What the service counted is not printed as zeros; it says where to look instead."""
     with Funnel.from_yaml(config) as funnel:

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from funnel.cli.app import configure_logging
 from funnel.cli.eval import eval_
-from funnel.errors import ConfigError, CorpusError, StageError
+from funnel.errors import ConfigError, CorpusError, InputError, StageError
 from funnel.evaluation.beir import Dataset, load_beir
 from funnel.evaluation.evaluate import Evaluation, evaluate, evaluation_settings, index_dataset
 from funnel.evaluation.report import write_files
@@ -92,6 +92,26 @@ def test_written_runs_give_trec_eval_the_same_figures(dataset: Dataset, tmp_path
     assert low <= details["stages"][0]["metrics"]["ndcg@10"] <= high
 
 
+def test_figures_are_kept_where_a_trec_run_cannot_be(tmp_path: Path) -> None:
+    """White space in an id shows only after the whole run, whose figures need no TREC run."""
+    corpus = [*CORPUS, {"_id": "d 6", "title": "", "text": "red apples"}]
+    evaluation = evaluated(load_beir(beir_folder(tmp_path / "tiny", corpus)))
+    with pytest.raises(InputError, match="'d 6'"):
+        write_files(evaluation, tmp_path)
+    written = json.loads((tmp_path / "evaluation.json").read_text())
+    assert written["metrics"] == evaluation.metrics
+
+
+def test_queries_that_nothing_can_answer_are_told(dataset: Dataset) -> None:
+    """A level above all grades would otherwise look like a funnel that finds nothing."""
+    with funnel_over(dataset, settings()) as funnel, capture_logs() as logs:
+        index_dataset(funnel, dataset)
+        evaluate(funnel, dataset)
+        evaluate(funnel, dataset, level=2)
+    said = [each for each in logs if each["event"] == "queries_without_relevant_documents"]
+    assert [(each["count"], each["of"], each["below_grade"]) for each in said] == [(2, 3, 2)]
+
+
 def test_a_failing_reranker_is_counted(dataset: Dataset) -> None:
     """Skipped queries keep the order so far, are counted by reason, and give no times."""
 
@@ -110,7 +130,17 @@ def test_settings_for_measuring_leave_the_operators_things_alone(dataset: Datase
     assert (measuring.cache, measuring.deadline_ms) == (None, None)
     other = settings(models={"embedder": "other/model"})
     assert evaluation_settings(other, dataset).collection != measuring.collection
-    assert evaluation_settings(base, dataset, deadline_ms=9).deadline_ms == 9
+    assert evaluation_settings(base, dataset, deadline_ms=90).deadline_ms == 90
+    with pytest.raises(InputError, match=r"deadline_ms: got 9, .* reserve_ms \(10\)"):
+        evaluation_settings(base, dataset, deadline_ms=9)
+
+
+def test_measuring_remembers_no_scores(dataset: Dataset) -> None:
+    """A tuning asks the same queries several times: what was remembered would take no time."""
+    reranker = {"kind": "cross_encoder", "model": "embedded:duplicate", "score_cache_mb": 64}
+    base = settings(stages=[{"kind": "bm25", "k": 4}, {**reranker, "k": 2}])
+    measured = evaluation_settings(base, dataset).stages[1]
+    assert measured == base.stages[1].model_copy(update={"score_cache_mb": 0})
 
 
 def test_wordless_documents_are_left_out_with_a_warning(tmp_path: Path) -> None:

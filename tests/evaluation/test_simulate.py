@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -72,6 +73,24 @@ def test_simulation_returns_what_a_real_run_returns(tmp_path: Path, tail: str) -
         final = next(size for size in reversed(plan) if size is not None)
         for name, query in run.queries.items():
             assert simulate(query, plan, rules).ranking == tuple(real[name][:final]), plan
+
+
+def test_equal_scores_fall_to_the_order_that_comes_in(tmp_path: Path) -> None:
+    """As in the engine, and not to the order that came in when all stages ran deep."""
+    data = load_beir(beir_folder(tmp_path / "few"))
+    last = {"kind": "callable", "name": "same", "function": "same", "k": 3}
+    base = folders.settings(stages=[{"kind": "hybrid", "k": 5}, {**STAGES[2], "k": 5}, last])
+    functions: dict[str, Any] = {"short": shortest, "same": lambda _, found: [1.0] * len(found)}
+    with funnel_over(data, base, **functions) as funnel:
+        index_dataset(funnel, data)
+        run = deep_run(funnel, data.queries, 5)
+    for plan in [(5, None, 3), (4, 4, 3)]:
+        with funnel_over(data, planned_settings(base, plan, 5), **functions) as funnel:
+            index_dataset(funnel, data)
+            real = evaluate(funnel, data).stages[-1].rankings
+        for name, query in run.queries.items():
+            outcome = simulate(query, plan, policies(base, (False, False, False)))
+            assert outcome.ranking == tuple(real[name]), plan
 
 
 @pytest.mark.parametrize("prefetch", [None, 120, 20])

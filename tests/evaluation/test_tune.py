@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import structlog
 import typer
@@ -19,6 +20,7 @@ from funnel.cli.app import configure_logging
 from funnel.cli.tune import tune as tune_command
 from funnel.errors import ConfigError, InputError, StageError
 from funnel.evaluation.beir import load_beir
+from funnel.evaluation.deep import deep_run, shallower_runs
 from funnel.evaluation.evaluate import answer_all, evaluate, index_dataset
 from funnel.evaluation.tune import (
     Point,
@@ -33,6 +35,7 @@ from funnel.evaluation.tune import (
 )
 from funnel.evaluation.tune_report import as_dict, planned_yaml, show
 from funnel.models.pool import ModelPool
+from funnel.models.representations import Representation, shared_representations
 from funnel.settings import FunnelSettings
 from tests.evaluation import folders
 from tests.evaluation.folders import FakeModels, beir_folder, funnel_over
@@ -307,6 +310,26 @@ def test_no_queries_are_answered_by_nothing(tmp_path: Path) -> None:
     data = load_beir(beir_folder(tmp_path / "tiny"))
     with funnel_over(data, folders.settings()) as funnel:
         assert answer_all(funnel, {}) == {}
+
+
+def test_each_measurement_begins_with_no_vectors_known(tmp_path: Path) -> None:
+    """Otherwise what runs last, shorter lists or the real run, is timed as if it read nothing."""
+    kept, seen = shared_representations(), []
+    one = Representation(np.zeros(1, np.float32), np.zeros((1, 1), np.float32))
+
+    def noting(query: str, candidates: Sequence[Any]) -> list[float]:
+        seen.append(kept.known("m", [query]) == [True])
+        kept.put("m", query, one)
+        return folders.shared_letters(query, candidates)
+
+    data = load_beir(beir_folder(tmp_path / "tiny"))
+    with funnel_over(data, folders.settings(), words=noting) as funnel:
+        index_dataset(funnel, data)
+        run = deep_run(funnel, data.queries, 4)
+        shallower_runs(funnel, data.queries, [2, 3], 4)
+        answer_all(funnel, data.queries)
+    assert len(run.queries) == 3
+    assert not any(seen[1:4] + seen[4:10] + seen[11:])  # 0 and 10 warm up
 
 
 def test_trouble_of_the_real_run_is_shown(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """The command line: results on standard output, errors as one message and an exit code."""
 
+import io
 import json
 import os
 import subprocess
@@ -8,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from funnel.cli.app import run
+from funnel.cli.app import prepare_output, run
 from funnel.cli.query import parse_filters
 from funnel.errors import InputError
 
@@ -152,3 +153,42 @@ def test_filters_beyond_all_reason_are_the_callers_mistake(text: str) -> None:
     """What Python's reader of JSON gives up on is no crash."""
     with pytest.raises(InputError, match="expected JSON"):
         parse_filters(text)
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
+def test_what_an_encoding_lacks_is_escaped_as_in_json(
+    encoding: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A locale without UTF-8, or half a character of a file name, is no crash; JSON stays JSON."""
+    text = "caf\xe9 \u2192 \U0001f600 \udcff"
+    written = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written, encoding=encoding))
+    prepare_output()
+    sys.stdout.write(json.dumps(text, ensure_ascii=False))
+    sys.stdout.flush()
+    assert json.loads(written.getvalue().decode(encoding)) == text
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="Linux has it")
+def test_a_full_disk_is_said(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Where standard output goes may be full."""
+    monkeypatch.setattr(sys, "argv", ["funnel", "--version"])
+    with pytest.raises(OSError, match="No space"), Path("/dev/full").open("w") as full:
+        monkeypatch.setattr(sys, "stdout", full)
+        assert run() == 1
+    assert (
+        "error: the output cannot be written (No space left on device)" in capsys.readouterr().err
+    )
+
+
+def test_closed_streams_are_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Python has no stream where a process was started with it closed, as daemons are."""
+    for name in ("stdout", "stderr"):
+        monkeypatch.setattr(sys, name, None)
+    monkeypatch.setattr(sys, "argv", ["funnel", "--version"])
+    prepare_output()
+    assert run() == 0
+    for stream in (sys.stdout, sys.stderr):
+        stream.close()
