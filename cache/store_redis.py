@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from funnel.cache import redis_lua as lua
 from funnel.cache.nearest import EXACT_LIMIT, Neighbour
+from funnel.cache.redis_drops import RedisDrops
 from funnel.cache.redis_leases import LeaseBook
 from funnel.cache.redis_link import RedisLink
 from funnel.cache.redis_mirror import RedisMirror
@@ -36,8 +37,6 @@ if TYPE_CHECKING:
 
 log = get_logger(__name__)
 
-_CHUNK = 200
-_NAMES_AT_ONCE = 500
 _READ_AT_ONCE = 100
 _TEND_S = 1.0
 _USED_AT_MOST = 1000
@@ -79,6 +78,7 @@ class RedisStore(Store):
         self._want_vector_sets = vector_sets
         self._exact_limit = exact_limit
         self._vectors: QueryVectors | None = None
+        self._drops = RedisDrops(self._link, self._finder)
         self._leases = LeaseBook()
         self._seen = 0
         self._used: dict[str, None] = {}
@@ -186,7 +186,7 @@ class RedisStore(Store):
     async def delete_documents(self, ids: Sequence[str]) -> int:  # noqa: D102
         if (await self._link.facts()).evicts_any_key:
             return await self._invalidate()
-        return await self._drop_sets([f"d:{_hash(document)}" for document in ids])
+        return await self._drops.sets([f"d:{_hash(document)}" for document in ids])
 
     async def epoch(self) -> Epoch:  # noqa: D102
         epoch, _ = await self._epoch_in(await self._link.run(lua.EPOCH))
@@ -195,7 +195,7 @@ class RedisStore(Store):
     async def bump(self, *, invalidate: bool) -> Epoch:  # noqa: D102
         epoch, _ = await self._epoch_in(await self._link.run(lua.BUMP, int(invalidate)))
         if invalidate:
-            self._in_background(self._drop_stale)
+            self._in_background(self._drops.stale)
         return epoch
 
     async def purge(self, *, scope: str | None = None) -> int:  # noqa: D102
@@ -203,10 +203,10 @@ class RedisStore(Store):
             scope = None  # which records are the tenant's may have been forgotten
         await self._epoch_in(await self._link.run(lua.BUMP, int(scope is None)))
         if scope is None:
-            dropped = await self._drop_stale()
+            dropped = await self._drops.stale()
         else:
-            dropped = await self._drop_sets([f"s:{scope}"])
-        await self._drop_dangling()
+            dropped = await self._drops.sets([f"s:{scope}"])
+        await self._drops.dangling()
         return dropped
 
     async def acquire(self, name: str, *, ttl_s: float) -> Lease | None:  # noqa: D102
@@ -342,36 +342,6 @@ class RedisStore(Store):
             if payload is not None
         ]
         return found[:limit], epoch
-
-    async def _drop_sets(self, names: Sequence[str]) -> int:
-        lived = 0
-        vectors = await self._finder()
-        for start in range(0, len(names), _NAMES_AT_ONCE):
-            left = names[start : start + _NAMES_AT_ONCE]
-            while left:
-                asked = vectors.moment()
-                go_on, some, *ids = await self._link.run(lua.DROP_SETS, _CHUNK, *left)
-                await vectors.dropped([raw.decode() for raw in ids], asked)
-                lived += some
-                left = left[go_on:] if go_on >= 0 else []
-        return lived
-
-    async def _drop_stale(self) -> int:
-        lived = 0
-        vectors = await self._finder()
-        cursor: bytes | None = b"0"
-        while cursor is not None:
-            asked = vectors.moment()
-            cursor, some, *ids = await self._link.run(lua.DROP_STALE, cursor, _CHUNK)
-            await vectors.dropped([raw.decode() for raw in ids], asked)
-            lived += some
-            cursor = None if cursor == b"0" else cursor
-        return lived
-
-    async def _drop_dangling(self) -> None:
-        cursor = b"0"
-        while (cursor := await self._link.run(lua.DROP_DANGLING, cursor, _CHUNK)) != b"0":
-            pass
 
     async def _invalidate(self) -> int:
         entries = (await self.stats()).entries
