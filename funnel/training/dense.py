@@ -47,6 +47,10 @@ class DensePart:
         """Where the cross-encoder's logit levels off, if it does."""
         return self.combine.ceiling
 
+    def uncapped(self) -> "DensePart":
+        """The same with a cross-encoder that may add as much as it takes away."""
+        return replace(self, combine=replace(self.combine, ceiling=None))
+
     def offsets(self, texts: Sequence[Texts]) -> Floats:
         """The part of each score that is not trained, shape (n,)."""
         fixed = replace(self.combine, cross=0.0)

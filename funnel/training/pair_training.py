@@ -133,13 +133,18 @@ def _start(task: PairTask, session: Session) -> CrossStudent:
 
 
 def _fitted(start: CrossStudent, train: Sequence[LabelledPair], task: PairTask) -> CrossStudent:
-    """The same with the weights of its fixed part fitted to the training rows."""
+    """The same with the weights of its fixed part fitted to the training rows.
+
+    A ceiling serves the cache, where all depends on the top of the ranking; whoever learns what
+    documents answer has to raise them.
+    """
     if start.dense is None:
         return start
+    dense = start.dense if task.symmetric else start.dense.uncapped()
     texts, targets = [(pair.query, pair.document) for pair in train], [p.score for p in train]
     chances = targets if task.scale == "probability" else [float(p) for p in sigmoid(targets)]
     cross = start.cross_logits(texts) if start.rank else None
-    return replace(start, dense=start.dense.fitted(texts, chances, cross))
+    return replace(start, dense=dense.fitted(texts, chances, cross))
 
 
 def _can_be_measured(dev: Sequence[LabelledPair], task: PairTask) -> bool:
