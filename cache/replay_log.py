@@ -1,17 +1,17 @@
 """Reading query logs and labelled pairs; broken lines are counted and told, never guessed."""
 
-import csv
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from funnel.errors import InputError
+from funnel.indexing.corpus import read_corpus
 from funnel.query import normalise_query
 
 T = TypeVar("T")
-_DELIMITERS = {".csv": ",", ".tsv": "\t"}
+_TABLES = (".csv", ".tsv")
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +46,7 @@ def read_log(path: Path) -> Lines[Asked]:
 
     Raises:
         InputError: the file cannot be read, or no line of it is good.
+        ConfigError: there is no such table.
     """
     return _read(path, _asked, '{"query": "…", "group": "…" or null}')
 
@@ -57,6 +58,7 @@ def read_pairs(path: Path) -> Lines[LabelledPair]:
 
     Raises:
         InputError: the file cannot be read, or no line of it is good.
+        ConfigError: there is no such table.
     """
     return _read(path, _pair, '{"question1": "…", "question2": "…", "is_duplicate": 0 or 1}')
 
@@ -73,55 +75,52 @@ def is_log(path: Path) -> bool:
 def _read(path: Path, parse: Callable[[dict[str, Any]], T], form: str) -> Lines[T]:
     items: list[T] = []
     problems: list[str] = []
-    for number, row in _rows(path):
+    for place, row in _rows(path):
         try:
             if not isinstance(row, dict):
                 raise InputError(row)
             items.append(parse(row))
         except InputError as error:
-            problems.append(f"line {number}: {error}")
+            problems.append(f"{place}: {error}")
     if not items:
         first = f"; {problems[0]}" if problems else ""
         raise InputError(f"{path}: got no usable line, expected lines of {form}{first}")
     return Lines(tuple(items), tuple(problems))
 
 
-def _rows(path: Path) -> Iterator[tuple[int, dict[str, Any] | str]]:
-    """Each line's number and its values, or what is wrong with it."""
-    delimiter = _DELIMITERS.get(path.suffix.lower())
+def _rows(path: Path) -> Iterator[tuple[str, dict[str, Any] | str]]:
+    """Where each line is, and its values or what is wrong with it."""
+    if path.suffix.lower() in _TABLES:
+        yield from _from_table(path)
+        return
     try:
-        with path.open(encoding="utf-8-sig", errors="replace", newline="") as lines:
-            yield from _from_table(lines, delimiter) if delimiter else _from_json(lines)
+        with path.open(encoding="utf-8", errors="replace") as lines:
+            yield from _from_json(lines)
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror or error})") from error
 
 
-def _from_json(lines: Iterable[str]) -> Iterator[tuple[int, dict[str, Any] | str]]:
+def _from_json(lines: Iterable[str]) -> Iterator[tuple[str, dict[str, Any] | str]]:
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
         try:
             row = json.loads(line)
         except (ValueError, RecursionError) as error:
-            yield number, str(error)
+            yield f"line {number}", str(error)
         else:
             wrong = f"got {line.strip()!r:.60}, expected an object"
-            yield number, row if isinstance(row, dict) else wrong
+            yield f"line {number}", row if isinstance(row, dict) else wrong
 
 
-def _from_table(lines: Iterable[str], delimiter: str) -> Iterator[tuple[int, dict[str, Any] | str]]:
-    table = csv.DictReader(lines, delimiter=delimiter, strict=True)
-    while True:
-        try:
-            row = next(table, None)
-        except csv.Error as error:
-            yield table.reader.line_num, f"broken CSV: {error}"
-            continue
-        if row is None:
-            return
-        fits = None not in row and None not in row.values()
-        wrong = "got more or fewer values than the header has columns"
-        yield table.line_num, {**row, "group": row.get("group") or None} if fits else wrong
+def _from_table(path: Path) -> Iterator[tuple[str, dict[str, Any] | str]]:
+    """As documents are read; but all cells are texts here, and an empty group is unknown."""
+    for row in read_corpus(path).rows:
+        if isinstance(row.content, Mapping):
+            texts = {name: str(value) for name, value in row.content.items()}
+            yield row.place, texts | {name: "" for name in row.blank if name != "group"}
+        else:
+            yield row.place, row.problem
 
 
 def _asked(row: dict[str, Any]) -> Asked:

@@ -89,7 +89,7 @@ class DocumentIndex:
         """Connect, and check that the collection, if there is one, fits the settings.
 
         Raises:
-            ConfigError: another embedder, dimension or BM25 setting made the collection, or the
+            ConfigError: another embedder or BM25 setting made the collection, or the
                 server is too old.
             BackendUnavailable: Qdrant cannot be reached, or the directory is in use.
         """

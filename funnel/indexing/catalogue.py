@@ -66,7 +66,7 @@ class Catalogue:
         """The live collection and what it says of itself, checked against the settings.
 
         Raises:
-            ConfigError: another embedder, dimension or BM25 setting made it.
+            ConfigError: another embedder or BM25 setting made it.
         """
         target = await self.live(ask)
         if target is None:

@@ -12,6 +12,7 @@ from funnel.cache.store import Store, StoreLimits
 from funnel.cache.store_memory import MemoryStore
 from funnel.cache.store_redis import RedisStore
 from funnel.cache.store_sqlite import SqliteStore
+from tests.cache.behind import Behind
 from tests.redis_servers import RedisFarm, RedisServer
 from tests.vector_set_server import VectorSetServer
 
@@ -130,3 +131,9 @@ async def make_redis(redis_server: RedisServer) -> AsyncIterator[MakeRedis]:
     yield make
     for store in made:
         await store.aclose()
+
+
+@pytest.fixture
+def behind(redis_server: RedisServer, store: RedisStore) -> Behind:
+    """A look behind the back of a file's own ``store``."""
+    return Behind(redis_server.client(), store.prefix)
