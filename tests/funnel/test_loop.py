@@ -11,7 +11,6 @@ import pytest
 from funnel.errors import Closed, InputError
 from funnel.loop import LoopThread
 
-
 FORKS = """
 import os
 from funnel.errors import InputError
