@@ -1,6 +1,7 @@
 """How a query that is not kept verbatim finds its answer: a kept paraphrase, or one in flight."""
 
 import asyncio
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -190,8 +191,8 @@ class Approach:
         if decision.chosen is not None or looking.reason not in ("no_candidates", "expired"):
             return
         looking.reason = decision.reason
-        scored = [verdict for verdict in decision.verdicts if verdict.score is not None]
-        looking.refused = max(scored, key=lambda v: (v.score or 0.0) - v.needed, default=None)
+        refused = [v for v in decision.verdicts if v.reason == "below_threshold"]
+        looking.refused = max(refused, key=_lacking, default=None)
 
     async def _wait_for_others(self, search: _Search) -> bool:
         """Wait for the first similar query that does not know yet; False if there is none."""
@@ -204,3 +205,8 @@ class Approach:
         except TimeoutError:
             return False
         return True
+
+
+def _lacking(refused: Verdict) -> float:
+    """How far it is from a hit, the nearer the higher; what has no score is furthest."""
+    return -math.inf if refused.score is None else refused.score - refused.needed

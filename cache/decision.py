@@ -42,8 +42,9 @@ class Policy:
 class Verdict:
     """What became of one candidate.
 
-    ``score`` is the verifier's lower one of both orders, None when it was not asked; ``needed`` is
-    the threshold with the guards' margins. ``reason`` is empty when accepted.
+    ``score`` is the verifier's lower one of both orders, None when it was not asked or ruled the
+    candidate out without a score; ``needed`` is the threshold with the guards' margins. ``reason``
+    is empty when accepted.
     """
 
     candidate: Candidate
@@ -140,12 +141,18 @@ def decide(verdicts: Sequence[Verdict], scores: Sequence[float], policy: Policy)
     return Decision(nearest if nearest.accepted else best, judged, "")
 
 
+def needed_by(verdict: Verdict, policy: Policy) -> float:
+    """What the verifier must say of it: the threshold with the guards' margins."""
+    return policy.threshold + verdict.margin
+
+
 def _judged(verdict: Verdict, score: float | None, policy: Policy) -> Verdict:
-    needed = policy.threshold + verdict.margin
+    needed = needed_by(verdict, policy)
     if score is None:
         return Verdict(verdict.candidate, verdict.findings, None, needed, "nearer_one_taken")
     scored = math.isfinite(score)
-    reason = "" if scored and score >= needed else "below_threshold" if scored else "not_scored"
+    refused = scored or score == -math.inf  # ruled out without a score
+    reason = "" if scored and score >= needed else "below_threshold" if refused else "not_scored"
     return Verdict(
         verdict.candidate, verdict.findings, float(score) if scored else None, needed, reason
     )

@@ -13,6 +13,7 @@ from funnel.cache.decision import (
     Verdict,
     decide,
     lower_of_orders,
+    needed_by,
     pairs_of,
     readable,
     screen,
@@ -197,8 +198,9 @@ class Matcher:
         """Screen, verify, decide.
 
         Most hits are on the nearest question, so that one is verified alone, at a fifth of the
-        price; if it is refused, all others go to the verifier in one pass. ``thorough``: all in
-        one pass whatever the first is, for explanations. The decision is the same.
+        price; if it is refused, all others go to the verifier in one pass. What its encoders alone
+        rule out has no score. ``thorough``: all in one pass whatever the first is, and scores for
+        all, for explanations. The decision is the same.
 
         A verifier that fails is a decision for nobody, with the reason.
         """
@@ -206,7 +208,7 @@ class Matcher:
         waiting = to_score(verdicts)
         first = len(waiting) if thorough else 1
         try:
-            scores = await self._scores(query, waiting[:first], deadline)
+            scores = await self._scores(query, waiting[:first], deadline, thorough=thorough)
             decision = decide(verdicts, scores, self.policy)
             if decision.chosen is None and len(waiting) > first:
                 scores += await self._scores(query, waiting[first:], deadline)
@@ -216,13 +218,21 @@ class Matcher:
         return decision
 
     async def _scores(
-        self, query: str, verdicts: Sequence[Verdict], deadline: Deadline
+        self,
+        query: str,
+        verdicts: Sequence[Verdict],
+        deadline: Deadline,
+        *,
+        thorough: bool = False,
     ) -> list[float]:
         symmetric = is_symmetric(self.verifier.scorer)
         pairs = pairs_of(query, verdicts, symmetric=symmetric)
         orders = 1 if symmetric else 2
         cosines = [verdict.candidate.cosine for verdict in verdicts for _ in range(orders)]
-        scores = await self.verifier.score(pairs, deadline, self._shared_cosines(cosines))
+        needed = [needed_by(verdict, self.policy) for verdict in verdicts for _ in range(orders)]
+        scores = await self.verifier.score(
+            pairs, deadline, self._shared_cosines(cosines), None if thorough else needed
+        )
         return lower_of_orders(scores, symmetric=symmetric)
 
     def _shared_cosines(self, cosines: list[float]) -> list[float] | None:

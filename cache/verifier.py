@@ -35,6 +35,7 @@ class VerifierFault(CacheError):
 class _Job:
     pairs: Sequence[TextPair]
     cosines: Sequence[float] | None
+    needed: Sequence[float] | None
     deadline: Deadline
     answer: "asyncio.Future[list[float]]"
     began: float = field(default_factory=time.monotonic)
@@ -63,10 +64,13 @@ class Verifier:
         pairs: Sequence[TextPair],
         deadline: Deadline,
         cosines: Sequence[float] | None = None,
+        needed: Sequence[float] | None = None,
     ) -> list[float]:
         """Scores in the pairs' order; NaN for what the model could not read to its end.
 
-        ``cosines`` of the pairs, for a scorer that says whose it can use (``cosine_of``).
+        ``cosines`` of the pairs, for a scorer that says whose it can use (``cosine_of``). A scorer
+        that ``has_ceiling`` may give minus infinity where it rules out that a pair has what is
+        ``needed``.
 
         Raises:
             VerifierFault: too late, failed, or failing lately.
@@ -75,7 +79,7 @@ class Verifier:
             return []
         if not self.breaker.allows():
             raise VerifierFault("verifier_breaker_open")
-        job = _Job(pairs, cosines, deadline, asyncio.get_running_loop().create_future())
+        job = _Job(pairs, cosines, needed, deadline, asyncio.get_running_loop().create_future())
         self._waiting.append(job)
         self._ensure_worker()
         try:
@@ -131,7 +135,7 @@ class Verifier:
 
     async def _run(self, jobs: Sequence[_Job]) -> None:
         pairs = [pair for job in jobs for pair in job.pairs]
-        scored = await self.scorer.ascore(pairs, deadline=_latest(jobs), **_known(jobs))
+        scored = await self.scorer.ascore(pairs, deadline=_latest(jobs), **self._known(jobs))
         self.passes += 1
         self.pairs += len(pairs)
         values = [float(value) for value in scored.values]
@@ -154,17 +158,23 @@ class Verifier:
             values.append(math.nan if one.truncated else float(one.values[0]))
         return values
 
+    def _known(self, jobs: Sequence[_Job]) -> dict[str, Any]:
+        """What the scorer can use of what is known: cosines only where all jobs have them."""
+        known = {}
+        if all(job.cosines is not None for job in jobs):
+            known["cosines"] = [cosine for job in jobs for cosine in job.cosines or ()]
+        if getattr(self.scorer, "has_ceiling", False):
+            known["needed"] = [floor for job in jobs for floor in _floors(job)]
+        return known
+
     def _refuse(self, jobs: Sequence[_Job], reason: str) -> None:
         for job in jobs:
             if not job.answer.done():
                 job.answer.set_exception(VerifierFault(reason))
 
 
-def _known(jobs: Sequence[_Job]) -> dict[str, Any]:
-    """The argument ``cosines``, where all jobs have them."""
-    if any(job.cosines is None for job in jobs):
-        return {}
-    return {"cosines": [cosine for job in jobs for cosine in job.cosines or ()]}
+def _floors(job: _Job) -> Sequence[float]:
+    return [-math.inf] * len(job.pairs) if job.needed is None else job.needed
 
 
 def _latest(jobs: Sequence[_Job]) -> Deadline:

@@ -84,6 +84,11 @@ class Combination:
         """Whether an encoder has to read a pair's texts."""
         return bool(self.cosine or self.maxsim or self.tuned)
 
+    @property
+    def has_ceiling(self) -> bool:
+        """Whether encoders alone can say how high a score may be at most."""
+        return self.ceiling is not None and self.cross > 0.0 and self.encoders
+
     def logits(
         self,
         cross: "FloatArray | None" = None,

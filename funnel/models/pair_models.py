@@ -52,13 +52,16 @@ if TYPE_CHECKING:
 SHIPPED = Path(__file__).parent / "shipped"
 _BUDGET = 512  # of the base's own batches
 _FEW = 2  # pairs whose texts are read beside the cross-encoder; more fill both cores anyway
+# Of pairs of questions with a cosine below it, the encoders rule most out ("benchmarks/README.md").
+_LIKELY = 0.75
 
 
 @dataclass(frozen=True, slots=True)
 class PairItem:
     """A tokenised pair. ``readings`` are what the network reads: one order, both, or none.
 
-    ``cost`` is in tokens. ``cosine`` is that of the base's vectors where the caller knew it.
+    ``cost`` is in tokens. ``cosine`` is that of the base's vectors where the caller knew it,
+    ``needed`` the score below which the caller does not care how low it is.
     """
 
     pair: "TextPair"
@@ -66,6 +69,7 @@ class PairItem:
     cost: int
     truncated: bool
     cosine: float | None = None
+    needed: float = -math.inf
 
 
 class PairModel(Protocol):
@@ -76,18 +80,23 @@ class PairModel(Protocol):
     budget: int
     symmetric: bool
     cosine_of: str
+    has_ceiling: bool
 
     def prepare(
-        self, pairs: "Sequence[TextPair]", cosines: Sequence[float] | None = None
+        self,
+        pairs: "Sequence[TextPair]",
+        cosines: Sequence[float] | None = None,
+        needed: Sequence[float] | None = None,
     ) -> list[PairItem]:
         """Tokenise, each distinct text once.
 
         ``cosines`` of the pairs by the encoder whose revision is ``cosine_of`` spare reading the
-        texts for them; a model that weighs in no cosine has an empty ``cosine_of``.
+        texts for them; a model that weighs in no cosine has an empty ``cosine_of``. ``needed`` are
+        scores below which a model that ``has_ceiling`` may give minus infinity.
         """
 
     def run(self, items: Sequence[PairItem]) -> "Sequence[np.float32]":
-        """One logit for each item."""
+        """One logit for each item; minus infinity for what surely has less than it needs."""
 
 
 def open_pair_model(
@@ -215,6 +224,7 @@ class PlainPairs:
         self.budget = network.budget
         self.symmetric = False
         self.cosine_of = ""
+        self.has_ceiling = False
         self._tokenizer = tokenizer
         self._network = network
 
@@ -222,6 +232,7 @@ class PlainPairs:
         self,
         pairs: "Sequence[TextPair]",
         cosines: Sequence[float] | None = None,  # noqa: ARG002 - it weighs in none
+        needed: Sequence[float] | None = None,  # noqa: ARG002 - nothing bounds its score
     ) -> list[PairItem]:
         """Tokenise, each distinct text once."""
         ids = _distinct_ids(self._tokenizer, pairs)
@@ -261,6 +272,7 @@ class CombinedPairs:
         self.symmetric = combine.orders != 1 and not combine.maxsim
         given = combine.cosine and not combine.maxsim and max_tokens is None
         self.cosine_of = base.revision if given else ""
+        self.has_ceiling = combine.has_ceiling
         self._combine: Combination = combine
         self._token_weights = _token_weights(adapter, base)
         self._tokenizer = tokenizer
@@ -274,14 +286,18 @@ class CombinedPairs:
             self._tuned = PairVectors(tuned, pooled_only=True)
 
     def prepare(
-        self, pairs: "Sequence[TextPair]", cosines: Sequence[float] | None = None
+        self,
+        pairs: "Sequence[TextPair]",
+        cosines: Sequence[float] | None = None,
+        needed: Sequence[float] | None = None,
     ) -> list[PairItem]:
         """Tokenise, each distinct text once; what encoders have to read counts as cost too."""
         ids = _distinct_ids(self._tokenizer, pairs)
         known = list(cosines) if cosines is not None and self.cosine_of else [None] * len(pairs)
         readers = self._readers(pairs, known)
+        floors = [-math.inf] * len(pairs) if needed is None else needed
         room, items = self._room, []
-        for pair, cosine, unread in zip(pairs, known, readers, strict=True):
+        for pair, cosine, unread, floor in zip(pairs, known, readers, floors, strict=True):
             first, second = ids[pair[0]], ids[pair[1]]
             orders = ((first, second), (second, first))[: self._combine.orders]
             readings = tuple(self._tokenizer.pair(*order) for order in orders)
@@ -289,15 +305,39 @@ class CombinedPairs:
             cost = sum(map(len, readings)) + unread * alone
             truncated = any(reading.truncated for reading in readings)
             truncated = truncated or max(len(first), len(second)) > room
-            items.append(PairItem(pair, readings, max(1, cost), truncated, cosine))
+            items.append(PairItem(pair, readings, max(1, cost), truncated, cosine, floor))
         return items
 
     def run(self, items: Sequence[PairItem]) -> "Sequence[np.float32]":
-        """One logit for each item."""
+        """One logit for each item; minus infinity for what surely has less than it needs."""
         cosine, similarity = self._similarities(items)
-        tuned = self._tuned_cosines([item.pair for item in items])
-        cross = self._cross(items)
-        return list(self._combine.logits(cross, cosine=cosine, maxsim=similarity, tuned=tuned()))
+        combined = partial(self._combine.logits, cosine=cosine, maxsim=similarity)
+        pairs = [item.pair for item in items]
+        if not self._encoders_first(items, cosine):
+            tuned = self._tuned_cosines(pairs)
+            return list(combined(self._cross(items), tuned=tuned()))
+        known = None if self._tuned is None else self._tuned.cosines(pairs)
+        cross = self._sure(len(items))
+        possible = combined(cross, tuned=known) >= np.array([item.needed for item in items])
+        read = self._cross([item for item, open_ in zip(items, possible, strict=True) if open_])
+        if read is not None:
+            cross[..., possible] = read
+        return list(np.where(possible, combined(cross, tuned=known), np.float32(-np.inf)))
+
+    def _sure(self, count: int) -> "FloatArray":
+        """What a cross-encoder would say that is as sure as can be."""
+        orders = self._combine.orders
+        return np.full(count if orders == 1 else (orders, count), np.inf, np.float32)
+
+    def _encoders_first(self, items: Sequence[PairItem], cosine: "FloatArray | None") -> bool:
+        """Whether to see what encoders rule out before the cross-encoder reads the rest.
+
+        Not for a single likely pair whose texts are still to be read: both then work at once.
+        """
+        if not self.has_ceiling or all(item.needed == -math.inf for item in items):
+            return False
+        unlikely = cosine is not None and bool((cosine < _LIKELY).any())
+        return unlikely or not self._at_once([item.pair for item in items])
 
     def _tuned_cosines(self, pairs: "Sequence[TextPair]") -> "Callable[[], FloatArray | None]":
         """What the tuned encoder says, read in a thread beside the cross-encoder if that is quick.
@@ -307,11 +347,16 @@ class CombinedPairs:
         encoder = self._tuned
         if encoder is None:
             return lambda: None
-        texts = [text for pair in pairs for text in pair]
-        if len(pairs) <= _FEW and self._network is not None and any(encoder.unread(texts)):
+        if self._at_once(pairs):
             return beside(lambda: encoder.cosines(pairs))
         cosines = encoder.cosines(pairs)
         return lambda: cosines
+
+    def _at_once(self, pairs: "Sequence[TextPair]") -> bool:
+        """Whether the tuned encoder has a little to read, beside the cross-encoder."""
+        if self._tuned is None or self._network is None or len(pairs) > _FEW:
+            return False
+        return any(self._tuned.unread([text for pair in pairs for text in pair]))
 
     def _readers(self, pairs: "Sequence[TextPair]", cosines: Sequence[float | None]) -> list[int]:
         """How many encoders have to read the second text of each pair."""

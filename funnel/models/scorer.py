@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Sequence
+from dataclasses import dataclass
 from threading import Event, Lock
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +31,14 @@ if TYPE_CHECKING:
 TOKEN_BUDGET = 512
 """Padded tokens of a batch: measured best on one AVX512 core (see benchmarks/README.md)."""
 _WINDOW = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """What a caller knows of pairs: their cosines, and what they need."""
+
+    cosines: Sequence[float] | None = None
+    needed: Sequence[float] | None = None
 
 
 class CrossEncoderScorer:
@@ -122,6 +131,11 @@ class CrossEncoderScorer:
         return self._loaded().cosine_of
 
     @property
+    def has_ceiling(self) -> bool:
+        """Whether :meth:`ascore` can rule pairs out by what they ``needed``."""
+        return self._loaded().has_ceiling
+
+    @property
     def score_kind(self) -> ScoreKind:
         """Raw logits: no sigmoid, no scaling, whatever the model's own settings say."""
         return "logit"
@@ -155,38 +169,43 @@ class CrossEncoderScorer:
         *,
         deadline: Deadline,
         cosines: Sequence[float] | None = None,
+        needed: Sequence[float] | None = None,
         shortening: Shortening | None = None,
     ) -> ScoredPairs:
         """Score from a coroutine.
 
         ``cosines`` of the pairs, by the encoder of revision ``cosine_of``, spare its reading them
-        again. When the deadline passes between batches, what was scored until then comes back:
-        always a beginning of the list. ``shortening`` allows that the last pairs are left out when
-        more is asked of this process, lastingly, than it can do: a burst, which drains by itself,
-        is waited for. A cancelled caller's waiting pairs are dropped.
+        again. A model that ``has_ceiling`` gives minus infinity to a pair whose encoders rule out
+        that it has what is ``needed``, and saves the cross-encoder's reading it; scores that are
+        to be remembered are computed all the same. When the deadline passes between batches, what
+        was scored until then comes back: always a beginning of the list. ``shortening`` allows
+        that the last pairs are left out when more is asked of this process, lastingly, than it can
+        do: a burst, which drains by itself, is waited for. A cancelled caller's waiting pairs are
+        dropped.
         """
         checked = _checked(pairs)
         if not checked:
             return ScoredPairs(np.empty(0, np.float32), 0, 0)
         if self._cache is None:
-            return (await self._scored(checked, deadline, cosines, shortening))[1]
+            known = _Known(cosines, needed)
+            return (await self._scored(checked, deadline, known, shortening))[1]
         recall = await asyncio.to_thread(self._recall, self._cache, checked, cosines)
         rest = [checked[place] for place in recall.missing]
         given = None if cosines is None else [cosines[place] for place in recall.missing]
-        items, fresh = await self._scored(rest, deadline, given, shortening)
+        items, fresh = await self._scored(rest, deadline, _Known(given), shortening)
         return self._remember(self._cache, recall, items, fresh)
 
     async def _scored(
         self,
         pairs: list[TextPair],
         deadline: Deadline,
-        cosines: Sequence[float] | None,
+        known: "_Known",
         shortening: Shortening | None,
     ) -> "tuple[list[PairItem], ScoredPairs]":
         gone = Event()
         try:
             items, future = await asyncio.to_thread(
-                self._submit, pairs, deadline, cosines, shortening, gone
+                self._submit, pairs, deadline, known, shortening, gone
             )
         except asyncio.CancelledError:
             gone.set()  # the thread goes on; what it would submit, nobody could cancel
@@ -230,11 +249,12 @@ class CrossEncoderScorer:
         self,
         pairs: Sequence[TextPair],
         deadline: Deadline,
-        cosines: Sequence[float] | None = None,
+        known: "_Known | None" = None,
         shortening: Shortening | None = None,
         gone: Event | None = None,
     ) -> "Job":
-        items = self._loaded().prepare(pairs, cosines)
+        known = known or _Known()
+        items = self._loaded().prepare(pairs, known.cosines, known.needed)
         if gone is not None and gone.is_set():
             raise ModelError(f"model {self._name!r}: the caller went away")
         costs = [item.cost for item in items]
@@ -246,7 +266,9 @@ class CrossEncoderScorer:
         result = future.result()
         values = np.full(len(items), np.nan, np.float32)
         values[: result.done] = result.rows[: result.done]
-        if not np.isfinite(values[: result.done]).all():
+        asked = np.array([item.needed > -np.inf for item in items], bool)
+        fine = np.isfinite(values) | (asked & (values == -np.inf))
+        if not fine[: result.done].all():
             raise ModelError(
                 f"model {self._name!r}: got a score that is NaN or infinite, expected a number; "
                 "its weights are damaged, or its precision is too low (try backend: torch-fp32)"

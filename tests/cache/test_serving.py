@@ -1,7 +1,9 @@
 """What comes from the cache, from which tier, and what it says about it."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from funnel.cache.store import Epoch
@@ -128,6 +130,44 @@ async def test_cosines_at_hand_are_not_computed_again() -> None:
     assert (await world.ask("two about cats")).info.tier == "semantic"
     one, two = TopicEncoder().encode(["one about cats", "two about cats"])
     assert told == [pytest.approx([float(one @ two)] * 2, abs=1e-3)]
+
+
+async def test_what_a_verifier_rules_out_has_no_score() -> None:
+    """It is told what is needed; the miss says what it was compared with, and explains it whole."""
+    told: list[Sequence[float] | None] = []
+
+    class CeilingScorer(TopicScorer):
+        has_ceiling = True
+
+        async def ascore(
+            self,
+            pairs: Sequence[TextPair],
+            *,
+            deadline: Deadline,
+            needed: Sequence[float] | None = None,
+        ) -> ScoredPairs:
+            told.append(needed)
+            scored = await super().ascore(pairs, deadline=deadline)
+            low = np.full(len(pairs), -np.inf) if needed is None else np.asarray(needed)
+            return replace(scored, values=np.where(scored.values < low, -np.inf, scored.values))
+
+    scorer = CeilingScorer()
+    one, two = "one about cats", "two about cats"
+    scorer.scores = {(one, two): -8.0, (two, one): -8.0}
+    world = World(scorer=scorer)
+    await world.ask("one about cats")
+    told.clear()
+    missed = (await world.ask("two about cats")).info
+    assert (missed.reason, missed.matched_query, missed.score) == (
+        "below_threshold",
+        "one about cats",
+        None,
+    )
+    assert told == [[missed.threshold] * 2]
+    assert (await world.ask("three about cats")).info.tier == "semantic"
+    report = await world.cache.explain(world.request("five about cats"))
+    assert report["candidates"][0]["score"] == 8.0
+    assert told[-1] == [-np.inf] * 2
 
 
 async def test_other_partition_never_matches() -> None:

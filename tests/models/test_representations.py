@@ -14,13 +14,15 @@ from funnel.models import CrossEncoderScorer, Embedder, backends, calibration, p
 from funnel.models.adapters import MAXSIM_WEIGHTS, Combination
 from funnel.models.encoder_networks import open_network
 from funnel.models.maxsim import maxsim
-from funnel.models.pair_models import CombinedPairs, open_pair_model
+from funnel.models.pair_models import CombinedPairs, PairItem, open_pair_model
 from funnel.models.representations import Representation, RepresentationCache
 from funnel.models.source import EMBEDDED_ENCODER, ModelSource
 from tests.models.tiny import save_tokenizer
 from tests.training.tiny import tiny_encoder
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from funnel.models.encoder import Precision
 
 
@@ -170,6 +172,37 @@ async def test_cosines_at_hand_are_used(tmp_path: Path) -> None:
     assert told.values == pytest.approx([-0.5, 1.0])
     one, other = Embedder(EMBEDDED_ENCODER).encode(list(pair))
     assert scorer.score([pair]) == pytest.approx([2 * float(one @ other) - 1], abs=0.02)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("count", [1, 3])
+async def test_what_the_encoders_rule_out_is_not_read_by_the_cross_encoder(
+    monkeypatch: pytest.MonkeyPatch, count: int
+) -> None:
+    """The score of a pair that may still have what it needs is the same as without a need."""
+    asked, read = "How do I reset my password?", list[int]()
+    others = ["When does the museum open on Sundays?", "how can i reset my password", "Delete it"]
+    pairs = [(asked, other) for other in others][:count]
+    scorer = CrossEncoderScorer("embedded:duplicate")
+    plain = scorer.score(pairs)
+
+    def counted(model: CombinedPairs, items: "Sequence[PairItem]") -> object:
+        read.append(len(items))
+        return cross(model, items)
+
+    cross = CombinedPairs._cross
+    monkeypatch.setattr(CombinedPairs, "_cross", counted)
+    found = await scorer.ascore(pairs, deadline=Deadline(), needed=[0.0] * count)
+    assert [value >= 0 for value in plain] == [False, True, False][:count]
+    assert read == [[0], [0], [1]][count - 1]
+    for value, alone in zip(found.values, plain, strict=True):
+        assert value == (pytest.approx(alone, abs=1e-3) if alone >= 0 else -np.inf)
+    read.clear()
+    low = await scorer.ascore(pairs, deadline=Deadline(), needed=[-100.0] * count)
+    assert low.values == pytest.approx(plain, abs=1e-3)
+    kept = CrossEncoderScorer("embedded:duplicate", score_cache_mb=1)
+    whole = await kept.ascore(pairs, deadline=Deadline(), needed=[0.0] * count)
+    assert whole.values == pytest.approx(plain, abs=1e-3)
 
 
 def test_a_tuned_encoder_scores_as_it_would_alone(tmp_path: Path) -> None:

@@ -209,6 +209,7 @@ class _KnownScorer(CrossEncoderScorer):
         *,
         deadline: Deadline,
         cosines: Sequence[float] | None = None,
+        needed: Sequence[float] | None = None,
         shortening: Shortening | None = None,
     ) -> ScoredPairs:
         self.asked += len(pairs)
@@ -254,6 +255,7 @@ class _LateScorer(_KnownScorer):
         *,
         deadline: Deadline,
         cosines: Sequence[float] | None = None,
+        needed: Sequence[float] | None = None,
         shortening: Shortening | None = None,
     ) -> ScoredPairs:
         done = max(0, 30 - self.asked)
