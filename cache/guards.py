@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Literal
 
 from funnel.cache.lexicon import (
     COMPARING,
+    DEMONYMS,
     DIGEST,
     EVEN_HANDED,
     JOINING,
@@ -31,14 +32,14 @@ from funnel.cache.lexicon import (
     UNDOING,
     UNIVERSAL,
 )
-from funnel.cache.order import swap
+from funnel.cache.order import other_owner, swap
 from funnel.cache.quantities import LOOSELY, MONTHS, is_measure
 from funnel.cache.words import Question, Word, stem, take_apart
 
 if TYPE_CHECKING:
     from funnel.cache.settings import GuardSettings
 
-VERSION = f"3-{DIGEST}"
+VERSION = f"4-{DIGEST}"
 """Of the guards' code, counted up by hand when a finding can change, and of the lexicon.
 
 It is part of every entry's partition: what older guards let through is not served any more.
@@ -119,6 +120,7 @@ def _guards(settings: "GuardSettings") -> tuple[tuple[bool, _Guard], ...]:
         (settings.negation, _negation),
         (settings.entities, _entities),
         (settings.entities, _designators),
+        (settings.entities, _owners),
         (settings.order, _order),
     )
 
@@ -355,6 +357,13 @@ def _designators(a: Question, b: Question, margins: Margins) -> Iterator[Finding
             yield Finding("entity", f"{named} {_list(first)} against {named} {_list(second)}")
 
 
+def _owners(a: Question, b: Question, margins: Margins) -> Iterator[Finding]:  # noqa: ARG001
+    """Somebody else's: "my tenant's rent" against "my rent"."""
+    found = other_owner(a, b) or other_owner(b, a)
+    if found is not None:
+        yield Finding("role", found)
+
+
 def _letters(question: Question) -> dict[str, set[str]]:
     """Stem of a word -> the letters after it, all of a list: "option a or b"."""
     found: dict[str, set[str]] = {}
@@ -416,8 +425,10 @@ def _unmatched(a: Question, b: Question) -> set[str]:
 
 
 def _alike(name: str, other: str) -> bool:
-    """The same name, an inflection of it, or one typing slip away from it."""
+    """The same name, an inflection of it, who is of that country, or one typing slip away."""
     if name == other or stem(name) == stem(other):
+        return True
+    if other in DEMONYMS.get(name, ()) or name in DEMONYMS.get(other, ()):
         return True
     if min(len(name), len(other)) < 5:
         return False

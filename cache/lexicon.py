@@ -39,5 +39,13 @@ REVERSING: Final = _words("reversing")
 DIRECTED: Final = _words("directed")
 JOINING: Final = _words("joining")
 EVEN_HANDED: Final = _words("even_handed")
+DOERS: Final = _words("doers")
+AUXILIARIES: Final = _words("auxiliaries")
+EITHER_WAY: Final = _words("either_way")
+OWN: Final = _words("own")
+OWNERS: Final = _words("owners")
 CONVERSE: Final[dict[str, str]] = _DATA["converse"]
+DEMONYMS: Final[dict[str, frozenset[str]]] = {
+    country: frozenset(people.split()) for country, people in _DATA["demonyms"].items()
+}
 ALIASES: Final[dict[str, str]] = _DATA["aliases"]

@@ -1,13 +1,29 @@
-"""Who does what to whom: the same words in other roles."""
+"""Who does what to whom, and whose it is: the same words in other roles."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from funnel.cache.lexicon import CONVERSE, DIRECTED, EVEN_HANDED, JOINING, STOPWORDS
-from funnel.cache.words import Question
+from funnel.cache.lexicon import (
+    AUXILIARIES,
+    CONVERSE,
+    DIRECTED,
+    DOERS,
+    EITHER_WAY,
+    EVEN_HANDED,
+    JOINING,
+    NEGATIONS,
+    OWN,
+    OWNERS,
+    PERIODS,
+    STOPWORDS,
+)
+from funnel.cache.words import Question, Word, stem
 
 _MUCH_THE_SAME = 0.75
 _PHRASE = 4
+_WORD = re.compile(r"\w+")
+_OWNED = re.compile(rf"\b(?:{'|'.join(sorted(OWNERS))})\s+(?:\w+\s+)?(\w+)['\u2019]s\s+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +44,9 @@ def swap(a: Question, b: Question) -> Swap | None:
 
     Words joined by *and*, *or*, *versus* and the like may change places; so may whole clauses.
     """
+    asked = _other_side_asked(a, b) or _other_side_asked(b, a)
+    if asked is not None:
+        return Swap(asked, directed=True)
     common = set(a.content) & set(b.content)
     if len(common) < 2 or _both_say(a, b, EVEN_HANDED):
         return None
@@ -48,6 +67,62 @@ def swap(a: Question, b: Question) -> Swap | None:
     return Swap(f"{exchanged[0]} and {exchanged[1]} change places", directed=False)
 
 
+def other_owner(a: Question, b: Question) -> str | None:
+    """What is one's own in ``b`` and somebody's in ``a`` of whom ``b`` does not speak, or None."""
+    own, also_own = _own(b), _own(a)
+    for owner, owned in _owned(a):
+        if owned in own - also_own and owner not in b.stems:
+            return f"{owner}'s {owned} against one's own"
+    return None
+
+
+def _owned(question: Question) -> list[tuple[str, str]]:
+    """Stems of owner and owned: "my tenant's rent"."""
+    text, found = question.text.casefold(), []
+    for match in _OWNED.finditer(text):
+        words = _WORD.findall(text[match.end() :])
+        owned = next((word for word in words if word not in STOPWORDS), "")
+        if owned and match[1] not in PERIODS:
+            found.append((stem(match[1]), stem(owned)))
+    return found
+
+
+def _own(question: Question) -> set[str]:
+    """Stems of what stands after "my" and the like."""
+    words = question.words
+    after = (_next_content(words[p + 1 :]) for p, word in enumerate(words) if word.folded in OWN)
+    return {found for found in after if found}
+
+
+def _next_content(words: Sequence[Word]) -> str:
+    return next((word.stem for word in words if word.folded not in STOPWORDS), "")
+
+
+def _other_side_asked(active: Question, turned: Question) -> str | None:
+    """Whether one asks for the doer and the other for whom it is done to.
+
+    "Who sued Apple" against "who did Apple sue"; the verbs may be of any form ("bought", "buy").
+    """
+    said, other = _after_doer(active), _after_doer(turned)
+    noun = int(bool(other) and other[0] not in AUXILIARIES)  # "which company did"
+    if noun >= min(len(said), len(other)) or other[noun] not in AUXILIARIES:
+        return None
+    if (STOPWORDS | NEGATIONS).intersection(said[: noun + 1]):  # "which company is", "who can"
+        return None
+    if AUXILIARIES.intersection(said[: noun + 2]):  # both ask for the same side
+        return None
+    ours, theirs = _between_ends(list(active.content), list(turned.content))
+    if len(ours) < 2 or ours[1:] != theirs[:-1] or ours[0][0] != theirs[-1][0]:
+        return None
+    return None if ours[0] in EITHER_WAY else f"{' '.join(ours)} against {' '.join(theirs)}"
+
+
+def _after_doer(question: Question) -> list[str]:
+    """The words after that which asks for somebody or something."""
+    words = [word.folded for word in question.words]
+    return next((words[p + 1 :] for p, word in enumerate(words) if word in DOERS), [])
+
+
 def _traded(a: Question, b: Question) -> str | None:
     """Two phrases that took each other's places in an otherwise equal text: X m Y against Y m X.
 
@@ -66,7 +141,10 @@ def _traded(a: Question, b: Question) -> str | None:
 
 def _middles(a: Question, b: Question) -> tuple[list[str], list[str]]:
     """What is left of two texts without their common beginning and end."""
-    ours, theirs = [w.folded for w in a.words], [w.folded for w in b.words]
+    return _between_ends([w.folded for w in a.words], [w.folded for w in b.words])
+
+
+def _between_ends(ours: list[str], theirs: list[str]) -> tuple[list[str], list[str]]:
     while ours and theirs and ours[0] == theirs[0]:
         ours, theirs = ours[1:], theirs[1:]
     while ours and theirs and ours[-1] == theirs[-1]:
@@ -108,8 +186,8 @@ def _objects(question: Question) -> dict[str, str]:
     found: dict[str, str] = {}
     twice: set[str] = set()
     for place, word in enumerate(words):
-        after = next((w.stem for w in words[place + 1 :] if w.folded not in STOPWORDS), None)
-        if word.folded not in DIRECTED or after is None:
+        after = _next_content(words[place + 1 :])
+        if word.folded not in DIRECTED or not after:
             continue
         if word.folded in found:
             twice.add(word.folded)

@@ -11,6 +11,8 @@ from funnel.cache.quantities import Counted, Quantity, count, join_wholes, unit_
 _TOKEN = re.compile(r"[^\W_]+(?:['\u2019][^\W_]+)*(?:[+#]+|\.(?=[^\W\d_]\b))?")
 # "turn" or "switch" with up to four words before its "on" or "off".
 _SWITCH = r"\b(?:turn|switch)(?:ed|ing|s)?\b((?:\s+(?!on\b|off\b)\w+){0,4}?)\s+"
+# Up to three words between a verb and the particle that makes another verb of it.
+_FEW = r"((?:\s+(?!(?:off|out|up)\b)\w+){0,3}?)[\s-]+"
 _PHRASES = (
     (re.compile(rf"{_SWITCH}on\b"), r"enable\1"),
     (re.compile(rf"{_SWITCH}off\b"), r"disable\1"),
@@ -22,7 +24,16 @@ _PHRASES = (
     (re.compile(r"\bopt(?:ing|ed|s)?[\s-]+out\b"), "disable"),
     (re.compile(r"\bhow\s+(many|much|long|far|often|old|big|tall|high)\b"), r"how_\1"),
     (re.compile(r"\b2[\s-]?fa\b"), "two factor authentication"),
-    (re.compile(r"\b(zoom|check)(?:ed|ing|s)?[\s-]+(in|out)\b"), r"\1\2"),
+    (
+        re.compile(r"\b(zoom|check|clock|mov|phas|fad)(?:e|ed|es|ing|s)?[\s-]+(in|out)\b"),
+        r"\1\2",
+    ),
+    (re.compile(rf"\b(?:rent|leas)(?:e|ed|es|ing|s)?{_FEW}out\b"), r"rentout\1"),
+    (re.compile(rf"\bpick(?:ed|ing|s)?{_FEW}up\b"), r"pickup\1"),
+    (re.compile(rf"\bdrop(?:ped|ping|s)?{_FEW}off\b"), r"dropoff\1"),
+    (re.compile(r"\b(get|put|roll|back)(?:t?ing|ed|s)?[\s-]+(on|off|out|back|up)\b"), r"\1\2"),
+    (re.compile(r"\b(?:took|tak(?:e|es|en|ing))\s+off\b"), "takeoff"),
+    (re.compile(r"\bthe\s+us\b"), "the usa"),
     (
         re.compile(r"\b(last|this|next|previous|current)\s+(week|month|quarter|year)\b"),
         r"\1_period \2",
@@ -36,6 +47,8 @@ _PHRASES = (
     (re.compile(r"\b(united\s+states(?:\s+of\s+america)?|u\.s\.a?\.?)(?!\w)"), "usa"),
     (re.compile(r"\b(united\s+kingdom|u\.k\.?)(?!\w)"), "uk"),
 )
+# In capitals it is a country, in others also a pronoun.
+_US = re.compile(r"\b(?:US|U\.S\.?(?:A\.?)?)(?!\w)")
 # Arrows, tags and shifts compare nothing.
 _NO_COMPARISON = re.compile(r"-+>|==+>|</?[a-z]\w*\s*/?>|<<+|>>+")
 # What compares, and the words that say as much.
@@ -111,7 +124,7 @@ class Question:
 @lru_cache(maxsize=2_048)
 def take_apart(text: str) -> Question:
     """Analyse a question; equal texts cost nothing the second time."""
-    plain = visible(text)
+    plain = _with_country(visible(text))
     folded, comparisons = _spell_comparisons(join_wholes(plain.casefold()))
     words = _words(plain, folded)
     counted = count(plain)
@@ -131,6 +144,10 @@ def take_apart(text: str) -> Question:
         unreadable=frozenset(_UNREADABLE.findall(plain)),
         signs=_signs(plain),
     )
+
+
+def _with_country(plain: str) -> str:
+    return plain if plain.isupper() else _US.sub("USA", plain)
 
 
 def _signs(plain: str) -> frozenset[str]:
