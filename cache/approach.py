@@ -171,7 +171,8 @@ class Approach:
         kept = {entry.key: entry for entry in near}
         flying = {f"flight-{leader.number}": leader for leader, _ in leaders}
         candidates = [entry.candidate for entry in near] + [
-            Candidate(f"flight-{leader.number}", leader.text, cosine) for leader, cosine in leaders
+            Candidate(f"flight-{leader.number}", leader.text, cosine, leader.asked)
+            for leader, cosine in leaders
         ]
         decision = await self._matcher.judge(search.flight.text, candidates, limit)
         self._note(search.looking, decision)

@@ -55,7 +55,7 @@ class Entry(msgspec.Struct, frozen=True, array_like=True):
 
     ``created`` is wall-clock seconds, ``fresh_s`` how long it counts as fresh from then (jitter
     included), ``epoch`` the corpus epoch it was computed under, ``elapsed_ms`` what computing it
-    took.
+    took. ``asked`` is the query in its caller's words, empty where those are ``query``.
     """
 
     query: str
@@ -64,6 +64,7 @@ class Entry(msgspec.Struct, frozen=True, array_like=True):
     fresh_s: float
     epoch: int
     elapsed_ms: float
+    asked: str = ""
 
 
 class AliasNote(msgspec.Struct, frozen=True, array_like=True):

@@ -19,11 +19,12 @@ from funnel.models.base import TextPair
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A cached question near the asked one."""
+    """A cached question near the asked one; ``asked`` as in an entry."""
 
     key: str
     query: str
     cosine: float
+    asked: str = ""
 
 
 @dataclass(frozen=True, slots=True)

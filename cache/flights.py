@@ -48,6 +48,7 @@ class Flight:
     """
 
     __slots__ = (
+        "asked",
         "attempt",
         "board",
         "deadline",
@@ -72,6 +73,7 @@ class Flight:
         self.deadline = deadline
         self.key = place.key
         self.text = text
+        self.asked = ""
         self.epoch = epoch
         self.number = number
         self.attempt = attempt
@@ -198,11 +200,22 @@ class Flights:
         return flight if flight is not None and flight.epoch >= epoch else None
 
     def register(
-        self, place: Place, text: str, epoch: int, *, attempt: int, deadline: Deadline
+        self,
+        place: Place,
+        text: str,
+        epoch: int,
+        *,
+        attempt: int,
+        deadline: Deadline,
+        asked: str = "",
     ) -> Flight:
-        """A new undecided flight; it takes the place of an older one of the same query."""
+        """A new undecided flight; it takes the place of an older one of the same query.
+
+        ``asked`` is the query in its caller's words.
+        """
         self._numbers += 1
         flight = Flight(place, text, epoch, self._numbers, attempt, deadline)
+        flight.asked = asked
         self._boards.setdefault(place.partition, Board()).add(flight)
         return flight
 

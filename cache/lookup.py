@@ -47,7 +47,7 @@ class Found:
         return CacheInfo(
             status="hit",
             tier=self.tier,
-            matched_query=self.entry.query,
+            matched_query=self.entry.asked or self.entry.query,
             score=self.score,
             threshold=self.threshold,
             age_s=self.age_s,
@@ -68,7 +68,7 @@ class Near:
     @property
     def candidate(self) -> Candidate:
         """As the decision wants it."""
-        return Candidate(self.key, self.entry.query, self.cosine)
+        return Candidate(self.key, self.entry.query, self.cosine, self.entry.asked)
 
 
 @dataclass(slots=True)

@@ -5,6 +5,7 @@ import math
 import random
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,6 +21,7 @@ from funnel.cache.semantic import SemanticCache
 from funnel.cache.settings import CacheSettings
 from funnel.cache.store import Record, StoreLimits
 from funnel.cache.store_memory import MemoryStore
+from funnel.cache.synonyms import Synonyms
 from funnel.errors import InputError
 from funnel.log import get_logger
 from funnel.models.base import Encoder, Scorer
@@ -65,7 +67,8 @@ def replay_log(
     chosen = threshold_for(cache, calibrator_for(cache), scorer.revision, embedder)
     cost = ranking_ms if ranking_ms is not None else _ranking_ms(settings, lines.items)
     bar = _bar(console)
-    embedded = embed_log(encoder, lines.items, progress=bar is not None)
+    asked = [_said(asked, Synonyms(cache.synonyms)) for asked in lines.items]
+    embedded = embed_log(encoder, asked, progress=bar is not None)
     return Replayer(scorer, chosen.policy, bar).run(
         embedded,
         target_precision=cache.target_precision,
@@ -102,11 +105,22 @@ def calibrate_file(
         log.warning("calibrate.bad_line", file=str(path), problem=problem)
     encoder, scorer = _models(settings, cache)
     run = CalibrationRun(encoder, scorer, cache.guards, progress=_bar(console))
+    synonyms = Synonyms(cache.synonyms)
     if log_given:
-        asked = [item for item in lines.items if isinstance(item, Asked)]
+        asked = [_said(item, synonyms) for item in lines.items if isinstance(item, Asked)]
         return run.run_log(asked, target, source=source)
-    pairs = [item for item in lines.items if isinstance(item, LabelledPair)]
+    pairs = [_paired(item, synonyms) for item in lines.items if isinstance(item, LabelledPair)]
     return run.run(pairs, target, prevalence=prevalence, source=source)
+
+
+def _said(asked: Asked, synonyms: Synonyms) -> Asked:
+    """A request as the cache reads it."""
+    return replace(asked, query=synonyms.applied(asked.query))
+
+
+def _paired(pair: LabelledPair, synonyms: Synonyms) -> LabelledPair:
+    first, second = synonyms.applied(pair.first), synonyms.applied(pair.second)
+    return replace(pair, first=first, second=second)
 
 
 def _models(settings: FunnelSettings, cache: CacheSettings) -> tuple[Encoder, Scorer]:
@@ -122,7 +136,7 @@ async def _time_lookups(
     Each asks a question of the log in slightly other words, so it goes the whole way: embedding,
     nearest questions, and the verifier wherever some are near enough.
     """
-    changes = {"audit_share": 0.0, "early_refresh": 0.0, "timeout_ms": 1_000.0}
+    changes = {"audit_share": 0, "early_refresh": 0, "timeout_ms": 1_000, "synonyms": ()}
     store = MemoryStore(StoreLimits(max_entries=len(log.texts) + 2 * _TIMED))
     cache = SemanticCache(settings.model_copy(update=changes), store, encoder, scorer)
     await cache.start()

@@ -10,6 +10,7 @@ import asyncio
 import random
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from funnel.cache.approach import Approach
@@ -32,6 +33,7 @@ from funnel.cache.reruns import Reruns
 from funnel.cache.serving import Parts, Serving, missed
 from funnel.cache.settings import CacheSettings
 from funnel.cache.store import Store
+from funnel.cache.synonyms import Synonyms
 from funnel.cache.verifier import Verifier
 from funnel.cache.writer import Writer
 from funnel.errors import FunnelError
@@ -73,6 +75,7 @@ class SemanticCache(QueryCache):
     ) -> None:
         self.settings = settings
         self.counters = Counters()
+        self._synonyms = Synonyms(settings.synonyms)
         self.guarded = GuardedStore(store, CircuitBreaker(), settings.timeout_ms / 1000)
         verifier = Verifier(scorer, settings.verifier.timeout_ms / 1000)
         self.matcher = Matcher(settings, encoder, verifier)
@@ -144,7 +147,7 @@ class SemanticCache(QueryCache):
     async def serve(self, request: CacheRequest, compute: Compute) -> Served:
         """Return a kept answer, join one in the making, or compute one and keep it."""
         await self._prepared()
-        place = place_of(request, self.matcher.identity)
+        request, place = self._placed(request)
         if place is None or request.query.shortened:
             reason = "uncacheable_partition" if place is None else "query_shortened"
             served = Served(await compute(), CacheInfo(status="bypass", reason=reason))
@@ -152,6 +155,14 @@ class SemanticCache(QueryCache):
             served = await self._cached(self._looking(request, place), compute)
         self.counters.served(served.info)
         return served
+
+    def _placed(self, request: CacheRequest) -> tuple[CacheRequest, Place | None]:
+        """The request as the cache reads it, and its place; what the stages are asked stays."""
+        text = self._synonyms.applied(request.query.text)
+        if text != request.query.text:
+            request = replace(request, query=request.query.reworded(text))
+        named = {"synonyms": self._synonyms.digest} if self._synonyms.digest else {}
+        return request, place_of(request, {**self.matcher.identity, **named})
 
     def _looking(self, request: CacheRequest, place: Place) -> Looking:
         return Looking(request, place, self.guarded.budget(request.deadline))
@@ -192,7 +203,7 @@ class SemanticCache(QueryCache):
             CacheError: the store did not answer.
         """
         await self._prepared()
-        place = place_of(request, self.matcher.identity)
+        request, place = self._placed(request)
         return place is not None and await self._invalidator.forget(place.partition, place.key)
 
     # -- telling
@@ -204,7 +215,7 @@ class SemanticCache(QueryCache):
     async def explain(self, request: CacheRequest) -> Mapping[str, Any]:
         """Why a lookup would hit or miss, with every candidate's scores and findings."""
         await self._prepared()
-        place = place_of(request, self.matcher.identity)
+        request, place = self._placed(request)
         if place is None or request.query.shortened:
             return {"status": "bypass", "reason": "the query or its options cannot be cached"}
         looking = self._looking(request, place)

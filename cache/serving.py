@@ -104,6 +104,7 @@ class Serving:
             looking.place,
             looking.request.query.text,
             self._epoch(looking),
+            asked=looking.request.query.asked,
             attempt=attempt,
             deadline=looking.request.deadline,
         )
@@ -335,7 +336,7 @@ def missed(looking: Looking) -> CacheInfo:
     return CacheInfo(
         status="error" if failed else "miss",
         reason=looking.fault or looking.reason,
-        matched_query=refused.candidate.query if refused else None,
+        matched_query=(refused.candidate.asked or refused.candidate.query) if refused else None,
         score=refused.score if refused else None,
         threshold=refused.needed if refused else None,
         lookup_ms=looking.ms,
@@ -347,7 +348,7 @@ def _shared(answer: Answer, flight: Flight, verdict: Verdict | None, lookup_ms: 
     info = CacheInfo(
         status="hit",
         tier="flight",
-        matched_query=flight.text,
+        matched_query=flight.asked or flight.text,
         score=verdict.score if verdict else None,
         threshold=verdict.needed if verdict else None,
         age_s=0.0,

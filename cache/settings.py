@@ -1,15 +1,18 @@
 """What an operator tunes of the semantic cache: the ``cache:`` block of the YAML."""
 
+import re
 from pathlib import Path
 from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
 
 from funnel.cache.store import LONGEST_S, StoreLimits
+from funnel.cache.synonyms import plain
 from funnel.models.names import ScorerName
 
 _MOST_ENTRIES = 10_000_000  # who asked for room is remembered in 16 bytes for each
 _MOST_BYTES = 2**50
+_LONGEST_WORDING = 200
 
 
 class VerifierSettings(BaseModel):
@@ -43,7 +46,8 @@ class CacheSettings(BaseModel):
     What is a hit: the ``candidates`` nearest cached queries at a cosine of at least ``floor``
     (None: the calibrator's) are verified; ``target_precision`` picks the threshold that the
     ``calibrator`` file certifies for it (None: the one shipped for the shipped verifier).
-    ``threshold`` overrules the calibrator, without a certificate.
+    ``threshold`` overrules the calibrator, without a certificate. ``synonyms`` are groups of
+    wordings that mean the same in this service: the cache reads each as the first of its group.
 
     How long: ``ttl_s``, shortened by up to ``ttl_jitter`` of it, so that entries made together do
     not expire together; ``empty_ttl_s`` for empty answers. ``early_refresh`` > 0 recomputes popular
@@ -78,6 +82,7 @@ class CacheSettings(BaseModel):
 
     verifier: VerifierSettings = VerifierSettings()
     guards: GuardSettings = GuardSettings()
+    synonyms: tuple[tuple[str, ...], ...] = ()
     semantic: bool = True
     candidates: int = Field(default=5, ge=1, le=50)
     floor: float | None = Field(default=None, ge=-1, le=1)
@@ -113,6 +118,25 @@ class CacheSettings(BaseModel):
         if "\0" in str(path):
             raise ValueError(f"got {str(path)!r} with a zero byte, expected a file's name")
         return path
+
+    @field_validator("synonyms")
+    @classmethod
+    def _wordings_that_mean_one_thing(
+        cls, groups: tuple[tuple[str, ...], ...]
+    ) -> tuple[tuple[str, ...], ...]:
+        group_of: dict[str, int] = {}
+        for number, group in enumerate(groups):
+            if len({plain(wording) for wording in group}) < 2:
+                raise ValueError(f"got {list(group)}, expected a list of two wordings or more")
+            for wording in group:
+                if not re.search(r"\w", wording) or len(wording) > _LONGEST_WORDING:
+                    raise ValueError(
+                        f"got {wording[:40]!r} of {len(wording)} characters, expected a wording "
+                        f"with a letter or digit, of at most {_LONGEST_WORDING}"
+                    )
+                if group_of.setdefault(plain(wording), number) != number:
+                    raise ValueError(f"{wording!r} is in two groups; leave it in one, or join them")
+        return tuple(tuple(wording.strip() for wording in group) for group in groups)
 
     @model_validator(mode="after")
     def _redis_has_an_address(self) -> Self:

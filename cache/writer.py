@@ -111,6 +111,7 @@ class Writer:
     def _entry(self, request: CacheRequest, answer: Answer, epoch: int) -> Entry:
         return Entry(
             query=request.query.text,
+            asked="" if request.query.asked == request.query.text else request.query.asked,
             hits=tuple(pack_hit(hit) for hit in answer.hits),
             created=self._clock() - answer.elapsed_ms / 1000,
             fresh_s=lifetime_s(self._settings, empty=not answer.hits, spread=self._spread),

@@ -57,7 +57,7 @@ class Query:
         scope: the tenant or other hard partition.
     """
 
-    __slots__ = ("_embed", "_task", "filters", "id", "scope", "shortened", "text")
+    __slots__ = ("_embed", "_task", "asked", "filters", "id", "scope", "shortened", "text")
 
     def __init__(
         self,
@@ -69,7 +69,7 @@ class Query:
         scope: str | None = None,
     ) -> None:
         self.shortened = len(text) > MAX_QUERY_CHARS
-        self.text = text[:MAX_QUERY_CHARS]
+        self.text = self.asked = text[:MAX_QUERY_CHARS]
         self.id = query_id
         self.filters: Mapping[str, Any] = filters or EMPTY
         self.scope = scope
@@ -88,6 +88,14 @@ class Query:
 
     async def _compute(self) -> Vector:
         return await self._embed(self.text)
+
+    def reworded(self, text: str) -> "Query":
+        """The same in other words, with an embedding of its own; ``asked`` stays."""
+        made = Query(
+            text, query_id=self.id, embed=self._embed, filters=self.filters, scope=self.scope
+        )
+        made.asked = self.asked
+        return made
 
     @property
     def fingerprint(self) -> str:
