@@ -313,13 +313,21 @@ def _model_error(name: str, error: BaseException) -> ModelError:
 
 async def awaited(future: "Future[Any]", worker: ModelWorker, deadline: Deadline) -> None:
     """Wait for a job until its deadline, then take what is done; a cancelled caller drops it."""
+    waited = asyncio.wrap_future(future)
+    waited.add_done_callback(_retrieve)
     try:
-        await asyncio.wait({asyncio.wrap_future(future)}, timeout=deadline.remaining_s())
+        await asyncio.wait({waited}, timeout=deadline.remaining_s())
     except asyncio.CancelledError:
         future.cancel()
         raise
     if not future.done():
         worker.settle(future)
+
+
+def _retrieve(future: "asyncio.Future[Any]") -> None:
+    """Take the exception, which the caller finds in the worker's own future."""
+    if not future.cancelled():
+        future.exception()
 
 
 @cache

@@ -1,5 +1,7 @@
 """The worker: every item once, budgets kept, fair, bounded, and alive after failures."""
 
+import asyncio
+import gc
 import itertools
 import math
 import threading
@@ -15,7 +17,7 @@ from funnel.errors import ModelError, Overloaded
 from funnel.models.base import Shortening
 from funnel.models.batching import pair_lengths, token_batches
 from funnel.models.jobs import Lane, windows_of
-from funnel.models.worker import ModelWorker
+from funnel.models.worker import ModelWorker, awaited
 
 
 @pytest.fixture
@@ -232,6 +234,25 @@ def test_a_failed_batch_fails_its_job_only(worker: ModelWorker) -> None:
     with pytest.raises(ModelError, match="'broken': a batch failed: ValueError: broken"):
         worker.submit(broken, [1], [1]).result(timeout=5)
     assert worker.submit(fine, [1], [1]).result(timeout=5).rows == [-1]
+
+
+async def test_a_failure_is_told_once(single: ModelWorker) -> None:
+    """To the caller; asyncio does not print the stack of a second copy that nobody looked at."""
+    told: list[object] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: told.append(context))
+
+    def fails(_: Sequence[int]) -> list[int]:
+        raise ValueError("no")
+
+    lane: Lane[int, int] = Lane("broken", fails, budget=10)
+    future = single.submit(lane, [1], [1])
+    await awaited(future, single, Deadline())
+    with pytest.raises(ModelError, match="no"):
+        future.result()
+    del future
+    gc.collect()
+    await asyncio.sleep(0)
+    assert told == []
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
