@@ -153,6 +153,12 @@ class ModelWorker:
         for thread in self._threads:
             thread.join(timeout=_CLOSE_S)
 
+    def begin_anew(self) -> None:
+        """In a fork, where neither the threads are nor whoever held the lock."""
+        self._pid = os.getpid()
+        self._jobs, self._threads = [], []
+        self._changed = threading.Condition()
+
     def _job(
         self,
         lane: Lane[Any, Any],
@@ -338,4 +344,5 @@ def model_worker() -> ModelWorker:
     """
     worker = ModelWorker()
     atexit.register(worker.close)
+    os.register_at_fork(after_in_child=worker.begin_anew)
     return worker

@@ -4,6 +4,8 @@ import asyncio
 import gc
 import itertools
 import math
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -18,6 +20,26 @@ from funnel.models.base import Shortening
 from funnel.models.batching import pair_lengths, token_batches
 from funnel.models.jobs import Lane, windows_of
 from funnel.models.worker import ModelWorker, awaited
+
+FORKS = """
+import os, sys, threading
+from funnel.models.worker import model_worker
+
+held, go_on = threading.Event(), threading.Event()
+
+def hold():
+    with model_worker()._changed:
+        held.set()
+        go_on.wait(30)
+
+threading.Thread(target=hold).start()
+held.wait(30)
+child = os.fork()
+if child == 0:
+    sys.exit(7)
+go_on.set()
+sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
 
 
 @pytest.fixture
@@ -268,6 +290,12 @@ def test_a_thread_that_dies_is_replaced(single: ModelWorker) -> None:
         single.submit(deadly, [1], [1]).result(timeout=5)
     time.sleep(0.05)
     assert single.submit(fine, [1], [1]).result(timeout=5).rows == [-1]
+
+
+def test_a_fork_comes_to_its_end() -> None:
+    """Also one that was made while a thread, which it does not have, held the worker's lock."""
+    ended = subprocess.run([sys.executable, "-c", FORKS], timeout=60, check=False)
+    assert ended.returncode == 7
 
 
 def test_a_closed_worker_says_so(worker: ModelWorker) -> None:
