@@ -3,6 +3,7 @@
 import atexit
 import os
 import threading
+import weakref
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
@@ -21,8 +22,32 @@ class Threads(ThreadPoolExecutor):
     soon as the main thread is over, before other threads and ``atexit`` handlers have run: a
     service whose main thread only starts others could not search, and
     ``atexit.register(funnel.close)`` could not close. As there, the process ends only after the
-    work that was taken. Threads live until :meth:`shutdown`.
+    work that was taken, and the threads of a pool that nobody holds any more go.
     """
+
+    def __init__(self, most: int, name: str) -> None:
+        self._crew = _Crew(most, name)
+        weakref.finalize(self, self._crew.end).atexit = False
+
+    def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> "Future[T]":
+        """Have a thread call it.
+
+        Raises:
+            RuntimeError: after :meth:`shutdown`.
+        """
+        future: Future[T] = Future()
+        self._crew.take(future, partial(fn, *args, **kwargs))
+        return future
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """Take no more work, and end the threads once they have done what was taken."""
+        self._crew.end(cancel=cancel_futures)
+        if wait:
+            self._crew.join()
+
+
+class _Crew:
+    """The threads, which must not hold the pool, or it would never be forgotten."""
 
     def __init__(self, most: int, name: str) -> None:
         self._most = most
@@ -34,34 +59,28 @@ class Threads(ThreadPoolExecutor):
         self._ended = False
         self._pid = os.getpid()
 
-    def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> "Future[T]":
-        """Have a thread call it.
-
-        Raises:
-            RuntimeError: after :meth:`shutdown`.
-        """
-        future: Future[T] = Future()
+    def take(self, future: "Future[Any]", call: Callable[[], Any]) -> None:
         with self._changed:
             if self._ended:
                 raise RuntimeError(f"{self._name}: got work after its end")
-            self._jobs.put((future, partial(fn, *args, **kwargs)))
+            self._jobs.put((future, call))
             self._unfinished += 1
             if len(self._running) < min(self._most, self._unfinished):
                 self._start()
-        return future
 
-    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        """Take no more work, and end the threads once they have done what was taken."""
+    def end(self, *, cancel: bool = False) -> None:
         with self._changed:
             self._ended = True
-            if cancel_futures:
+            if cancel:
                 self._cancel()
-            threads = list(self._running)
-            for _ in threads:
+            for _ in self._running:
                 self._jobs.put(None)
-        if wait:
-            for thread in threads:
-                thread.join()
+
+    def join(self) -> None:
+        with self._changed:
+            running = list(self._running)
+        for thread in running:
+            thread.join()
 
     def _start(self) -> None:
         number = len(self._running)
@@ -80,6 +99,7 @@ class Threads(ThreadPoolExecutor):
             if job is not None:
                 job[0].cancel()
                 self._unfinished -= 1
+                self._changed.notify_all()
 
     def _serve(self) -> None:
         while (job := self._jobs.get()) is not None:

@@ -1,5 +1,6 @@
 """Threads that take work until the process ends."""
 
+import gc
 import subprocess
 import sys
 import threading
@@ -64,6 +65,18 @@ def test_threads_are_started_as_needed_and_ended() -> None:
     assert not any(thread.is_alive() for thread in alive)
     with pytest.raises(RuntimeError, match="after its end"):
         threads.submit(sum, [])
+
+
+def test_a_pool_that_nobody_holds_lets_its_threads_go() -> None:
+    """Programs that forget to close what they drop do not gather threads."""
+    threads = Threads(1, "dropped")
+    assert threads.submit(sum, [1]).result(10) == 1
+    alive = [thread for thread in threading.enumerate() if thread.name.startswith("dropped-")]
+    del threads
+    gc.collect()
+    for thread in alive:
+        thread.join(10)
+    assert [thread.is_alive() for thread in alive] == [False]
 
 
 def test_what_waits_can_be_cancelled() -> None:
