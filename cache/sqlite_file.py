@@ -12,13 +12,16 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from funnel.cache.sqlite_schema import APPLICATION_ID, CREATE, SCHEMA
 from funnel.errors import CacheError
 from funnel.log import get_logger
+from funnel.threads import Threads
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future
 
 log = get_logger(__name__)
 T = TypeVar("T")
@@ -113,7 +116,7 @@ class _Worker:
 
     def __init__(self, path: Path, name: str) -> None:
         self._path = path
-        self._pool = ThreadPoolExecutor(1, thread_name_prefix=f"funnel-sqlite-{name}")
+        self._pool = Threads(1, f"funnel-sqlite-{name}")
         self._connection: sqlite3.Connection | None = None
         self._identity: tuple[int, int] | None = None
         self._looked = 0.0

@@ -30,6 +30,7 @@ from funnel.resources import Resources
 from funnel.result import FunnelResult
 from funnel.settings import FunnelSettings, Secrets
 from funnel.stages.base import Stage
+from funnel.threads import Threads
 from funnel.types import Filters
 from funnel.writing import Documents, Writer
 
@@ -283,7 +284,12 @@ class Funnel:
 
     async def aclose(self) -> None:
         """Close from a coroutine."""
-        await asyncio.to_thread(self._loop.stop, self._shut_down)
+        closing = Threads(1, "funnel-closing")
+        try:
+            loop = asyncio.get_running_loop()
+            await loop.run_in_executor(closing, self._loop.stop, self._shut_down)
+        finally:
+            closing.shutdown(wait=False)
 
     def __enter__(self) -> Self:
         return self

@@ -24,10 +24,18 @@ Messages follow one form: what was got, what was expected, and the mend.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 
 class FunnelError(Exception):
-    """Base of every error this library raises on purpose."""
+    """Base of every error this library raises on purpose. It can be sent to another process."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle message and fields; the class may be called with others than these."""
+        return _made_again, (type(self), self.args), self._fields()
+
+    def _fields(self) -> dict[str, Any]:
+        return dict(self.__dict__)
 
 
 class ConfigError(FunnelError):
@@ -84,6 +92,10 @@ class StageError(FunnelError):
         self.stage = stage
         self.cause = cause
         super().__init__(message)
+
+    def _fields(self) -> dict[str, Any]:
+        """Without the cause: many libraries' errors cannot be pickled; the message tells it."""
+        return {**super()._fields(), "cause": None}
 
 
 class StageTimeout(StageError):
@@ -145,3 +157,7 @@ class CacheError(FunnelError):
 
 class Closed(FunnelError):
     """The funnel was closed; make a new one."""
+
+
+def _made_again(kind: type[FunnelError], arguments: tuple[Any, ...]) -> FunnelError:
+    return kind.__new__(kind, *arguments)

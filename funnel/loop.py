@@ -7,14 +7,17 @@ call is handed to this loop and awaited from wherever it came.
 import asyncio
 import concurrent.futures
 import os
+import sys
 import threading
 from collections.abc import Callable, Coroutine, Iterable
 from typing import Any, TypeVar
 
 from funnel.errors import Closed, InputError
+from funnel.threads import Threads
 
 T = TypeVar("T")
 _STOP_TIMEOUT_S = 5.0
+_THREADS = min(32, (os.cpu_count() or 1) + 4)  # as many as asyncio would start
 
 
 class LoopThread:
@@ -71,14 +74,15 @@ class LoopThread:
         """Cancel the calls in flight (they raise Closed), await ``last``, and end the thread.
 
         Blocks for that long, also inside a running event loop. Further calls raise Closed. In a
-        fork there is nothing to end.
+        fork there is nothing to end, and when the interpreter is being taken down, as for an
+        object's ``__del__``, no thread is left that could.
 
         Raises:
             InputError: called on this very loop, as by a stage.
         """
         if threading.current_thread() is self._thread:
             raise InputError("a funnel cannot be closed from inside a call; close it outside")
-        if self._is_fork():
+        if self._is_fork() or sys.is_finalizing():
             return
         with self._lock:
             if self._closed:
@@ -106,7 +110,7 @@ class LoopThread:
                 f"{os.getpid()}; make one in each process, after the fork"
             )
         with self._lock:  # held while handing over, so that nothing comes after the end
-            if self._closed:
+            if self._closed or sys.is_finalizing():
                 coroutine.close()
                 raise _closed()
             return asyncio.run_coroutine_threadsafe(self._tracked(coroutine), self._running()[0])
@@ -142,6 +146,7 @@ class LoopThread:
 
 def _run(loop: asyncio.AbstractEventLoop) -> None:
     asyncio.set_event_loop(loop)
+    loop.set_default_executor(Threads(_THREADS, "funnel-aside"))
     try:
         while not _ran_to_its_stop(loop):
             pass

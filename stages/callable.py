@@ -7,7 +7,6 @@ The YAML says ``kind: callable`` and ``function: NAME``; the code hands the func
 import asyncio
 import inspect
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextvars import copy_context
 from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeAlias, cast
 
@@ -21,9 +20,12 @@ from funnel.stages.base import (
     StageSettings,
 )
 from funnel.stages.function_code import code_hash
+from funnel.threads import Threads
 from funnel.types import Candidate, ScoreKind
 
 if TYPE_CHECKING:
+    from concurrent.futures import Future
+
     from funnel.resources import Resources
 
 ScoreFunction: TypeAlias = Callable[
@@ -61,7 +63,7 @@ class CallableStage(Stage):
     def __init__(self, settings: CallableSettings, function: ScoreFunction) -> None:
         super().__init__(settings)
         self._function = function
-        self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix=f"funnel-{settings.name}")
+        self._pool = Threads(_THREADS, f"funnel-{settings.name}")
         self._outlived: set[Future[Any]] = set()
 
     @classmethod

@@ -2,6 +2,7 @@
 
 import asyncio
 import re
+import zlib
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from ipaddress import ip_address
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 BASE_URL = "https://openrouter.ai/api/v1"
 MAX_ANSWER_BYTES = 1_000_000
 _CONNECT_S = 5.0
+_GZIP = zlib.MAX_WBITS | 16
+"""What makes zlib expect gzip's head."""
 _KEY = re.compile(r"[\x21-\x7e]+")
 
 
@@ -116,21 +119,48 @@ class OpenRouter:
         timeout = httpx.Timeout(timeout_s, connect=min(_CONNECT_S, timeout_s))
         client = self._client()
         async with client.stream("POST", self._url, json=payload, timeout=timeout) as answer:
-            body = bytearray()
-            async for chunk in answer.aiter_bytes():
-                body += chunk
-                if len(body) > MAX_ANSWER_BYTES:
-                    raise MalformedOutput(f"an answer of more than {MAX_ANSWER_BYTES} bytes")
+            sent = bytearray()
+            async for chunk in answer.aiter_raw():
+                sent += chunk
+                _check_length(sent)
         wait = retry_after_s(answer.headers.get("retry-after"), datetime.now(UTC))
+        body = _unpacked(bytes(sent), answer.headers.get("content-encoding", ""))
         echoed = body.replace(self._key.encode(), b"***")  # errors are logged, keys never are
-        return Response(answer.status_code, json_object(bytes(echoed)), wait)
+        return Response(answer.status_code, json_object(echoed), wait)
 
     def _client(self) -> "httpx.AsyncClient":
         import httpx
 
         if self._http is None:
             self._http = httpx.AsyncClient(
-                headers={**self._headers, "Authorization": f"Bearer {self._key}"},
+                headers={
+                    **self._headers,
+                    "Accept-Encoding": "gzip",
+                    "Authorization": f"Bearer {self._key}",
+                },
                 trust_env=not is_loopback(self._url),  # a proxy is no way to this machine
             )
         return self._http
+
+
+def _unpacked(body: bytes, encoding: str) -> bytes:
+    """The body as it was before it was packed; httpx would unpack gigabytes from a few kilobytes.
+
+    Raises:
+        MalformedOutput: it is packed by other means than were asked for, damaged, or too long.
+    """
+    if encoding.strip().lower() in ("", "identity"):
+        return body
+    if encoding.strip().lower() != "gzip":
+        raise MalformedOutput(f"an answer in the encoding {encoding!r:.80}, expected gzip or none")
+    try:
+        plain = zlib.decompressobj(_GZIP).decompress(body, MAX_ANSWER_BYTES + 1)
+    except zlib.error as error:
+        raise MalformedOutput(f"an answer in damaged gzip: {error}", cause=error) from error
+    _check_length(plain)
+    return plain
+
+
+def _check_length(body: bytes | bytearray) -> None:
+    if len(body) > MAX_ANSWER_BYTES:
+        raise MalformedOutput(f"an answer of more than {MAX_ANSWER_BYTES} bytes")

@@ -68,7 +68,7 @@ class Response:
     @property
     def model(self) -> str:
         """The model that answered, empty if it is not said."""
-        return str((self.body or {}).get("model") or "")
+        return _line((self.body or {}).get("model") or "")
 
 
 def content(response: Response, constraints: str) -> str:
@@ -150,7 +150,13 @@ def _message(body: Mapping[str, Any] | None) -> str:
     if isinstance(error, Mapping):
         parts = (error.get("code"), error.get("message"), _mapping(error, "metadata").get("raw"))
         error = " | ".join(str(part) for part in parts if part)
-    return " ".join(str(error or "no message").split())[:_MESSAGE_CHARS]
+    return _line(error or "no message")
+
+
+def _line(said: object) -> str:
+    """What the endpoint said, on one line. Halves of a surrogate pair could not be sent on."""
+    line = " ".join(str(said).split())[:_MESSAGE_CHARS]
+    return line.encode("utf-8", "replace").decode()
 
 
 def _why_empty(choice: Mapping[str, Any]) -> str:

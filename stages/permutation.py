@@ -77,7 +77,7 @@ def named_ids(answer: str) -> list[object]:
     text = without_thoughts(answer)
     for found in _json_lists(text):
         return found
-    if cut := _CUT_SHORT.search(text):
+    if cut := _CUT_SHORT.search(text, text.rfind("]") + 1):  # or each start would read to it
         return _numbers(cut.group(1).rpartition(",")[0])  # the last may lack digits
     return _longest_run(text)
 

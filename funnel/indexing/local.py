@@ -7,7 +7,6 @@ Points are stored as pickles by the client itself: a directory must be trusted l
 import asyncio
 import warnings
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -17,6 +16,7 @@ from funnel.errors import BackendUnavailable, Closed, ConfigError
 from funnel.indexing.postings import Postings
 from funnel.indexing.qdrant import BM25, DENSE, MEMORY, Backend, PointQuery, translated
 from funnel.indexing.terms import SparseTerms
+from funnel.threads import Threads
 
 if TYPE_CHECKING:
     from qdrant_client import QdrantClient, models
@@ -32,7 +32,7 @@ class LocalBackend(Backend):
 
     def __init__(self, place: str) -> None:
         self._place = place
-        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="funnel-qdrant")
+        self._thread = Threads(1, "funnel-qdrant")
         self._client: QdrantClient | None = None
         self._postings: dict[str, Postings] = {}  # by physical collection; worker thread only
 
@@ -75,7 +75,7 @@ class LocalBackend(Backend):
         client, self._client = self._client, None
         if client is not None:
             await self._in_thread(client.close, None)
-        await asyncio.to_thread(self._thread.shutdown)
+        self._thread.shutdown(wait=False)
 
     def _opened(self) -> "QdrantClient":
         if self._client is None:

@@ -5,6 +5,7 @@ Imports torch and openvino: import lazily.
 
 import atexit
 import io
+import os
 import threading
 import warnings
 import weakref
@@ -46,6 +47,7 @@ class Compiled:
         example: "Sequence[NDArray[Any]]",
     ) -> None:
         self._local = threading.local()
+        self._pid = os.getpid()
         # OpenVINO's binding sets itself up when it first handles arrays, and two threads that do so
         # at once can wait for each other for ever: one holds its guard, the other Python's lock.
         with _ONE_AT_A_TIME:
@@ -62,7 +64,12 @@ class Compiled:
         return output
 
     def release(self) -> None:
-        """Give the network's threads back; it cannot be called any more."""
+        """Give the network's threads back; it cannot be called any more.
+
+        A fork of the process that has them does nothing: it would wait for them for ever.
+        """
+        if os.getpid() != self._pid:
+            return
         self._local = threading.local()
         self._model = None
 

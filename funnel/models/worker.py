@@ -153,6 +153,12 @@ class ModelWorker:
         for thread in self._threads:
             thread.join(timeout=_CLOSE_S)
 
+    def begin_anew(self) -> None:
+        """In a fork, where neither the threads are nor whoever held the lock."""
+        self._pid = os.getpid()
+        self._jobs, self._threads = [], []
+        self._changed = threading.Condition()
+
     def _job(
         self,
         lane: Lane[Any, Any],
@@ -313,13 +319,21 @@ def _model_error(name: str, error: BaseException) -> ModelError:
 
 async def awaited(future: "Future[Any]", worker: ModelWorker, deadline: Deadline) -> None:
     """Wait for a job until its deadline, then take what is done; a cancelled caller drops it."""
+    waited = asyncio.wrap_future(future)
+    waited.add_done_callback(_retrieve)
     try:
-        await asyncio.wait({asyncio.wrap_future(future)}, timeout=deadline.remaining_s())
+        await asyncio.wait({waited}, timeout=deadline.remaining_s())
     except asyncio.CancelledError:
         future.cancel()
         raise
     if not future.done():
         worker.settle(future)
+
+
+def _retrieve(future: "asyncio.Future[Any]") -> None:
+    """Take the exception, which the caller finds in the worker's own future."""
+    if not future.cancelled():
+        future.exception()
 
 
 @cache
@@ -330,4 +344,5 @@ def model_worker() -> ModelWorker:
     """
     worker = ModelWorker()
     atexit.register(worker.close)
+    os.register_at_fork(after_in_child=worker.begin_anew)
     return worker

@@ -1,5 +1,6 @@
 """One process that listens: uvicorn around the app."""
 
+import asyncio
 import signal
 import socket
 from collections.abc import Callable, Iterator
@@ -10,14 +11,22 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import uvicorn
 
 from funnel.errors import ConfigError
+from funnel.log import get_logger
 from funnel.service.app import make_app
 from funnel.service.options import ServiceOptions, check_reach, is_loopback
 
 if TYPE_CHECKING:
     from funnel.engine import Funnel
 
+log = get_logger(__name__)
+
 _DRAIN_S = 20
 """How long running queries may take to end after a signal; orchestrators kill after 30."""
+_ENDING_S = 5
+"""How long their callers may take to be told, after that."""
+_IDLE_S = 75
+"""How long a connection waits for its next call: longer than gateways keep theirs (60 s), or now
+and then a call would meet a connection that is just being closed."""
 
 
 def serve(
@@ -53,14 +62,36 @@ def serve(
         access_log=False,
         server_header=False,
         lifespan="on",
-        timeout_graceful_shutdown=_DRAIN_S,
+        timeout_keep_alive=_IDLE_S,
+        timeout_graceful_shutdown=_DRAIN_S + _ENDING_S,
     )
     with _terminated_as_exit():
         funnel.start()  # here its errors reach the caller as they are
         with _listen(host, port, config.backlog) as door:
             name, number = door.getsockname()[:2]
             listening(f"http://{f'[{name}]' if ':' in name else name}:{number}")
-            uvicorn.Server(config).run([door])
+            _Server(config, funnel).run([door])
+
+
+class _Server(uvicorn.Server):
+    """Tells the callers of what outlives the drain, instead of dropping them with a stack trace."""
+
+    def __init__(self, config: uvicorn.Config, funnel: "Funnel") -> None:
+        super().__init__(config)
+        self._funnel = funnel
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """As uvicorn does; calls that run past the drain end with ``Closed``, which is a 503."""
+        closing = asyncio.create_task(self._close_late())
+        try:
+            await super().shutdown(sockets)
+        finally:
+            closing.cancel()
+
+    async def _close_late(self) -> None:
+        await asyncio.sleep(_DRAIN_S)
+        log.warning("drain_over", after_s=_DRAIN_S)
+        await self._funnel.aclose()
 
 
 def _listen(host: str, port: int, backlog: int) -> socket.socket:

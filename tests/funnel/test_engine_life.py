@@ -1,6 +1,8 @@
 """A funnel's life: threads, tasks and loops, start, cancelled callers, close."""
 
 import asyncio
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -18,6 +20,16 @@ from funnel.models import encoder
 from funnel.models.pool import ModelPool
 from funnel.types import Candidate
 from tests.funnel.funnels import CORPUS, make
+
+AT_EXIT = """
+import atexit
+import sys
+from tests.funnel.funnels import CORPUS, make
+
+funnel = make(qdrant={"path": sys.argv[1]})
+atexit.register(funnel.close)
+funnel.index(CORPUS)
+"""
 
 
 @pytest.fixture
@@ -172,3 +184,18 @@ async def test_a_failed_start_is_tried_again() -> None:
         await asyncio.sleep(0.1)  # it ends with nobody there to hear how
         assert await funnel.astart() is funnel
         assert tries == 2
+
+
+@pytest.mark.slow
+def test_it_can_be_closed_at_exit(tmp_path: Path) -> None:
+    """By an ``atexit`` handler, silently: the standard library's threads are over by then."""
+    ended = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", AT_EXIT, str(tmp_path / "index")],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    assert ended.stderr == ""
+    with make(qdrant={"path": str(tmp_path / "index")}) as again:
+        assert again.run("password").hits

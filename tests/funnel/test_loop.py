@@ -35,6 +35,29 @@ assert loop.call(where()) == os.getpid()
 loop.stop()
 """
 
+ENDS = """
+from funnel.errors import Closed
+from funnel.loop import LoopThread
+
+async def nothing():
+    pass
+
+class Owner:
+    def __init__(self):
+        self.loop = LoopThread()
+        self.loop.call(nothing())
+
+    def __del__(self):
+        try:
+            self.loop.call(nothing())
+        except Closed:
+            print("refused", flush=True)
+        self.loop.stop()
+        print("stopped", flush=True)
+
+owner = Owner()
+"""
+
 
 async def thread_name() -> str:
     return threading.current_thread().name
@@ -189,3 +212,11 @@ def test_a_fork_is_refused_instead_of_waiting_for_ever() -> None:
     )
     assert done.returncode == 0, done.stderr
     assert "make one in each process, after the fork" in done.stdout
+
+
+def test_it_can_be_stopped_while_the_interpreter_is_taken_down() -> None:
+    """As an object's ``__del__`` does; the thread is gone by then: the process never ended."""
+    ended = subprocess.run(
+        [sys.executable, "-c", ENDS], capture_output=True, text=True, timeout=60, check=True
+    )
+    assert (ended.stdout, ended.stderr) == ("refused\nstopped\n", "")

@@ -70,3 +70,12 @@ def test_what_was_kept_is_used() -> None:
     row = np.arange(4, dtype=np.float32)[None]
     np.testing.assert_array_equal(first([row]), again([row]))
     assert sealed.read("openvino/kept.blob")
+
+
+def test_a_fork_leaves_its_parents_networks_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """To give threads back that it does not have would hold up its end for ever."""
+    network, row = _open("forked"), np.ones((1, 4), np.float32)
+    with monkeypatch.context() as fork:
+        fork.setattr("funnel.models.openvino_compiled.os.getpid", lambda: -1)
+        network.release()
+    assert network([row]).tolist() == [[2.0] * 4]

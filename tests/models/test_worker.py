@@ -1,7 +1,11 @@
 """The worker: every item once, budgets kept, fair, bounded, and alive after failures."""
 
+import asyncio
+import gc
 import itertools
 import math
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -15,7 +19,27 @@ from funnel.errors import ModelError, Overloaded
 from funnel.models.base import Shortening
 from funnel.models.batching import pair_lengths, token_batches
 from funnel.models.jobs import Lane, windows_of
-from funnel.models.worker import ModelWorker
+from funnel.models.worker import ModelWorker, awaited
+
+FORKS = """
+import os, sys, threading
+from funnel.models.worker import model_worker
+
+held, go_on = threading.Event(), threading.Event()
+
+def hold():
+    with model_worker()._changed:
+        held.set()
+        go_on.wait(30)
+
+threading.Thread(target=hold).start()
+held.wait(30)
+child = os.fork()
+if child == 0:
+    sys.exit(7)
+go_on.set()
+sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
 
 
 @pytest.fixture
@@ -234,6 +258,25 @@ def test_a_failed_batch_fails_its_job_only(worker: ModelWorker) -> None:
     assert worker.submit(fine, [1], [1]).result(timeout=5).rows == [-1]
 
 
+async def test_a_failure_is_told_once(single: ModelWorker) -> None:
+    """To the caller; asyncio does not print the stack of a second copy that nobody looked at."""
+    told: list[object] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: told.append(context))
+
+    def fails(_: Sequence[int]) -> list[int]:
+        raise ValueError("no")
+
+    lane: Lane[int, int] = Lane("broken", fails, budget=10)
+    future = single.submit(lane, [1], [1])
+    await awaited(future, single, Deadline())
+    with pytest.raises(ModelError, match="no"):
+        future.result()
+    del future
+    gc.collect()
+    await asyncio.sleep(0)
+    assert told == []
+
+
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 def test_a_thread_that_dies_is_replaced(single: ModelWorker) -> None:
     """Its job fails with an error, the next one is served."""
@@ -247,6 +290,12 @@ def test_a_thread_that_dies_is_replaced(single: ModelWorker) -> None:
         single.submit(deadly, [1], [1]).result(timeout=5)
     time.sleep(0.05)
     assert single.submit(fine, [1], [1]).result(timeout=5).rows == [-1]
+
+
+def test_a_fork_comes_to_its_end() -> None:
+    """Also one that was made while a thread, which it does not have, held the worker's lock."""
+    ended = subprocess.run([sys.executable, "-c", FORKS], timeout=60, check=False)
+    assert ended.returncode == 7
 
 
 def test_a_closed_worker_says_so(worker: ModelWorker) -> None:

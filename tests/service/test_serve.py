@@ -20,7 +20,8 @@ from funnel import Funnel
 from funnel.cli.app import app
 from funnel.errors import ConfigError
 from funnel.service import ServiceOptions, make_app
-from funnel.service.server import _listen, serve
+from funnel.service import server as service_server
+from funnel.service.server import _listen, _Server, serve
 from funnel.settings import FunnelSettings
 
 ROOT = Path(__file__).parents[2]
@@ -124,6 +125,46 @@ async def test_a_caller_who_hangs_up_frees_the_place(monkeypatch: pytest.MonkeyP
             assert (await client.post(url, json={"query": "x"})).status_code == 200
         server.should_exit = True
         await serving
+
+
+async def test_what_outlives_the_drain_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A query that is still running then ends as a 503 in JSON, and the server after it."""
+    monkeypatch.setattr(service_server, "_DRAIN_S", 0.05)
+    running = asyncio.Event()
+    here = asyncio.get_running_loop()
+
+    async def endless(*_: Any) -> list[float]:
+        here.call_soon_threadsafe(running.set)
+        await asyncio.Event().wait()
+        return []
+
+    stages = [*SMALL["stages"], {"kind": "callable", "function": "endless", "k": 1}]
+    settings = FunnelSettings.model_validate({**SMALL, "stages": stages})
+    funnel = Funnel(settings, functions={"endless": endless})
+    await funnel.aindex([{"id": "ship", "text": "A parcel takes three days."}])
+    with socket.socket() as door:
+        door.bind(("127.0.0.1", 0))
+        door.listen()
+        server = _Server(uvicorn.Config(make_app(funnel), log_config=None), funnel)
+        serving = asyncio.ensure_future(server.serve([door]))
+        url = "http://{}:{}/query".format(*door.getsockname())
+        async with asyncio.timeout(60), httpx.AsyncClient(timeout=60) as client:
+            body = {"query": "parcel", "deadline_ms": 60_000}
+            call = asyncio.ensure_future(client.post(url, json=body))
+            await running.wait()
+            server.should_exit = True
+            answer = await call
+            await serving
+    assert (answer.status_code, answer.json()["error"]["type"]) == (503, "Closed")
+
+
+def test_idle_connections_outlive_those_of_gateways(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who keeps connections for a minute, as they do, meets none that is just being closed."""
+    served: list[uvicorn.Config] = []
+    monkeypatch.setattr(_Server, "run", lambda self, _: served.append(self.config))
+    with Funnel(FunnelSettings.model_validate(SMALL)) as funnel:
+        serve(funnel, ServiceOptions(), host="127.0.0.1", port=0)
+    assert served[0].timeout_keep_alive > 60
 
 
 def test_a_start_can_be_ended() -> None:

@@ -131,6 +131,13 @@ def test_endless_thoughts_take_no_time() -> None:
     assert time.perf_counter() - began < 5
 
 
+def test_endless_beginnings_of_a_list_take_no_time() -> None:
+    """The same for a model that begins its list over and over: each was read to the end."""
+    began = time.perf_counter()
+    assert named_ids('"ranking":[' * 60_000 + "]") == []
+    assert time.perf_counter() - began < 5
+
+
 @pytest.mark.skipif(not RESPONSES.exists(), reason="the list-wise responses are not at hand")
 def test_real_answers_of_four_models() -> None:
     """All 968 recorded answers become permutations; only answers without an id are malformed."""

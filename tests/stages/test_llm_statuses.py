@@ -1,5 +1,6 @@
 """Every row of the status table, against a real server on loopback."""
 
+import gzip
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -196,6 +197,40 @@ async def test_an_endless_body_is_not_read(server: OpenRouterServer) -> None:
     server.script = [Answer(b" " * 3_000_000)]
     with pytest.raises(MalformedOutput, match="more than"):
         await rank(llm_stage(server))
+
+
+async def test_a_packed_answer_is_read(server: OpenRouterServer) -> None:
+    """A gateway may compress what it passes on."""
+    body = gzip.compress(ranking(2, 1).encoded())
+    server.script = [Answer(body, headers={"Content-Encoding": "gzip"})]
+    assert ids(await rank(llm_stage(server), 2)) == ["d2", "d1"]
+
+
+@pytest.mark.parametrize(
+    ("encoding", "body", "says"),
+    [
+        ("gzip", gzip.compress(b" " * 50_000_000), "more than"),
+        ("gzip, gzip", gzip.compress(gzip.compress(b" " * 50_000_000)), "gzip, gzip"),
+        ("gzip", b"no gzip", "damaged"),
+        ("br", b"?", "'br'"),
+    ],
+)
+async def test_a_packed_body_is_not_unpacked_beyond_any_answers_size(
+    server: OpenRouterServer, encoding: str, body: bytes, says: str
+) -> None:
+    """Kilobytes that hold gigabytes took memory, and the event loop for twenty seconds."""
+    server.script = [Answer(body, headers={"Content-Encoding": encoding})]
+    with pytest.raises(MalformedOutput, match=says):
+        await rank(llm_stage(server))
+
+
+async def test_what_the_server_says_can_be_sent_on(server: OpenRouterServer) -> None:
+    """Half a surrogate pair, which JSON allows, could not be written into an answer's bytes."""
+    server.script = [Answer({"error": {"code": 418, "message": "\ud800"}}, 418)]
+    with pytest.raises(StageError) as raised:
+        await rank(llm_stage(server))
+    str(raised.value).encode()
+    assert Response(200, {"model": "one/\ud800" + "x" * 10_000}).model == "one/?" + "x" * 295
 
 
 async def test_no_time_left_is_a_timeout_without_a_call(server: OpenRouterServer) -> None:
