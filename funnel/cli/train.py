@@ -80,7 +80,9 @@ def cross_encoder(
     check_place(base, train_settings, run_options)
     result, held_out = _form(form), read_pairs(str(dev), on_bad_line) if dev else None
     report = train_cross_encoder(
-        taught_pairs(data, teacher, on_bad_line) if teacher else read_pairs(data, on_bad_line),
+        taught_pairs(data, teacher, on_bad_line, run_options.output)
+        if teacher
+        else read_pairs(data, on_bad_line),
         replace(run_options, data_name=_named(data, teacher)),
         base=base,
         loss=loss,
@@ -146,7 +148,7 @@ def bi_encoder(
             f"got {loss!r}, expected cosine or margin_mse", param_hint="--loss"
         )
     check_place(base, train_settings, run_options)
-    distillation = read_distillation(data, loss, teacher, scale, on_bad_line)
+    distillation = read_distillation(data, loss, teacher, scale, on_bad_line, run_options.output)
     options = replace(run_options, data_name=_named(data, teacher))
     report = train_bi_encoder(distillation, options, base=base, settings=train_settings)
     _tell(report, json_out, _reindex(report.output))
