@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from funnel.errors import ModelError
@@ -19,6 +20,7 @@ from funnel.models.bert import (
     Linear,
     bert_shape,
     collate,
+    max_positions,
     packed,
     read_config,
     read_weights,
@@ -43,6 +45,8 @@ BUDGET = 512
 """Padded tokens of a batch: measured best on one AVX512 core (see benchmarks/README.md)."""
 CUDA_BUDGET = 65_536
 """On CUDA: enough to fill a data-centre device, a few hundred MiB of activations."""
+LOADING_ERRORS = (OSError, ValueError, KeyError, RuntimeError, TypeError, SafetensorError)
+"""What the libraries raise over a folder that is no whole model."""
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -194,7 +198,7 @@ def from_folder(kind: Any, source: ModelSource) -> tuple[Any, Mapping[str, Any]]
             local_files_only=True,
             output_loading_info=True,
         )
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
+    except LOADING_ERRORS as error:
         raise ModelError(f"model {source.name!r} cannot be loaded: {error}") from error
     return model, report
 
@@ -232,9 +236,7 @@ def window(folder: Path, asked: int | None) -> int:
     Raises:
         ModelError: more is asked than the model has positions.
     """
-    config = read_config(folder)
-    shape = bert_shape(config)
-    positions = shape.max_positions if shape else int(str(config.get("max_position_embeddings", 0)))
+    positions = max_positions(read_config(folder))
     made_for = _declared_window(folder)
     limit = min(made_for, positions or made_for)
     if asked is not None and asked > (positions or asked):

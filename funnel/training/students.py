@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 Texts = tuple[str, str]
 Floats = NDArray[np.float64]
+_LABELS = 2  # of a classifier whose config does not say
+_SAFE = {"use_safetensors": True}  # pickled weights can run code
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +88,7 @@ def load_cross_student(
 
     Raises:
         ConfigError: ``residual`` is asked of an adapter without such a part.
-        ModelError: the model cannot be loaded, or has more than one output.
+        ModelError: the model cannot be loaded, or is a classifier.
     """
     from funnel.models.low_rank import four_bit_part
     from funnel.models.pair_models import adapter_base, adapter_folder
@@ -121,8 +123,10 @@ def load_bi_student(base: str, *, max_tokens: int, hardware: Hardware, seed: int
     Raises:
         ModelError: the model cannot be loaded, or is a cross-encoder.
     """
-    from safetensors import SafetensorError
     from sentence_transformers import SentenceTransformer
+
+    from funnel.models.bert import network_folder
+    from funnel.models.encoder_networks import check_whole
 
     seed_everything(seed)
     source = locate(base)
@@ -131,12 +135,12 @@ def load_bi_student(base: str, *, max_tokens: int, hardware: Hardware, seed: int
             f"{base} is a cross-encoder, which gives no vectors; start from an encoder such as "
             f"{EMBEDDED_ENCODER}, and name the cross-encoder as the teacher"
         )
-    folder = str(source.folder)
-    try:
-        with quiet_loading():
-            model = SentenceTransformer(folder, device=hardware.device)
-    except (OSError, ValueError, RuntimeError, SafetensorError) as problem:
-        raise ModelError(f"{base} cannot be loaded as a bi-encoder: {problem}") from problem
+    with _loading(base, "a bi-encoder"):
+        model: Any = SentenceTransformer(
+            str(source.folder), device=hardware.device, model_kwargs=_SAFE
+        )
+        check_whole(base, network_folder(source.folder), getattr(model[0], "model", None))
+    model = model.float()  # in halves, small steps would round to none
     _cut_window(model, max_tokens)
     return model
 
@@ -170,8 +174,10 @@ def _plain_student(
     fixed: "Weights | None" = None,
 ) -> CrossStudent:
     source = locate(base)
-    model = _cross_encoder(source.folder, base, hardware, max_tokens)
     headed = _has_pair_head(source)
+    if headed:
+        _check_one_label(base, source.folder)
+    model = _cross_encoder(source.folder, base, hardware, max_tokens)
     part = _dense_part(base, combine, model, fixed or {}) if combine else None
     return CrossStudent(model, base, part, rank=0, fresh_head=not headed)
 
@@ -183,16 +189,39 @@ def _has_pair_head(source: ModelSource) -> bool:
 
 
 def _cross_encoder(folder: Path, name: str, hardware: Hardware, max_tokens: int) -> Any:
-    from safetensors import SafetensorError
     from sentence_transformers import CrossEncoder
+
+    with _loading(name, "a cross-encoder"):
+        model: Any = CrossEncoder(
+            str(folder), num_labels=1, device=hardware.device, model_kwargs=_SAFE
+        )
+    model = model.float()  # in halves, small steps would round to none
+    _cut_window(model, max_tokens)
+    return model
+
+
+def _check_one_label(name: str, folder: Path) -> None:
+    from funnel.models.bert import read_config
+
+    config = read_config(folder)
+    names = config.get("id2label")
+    labels = len(names) if isinstance(names, dict) else config.get("num_labels", _LABELS)
+    if labels != 1:
+        raise ModelError(
+            f"{name} is a classifier with {labels} labels, expected a model with one score; start "
+            "from a cross-encoder that gives one, or from the encoder that it was made from"
+        )
+
+
+@contextmanager
+def _loading(name: str, what: str) -> Iterator[None]:
+    from funnel.models.cross_networks import LOADING_ERRORS
 
     try:
         with quiet_loading():
-            model = CrossEncoder(str(folder), num_labels=1, device=hardware.device)
-    except (OSError, ValueError, RuntimeError, SafetensorError) as problem:
-        raise ModelError(f"{name} cannot be loaded as a cross-encoder: {problem}") from problem
-    _cut_window(model, max_tokens)
-    return model
+            yield
+    except LOADING_ERRORS as problem:
+        raise ModelError(f"{name} cannot be loaded as {what}: {problem}") from problem
 
 
 def _load_adapter(network: Any, adapter: Adapter, folder: Path) -> None:
@@ -204,7 +233,8 @@ def _load_adapter(network: Any, adapter: Adapter, folder: Path) -> None:
 
 def _dense_part(encoder: str, combine: Combination, model: Any, fixed: "Weights") -> DensePart:
     source = locate(encoder)
-    digest = sha256(source.folder / "model.safetensors")
+    weights = source.folder / "model.safetensors"
+    digest = sha256(weights) if weights.is_file() else ""  # refused when the form is settled
     window = int(model.max_seq_length)
     return DensePart(combine, BaseModel(encoder, digest), source, window, fixed)
 
