@@ -78,11 +78,12 @@ def cross_encoder(
             "its scores are probabilities for --loss mse", param_hint="--teacher"
         )
     check_place(base, train_settings, run_options)
-    result, held_out = _form(form), read_pairs(str(dev), on_bad_line) if dev else None
+    result, soft = _form(form), loss == "mse"
+    held_out = read_pairs(str(dev), on_bad_line, soft=soft) if dev else None
     report = train_cross_encoder(
         taught_pairs(data, teacher, on_bad_line, run_options.output)
         if teacher
-        else read_pairs(data, on_bad_line),
+        else read_pairs(data, on_bad_line, soft=soft),
         replace(run_options, data_name=_named(data, teacher)),
         base=base,
         loss=loss,

@@ -12,14 +12,14 @@ if TYPE_CHECKING:
     from funnel.training.records import LabelledPair
 
 
-def read_pairs(data: str, on_bad_line: str) -> "list[LabelledPair]":
-    """Labelled pairs of a file or of ``example:NAME``."""
+def read_pairs(data: str, on_bad_line: str, *, soft: bool = False) -> "list[LabelledPair]":
+    """Labelled pairs of a file or of ``example:NAME``, or with ``soft`` those with scores."""
     from funnel.training.examples import data_file
     from funnel.training.reading import read_rows
-    from funnel.training.records import labelled_pair
+    from funnel.training.records import labelled_pair, scored_pair
 
-    path = data_file(data, "train.jsonl")
-    return read_rows(path, labelled_pair, on_bad_line=bad_line_choice(on_bad_line))
+    path, parse = data_file(data, "train.jsonl"), scored_pair if soft else labelled_pair
+    return read_rows(path, parse, on_bad_line=bad_line_choice(on_bad_line))
 
 
 def read_distillation(
@@ -30,7 +30,7 @@ def read_distillation(
     from funnel.training.checks import check_size, check_triples
     from funnel.training.examples import data_file
     from funnel.training.reading import read_rows
-    from funnel.training.records import labelled_pair, triple
+    from funnel.training.records import triple
     from funnel.training.teacher import Teacher, scored_triples
 
     path, choice = data_file(data, "train.jsonl"), bad_line_choice(on_bad_line)
@@ -43,7 +43,7 @@ def read_distillation(
         scored = scored_triples(triples, Teacher(teacher, output).logits)
         return from_triples(scored, scale="probability")
     if teacher is None:
-        return from_pairs(read_rows(path, labelled_pair, on_bad_line=choice), scale=scale)
+        return from_pairs(read_pairs(data, on_bad_line, soft=True), scale=scale)
     return from_pairs(taught_pairs(data, teacher, on_bad_line, output), scale="probability")
 
 
