@@ -190,7 +190,7 @@ def mine(
     from funnel.training.examples import data_file
     from funnel.training.mining import MiningSettings
     from funnel.training.mining import mine as mine_pool
-    from funnel.training.output import check_new
+    from funnel.training.output import check_file
     from funnel.training.pools import read_pool
     from funnel.training.writing import FORMS, write_mined
 
@@ -199,7 +199,8 @@ def mine(
         raise typer.BadParameter(f"got {form!r}, expected {expected}", param_hint="--format")
     if form == "scored" and cross_encoder == "none":
         raise ConfigError("--format scored needs a --cross-encoder to give the scores")
-    check_new(output, overwrite=overwrite)
+    path = data_file(source, "train.jsonl")
+    check_file(output, overwrite=overwrite, sources=(path, *path.glob("*.jsonl*")))
     settings = MiningSettings(
         per_positive=per_positive,
         range_min=range_min,
@@ -207,7 +208,6 @@ def mine(
         relative_margin=margin,
         max_probability=max_probability,
     )
-    path = data_file(source, "train.jsonl")
     pool = read_pool(path, split=split, on_bad_line=bad_line_choice(on_bad_line))
     mined = mine_pool(pool, settings, encode=encoder(bi_encoder), score=scorer(cross_encoder))
     lines = write_mined(output, mined.triples, FORMS[form])
@@ -246,9 +246,8 @@ def evaluate(
     base = base or trained_from(tuned)
     found = compare(judge(rows, pair_scores(base)), judge(rows, pair_scores(tuned)))
     if json_out:
-        typer.echo(
-            json.dumps({"base": base, "tuned": tuned, **found.as_json()}, ensure_ascii=False)
-        )
+        names = {"base_model": base, "tuned_model": tuned}
+        typer.echo(json.dumps({**names, **found.as_json()}, ensure_ascii=False))
         return
     from funnel.cli.train_tables import show_comparison
 

@@ -140,9 +140,7 @@ def load_bi_student(base: str, *, max_tokens: int, hardware: Hardware, seed: int
             str(source.folder), device=hardware.device, model_kwargs=_SAFE
         )
         check_whole(base, network_folder(source.folder), getattr(model[0], "model", None))
-    model = model.float()  # in halves, small steps would round to none
-    _cut_window(model, max_tokens)
-    return model
+    return _ready(model, base, max_tokens)
 
 
 @contextmanager
@@ -195,9 +193,7 @@ def _cross_encoder(folder: Path, name: str, hardware: Hardware, max_tokens: int)
         model: Any = CrossEncoder(
             str(folder), num_labels=1, device=hardware.device, model_kwargs=_SAFE
         )
-    model = model.float()  # in halves, small steps would round to none
-    _cut_window(model, max_tokens)
-    return model
+    return _ready(model, name, max_tokens)
 
 
 def _check_one_label(name: str, folder: Path) -> None:
@@ -239,5 +235,12 @@ def _dense_part(encoder: str, combine: Combination, model: Any, fixed: "Weights"
     return DensePart(combine, BaseModel(encoder, digest), source, window, fixed)
 
 
-def _cut_window(model: Any, max_tokens: int) -> None:
+def _ready(model: Any, name: str, max_tokens: int) -> Any:
+    model = model.float()  # in halves, small steps would round to none
+    if not all(bool(weight.isfinite().all()) for weight in model.parameters()):
+        raise ModelError(
+            f"{name} has weights that are NaN or infinite, so it cannot be trained; fetch or save "
+            "it again, or name another base"
+        )
     model.max_seq_length = min(max_tokens, model.max_seq_length or max_tokens)
+    return model

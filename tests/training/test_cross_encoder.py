@@ -1,11 +1,12 @@
 """Fine-tuning a cross-encoder: it learns, resumes, and what it writes can be served."""
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-from safetensors.numpy import load_file
+from safetensors.numpy import load_file, save_file
 from transformers import AutoModel, AutoTokenizer
 
 from funnel.errors import ConfigError, ModelError, TrainingStopped
@@ -312,6 +313,18 @@ def test_a_classifier_is_no_base(tmp_path: Path, pairs: Pairs) -> None:
     """Its outputs are no score; the message does not speak of a library's switches."""
     base = save_cross_encoder(tmp_path / "base", labels=3)
     with pytest.raises(ModelError, match="classifier with 3 labels, expected .* one score"):
+        train_cross_encoder(pairs, RunOptions(output=tmp_path / "m"), base=str(base))
+
+
+def test_a_base_of_no_numbers_is_named_as_the_fault(
+    tmp_path: Path, tiny_base: str, pairs: Pairs
+) -> None:
+    """Not the learning rate: nothing was learnt yet."""
+    base = Path(shutil.copytree(tiny_base, tmp_path / "base"))
+    tensors = load_file(base / "model.safetensors")
+    tensors["encoder.layer.0.output.dense.bias"][:] = np.nan
+    save_file(tensors, base / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ModelError, match="base has weights that are NaN or infinite"):
         train_cross_encoder(pairs, RunOptions(output=tmp_path / "m"), base=str(base))
 
 
