@@ -26,6 +26,7 @@ from funnel.models.bert import (
     read_weights,
     short_names,
 )
+from funnel.models.quiet import quiet_loading
 from funnel.models.source import ModelSource
 from funnel.models.tokens import TextTokenizer, Tokens, reads_types
 
@@ -191,13 +192,14 @@ def from_folder(kind: Any, source: ModelSource) -> tuple[Any, Mapping[str, Any]]
         ModelError: it cannot be loaded.
     """
     try:
-        model, report = kind.from_pretrained(
-            source.folder,
-            trust_remote_code=False,
-            use_safetensors=True,
-            local_files_only=True,
-            output_loading_info=True,
-        )
+        with quiet_loading():
+            model, report = kind.from_pretrained(
+                source.folder,
+                trust_remote_code=False,
+                use_safetensors=True,
+                local_files_only=True,
+                output_loading_info=True,
+            )
     except LOADING_ERRORS as error:
         raise ModelError(f"model {source.name!r} cannot be loaded: {error}") from error
     return model, report

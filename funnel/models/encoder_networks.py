@@ -30,6 +30,7 @@ from funnel.models.bert import (
 from funnel.models.colbert import ColbertEncoder, token_projection
 from funnel.models.cross_networks import LOADING_ERRORS, from_folder, window
 from funnel.models.openvino_encoder import Ways, choose_ways
+from funnel.models.quiet import quiet_loading
 from funnel.models.representations import Representation
 from funnel.models.source import ModelSource
 from funnel.models.tokens import TextTokenizer, Tokens
@@ -232,12 +233,13 @@ def _sentence_transformer(source: ModelSource) -> Any:
     from sentence_transformers import SentenceTransformer
 
     try:
-        model = SentenceTransformer(
-            str(source.folder),
-            trust_remote_code=False,
-            local_files_only=True,
-            model_kwargs={"use_safetensors": True},
-        ).eval()
+        with quiet_loading():
+            model = SentenceTransformer(
+                str(source.folder),
+                trust_remote_code=False,
+                local_files_only=True,
+                model_kwargs={"use_safetensors": True},
+            ).eval()
     except LOADING_ERRORS as error:
         raise ModelError(f"model {source.name!r} cannot be loaded: {error}") from error
     return model.float() if model.device.type == "cpu" else model

@@ -3,7 +3,6 @@
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from logging import ERROR, getLogger
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +11,7 @@ from numpy.typing import NDArray
 
 from funnel.errors import ConfigError, ModelError
 from funnel.models.adapters import Adapter, BaseModel, Combination, PairOrder, read_adapter
+from funnel.models.quiet import quiet_loading
 from funnel.models.source import EMBEDDED_ENCODER, ModelSource, locate, sha256
 from funnel.training.dense import DensePart
 from funnel.training.devices import Hardware
@@ -141,27 +141,6 @@ def load_bi_student(base: str, *, max_tokens: int, hardware: Hardware, seed: int
         )
         check_whole(base, network_folder(source.folder), getattr(model[0], "model", None))
     return _ready(model, base, max_tokens)
-
-
-@contextmanager
-def quiet_loading() -> Iterator[None]:
-    """Keep loading reports and bars of transformers off the user's terminal."""
-    from transformers.utils import logging as transformers_logging
-
-    logging: Any = transformers_logging  # its functions carry no types
-    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    sentences = getLogger("sentence_transformers")
-    before = sentences.level
-    sentences.setLevel(ERROR)
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        sentences.setLevel(before)
-        logging.set_verbosity(level)
-        if bars:
-            logging.enable_progress_bar()
 
 
 def _plain_student(

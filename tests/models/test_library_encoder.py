@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from funnel.errors import ModelError
-from funnel.models import Embedder
-from tests.models.tiny import save_headless
+from funnel.models import CrossEncoderScorer, Embedder
+from tests.models.tiny import save_cross_encoder, save_headless
 
 pytestmark = pytest.mark.slow
 
@@ -32,6 +32,14 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def folder(saved: Path, tmp_path: Path) -> Path:
     """A copy of it to be spoilt."""
     return Path(shutil.copytree(saved, tmp_path / "model"))
+
+
+def test_loading_prints_nothing(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """A service's log is no place for a library's bars."""
+    Embedder(str(folder)).load()
+    CrossEncoderScorer(str(save_cross_encoder(folder.parent / "cross", kind="distilbert"))).load()
+    out, err = capfd.readouterr()
+    assert "Loading weights" not in out + err
 
 
 def test_cut_weights_are_a_clear_error(folder: Path) -> None:
