@@ -78,9 +78,12 @@ def cross_encoder(
             "its scores are probabilities for --loss mse", param_hint="--teacher"
         )
     check_place(base, train_settings, run_options)
-    result, held_out = _form(form), read_pairs(str(dev), on_bad_line) if dev else None
+    result, soft = _form(form), loss == "mse"
+    held_out = read_pairs(str(dev), on_bad_line, soft=soft) if dev else None
     report = train_cross_encoder(
-        taught_pairs(data, teacher, on_bad_line) if teacher else read_pairs(data, on_bad_line),
+        taught_pairs(data, teacher, on_bad_line, run_options.output)
+        if teacher
+        else read_pairs(data, on_bad_line, soft=soft),
         replace(run_options, data_name=_named(data, teacher)),
         base=base,
         loss=loss,
@@ -146,7 +149,7 @@ def bi_encoder(
             f"got {loss!r}, expected cosine or margin_mse", param_hint="--loss"
         )
     check_place(base, train_settings, run_options)
-    distillation = read_distillation(data, loss, teacher, scale, on_bad_line)
+    distillation = read_distillation(data, loss, teacher, scale, on_bad_line, run_options.output)
     options = replace(run_options, data_name=_named(data, teacher))
     report = train_bi_encoder(distillation, options, base=base, settings=train_settings)
     _tell(report, json_out, _reindex(report.output))
@@ -187,7 +190,7 @@ def mine(
     from funnel.training.examples import data_file
     from funnel.training.mining import MiningSettings
     from funnel.training.mining import mine as mine_pool
-    from funnel.training.output import check_new
+    from funnel.training.output import check_file
     from funnel.training.pools import read_pool
     from funnel.training.writing import FORMS, write_mined
 
@@ -196,7 +199,8 @@ def mine(
         raise typer.BadParameter(f"got {form!r}, expected {expected}", param_hint="--format")
     if form == "scored" and cross_encoder == "none":
         raise ConfigError("--format scored needs a --cross-encoder to give the scores")
-    check_new(output, overwrite=overwrite)
+    path = data_file(source, "train.jsonl")
+    check_file(output, overwrite=overwrite, sources=(path, *path.glob("*.jsonl*")))
     settings = MiningSettings(
         per_positive=per_positive,
         range_min=range_min,
@@ -204,7 +208,6 @@ def mine(
         relative_margin=margin,
         max_probability=max_probability,
     )
-    path = data_file(source, "train.jsonl")
     pool = read_pool(path, split=split, on_bad_line=bad_line_choice(on_bad_line))
     mined = mine_pool(pool, settings, encode=encoder(bi_encoder), score=scorer(cross_encoder))
     lines = write_mined(output, mined.triples, FORMS[form])
@@ -243,9 +246,8 @@ def evaluate(
     base = base or trained_from(tuned)
     found = compare(judge(rows, pair_scores(base)), judge(rows, pair_scores(tuned)))
     if json_out:
-        typer.echo(
-            json.dumps({"base": base, "tuned": tuned, **found.as_json()}, ensure_ascii=False)
-        )
+        names = {"base_model": base, "tuned_model": tuned}
+        typer.echo(json.dumps({**names, **found.as_json()}, ensure_ascii=False))
         return
     from funnel.cli.train_tables import show_comparison
 

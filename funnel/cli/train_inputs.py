@@ -1,6 +1,7 @@
 """What the training commands read: files, shipped examples, models by name."""
 
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from funnel.cli.train_options import bad_line_choice
@@ -11,27 +12,26 @@ if TYPE_CHECKING:
     from funnel.training.records import LabelledPair
 
 
-def read_pairs(data: str, on_bad_line: str) -> "list[LabelledPair]":
-    """Labelled pairs of a file or of ``example:NAME``."""
+def read_pairs(data: str, on_bad_line: str, *, soft: bool = False) -> "list[LabelledPair]":
+    """Labelled pairs of a file or of ``example:NAME``, or with ``soft`` those with scores."""
     from funnel.training.examples import data_file
     from funnel.training.reading import read_rows
-    from funnel.training.records import labelled_pair
+    from funnel.training.records import labelled_pair, scored_pair
 
-    path = data_file(data, "train.jsonl")
-    return read_rows(path, labelled_pair, on_bad_line=bad_line_choice(on_bad_line))
+    path, parse = data_file(data, "train.jsonl"), scored_pair if soft else labelled_pair
+    return read_rows(path, parse, on_bad_line=bad_line_choice(on_bad_line))
 
 
 def read_distillation(
-    data: str, loss: str, teacher: str | None, scale: ScoreScale, on_bad_line: str
+    data: str, loss: str, teacher: str | None, scale: ScoreScale, on_bad_line: str, output: Path
 ) -> "Distillation":
-    """What a bi-encoder is to learn: scores of the file, or of a teacher named here."""
+    """What the bi-encoder ``output`` is to learn: scores of the file, or of a teacher."""
     from funnel.training.bi_encoder import from_pairs, from_triples
     from funnel.training.checks import check_size, check_triples
     from funnel.training.examples import data_file
-    from funnel.training.judges import logit_scores
     from funnel.training.reading import read_rows
-    from funnel.training.records import labelled_pair, triple
-    from funnel.training.teacher import scored_triples
+    from funnel.training.records import triple
+    from funnel.training.teacher import Teacher, scored_triples
 
     path, choice = data_file(data, "train.jsonl"), bad_line_choice(on_bad_line)
     if loss == "margin_mse":
@@ -40,26 +40,26 @@ def read_distillation(
             return from_triples(triples, scale=scale)
         check_size(triples, "triples")
         check_triples(triples)
-        return from_triples(scored_triples(triples, logit_scores(teacher)), scale="probability")
+        scored = scored_triples(triples, Teacher(teacher, output).logits)
+        return from_triples(scored, scale="probability")
     if teacher is None:
-        return from_pairs(read_rows(path, labelled_pair, on_bad_line=choice), scale=scale)
-    return from_pairs(taught_pairs(data, teacher, on_bad_line), scale="probability")
+        return from_pairs(read_pairs(data, on_bad_line, soft=True), scale=scale)
+    return from_pairs(taught_pairs(data, teacher, on_bad_line, output), scale="probability")
 
 
-def taught_pairs(data: str, teacher: str, on_bad_line: str) -> "list[LabelledPair]":
+def taught_pairs(data: str, teacher: str, on_bad_line: str, output: Path) -> "list[LabelledPair]":
     """Distinct pairs of the file with the teacher's probabilities; labels there are ignored."""
     from funnel.training.checks import check_size
     from funnel.training.examples import data_file
-    from funnel.training.judges import logit_scores
     from funnel.training.reading import read_rows
     from funnel.training.records import unlabelled_pair
-    from funnel.training.teacher import scored_pairs
+    from funnel.training.teacher import Teacher, scored_pairs
 
     path = data_file(data, "train.jsonl")
     rows = read_rows(path, unlabelled_pair, on_bad_line=bad_line_choice(on_bad_line))
     texts = list(dict.fromkeys((row.query, row.document) for row in rows))
     check_size(texts, "pairs")
-    return scored_pairs(texts, logit_scores(teacher))
+    return scored_pairs(texts, Teacher(teacher, output).logits)
 
 
 def encoder(name: str) -> Any:

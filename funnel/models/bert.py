@@ -23,6 +23,10 @@ Module = TypeVar("Module", bound=nn.Module)
 _PACKED_ROWS = 512
 """Rows that the layout is chosen for: about what a batch has."""
 _OFFSETS = {"bert": 0, "roberta": None, "xlm-roberta": None}
+_RENAMED = {"LayerNorm.gamma": "LayerNorm.weight", "LayerNorm.beta": "LayerNorm.bias"}
+"""The first BERTs, converted from TensorFlow, have the names on the left."""
+_COUNTED_AFTER_PADDING = ("mpnet", "camembert", "xlm-roberta-xl", "data2vec-text")
+"""Not read here, but their positions begin behind that of the padding, as RoBERTa's do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,8 +44,19 @@ class BertShape:
 
 def has_pair_head(folder: Path) -> bool:
     """Whether a model's config says that it scores pairs, so that it has no vectors to give."""
+    if network_folder(folder) != folder:
+        return False
     kinds = read_config(folder).get("architectures") or [""]
     return isinstance(kinds, list) and str(kinds[0]).endswith("ForSequenceClassification")
+
+
+def network_folder(folder: Path) -> Path:
+    """Where the network's own files are: encoders saved long ago have a folder within for them."""
+    modules = read_json(folder / "modules.json")
+    first = modules[0] if isinstance(modules, list) and modules else None
+    path = first.get("path") if isinstance(first, dict) else None
+    inside = folder / str(path or "")
+    return inside if (inside / "config.json").is_file() else folder
 
 
 def read_config(folder: Path) -> dict[str, object]:
@@ -91,6 +106,16 @@ def bert_shape(config: Mapping[str, object]) -> BertShape | None:
     )
 
 
+def max_positions(config: Mapping[str, object]) -> int:
+    """Tokens of the longest text that a network can read; 0 if its config does not tell."""
+    shape = bert_shape(config)
+    if shape is not None:
+        return shape.max_positions
+    behind = config.get("model_type") in _COUNTED_AFTER_PADDING
+    skipped = int(str(config.get("pad_token_id", 1))) + 1 if behind else 0
+    return max(0, int(str(config.get("max_position_embeddings") or 0)) - skipped)
+
+
 def read_weights(folder: Path) -> dict[str, Tensor]:
     """All tensors of the folder's safetensors files, as float32, by their short names.
 
@@ -114,13 +139,22 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
 
 
 def short_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Names without the encoder's prefix; floating tensors as float32."""
+    """Names without the encoder's prefix, and as they are today; floating tensors as float32."""
     tail = "embeddings.word_embeddings.weight"
     prefix = next((name.removesuffix(tail) for name in tensors if name.endswith(tail)), "")
     return {
-        name.removeprefix(prefix): tensor.float() if tensor.is_floating_point() else tensor
+        _todays_name(name.removeprefix(prefix)): tensor.float()
+        if tensor.is_floating_point()
+        else tensor
         for name, tensor in tensors.items()
     }
+
+
+def _todays_name(name: str) -> str:
+    for before, today in _RENAMED.items():
+        if name.endswith(before):
+            return name.removesuffix(before) + today
+    return name
 
 
 class Linear(nn.Module):

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from funnel.errors import ModelError
@@ -19,11 +20,13 @@ from funnel.models.bert import (
     Linear,
     bert_shape,
     collate,
+    max_positions,
     packed,
     read_config,
     read_weights,
     short_names,
 )
+from funnel.models.quiet import quiet_loading
 from funnel.models.source import ModelSource
 from funnel.models.tokens import TextTokenizer, Tokens, reads_types
 
@@ -43,6 +46,8 @@ BUDGET = 512
 """Padded tokens of a batch: measured best on one AVX512 core (see benchmarks/README.md)."""
 CUDA_BUDGET = 65_536
 """On CUDA: enough to fill a data-centre device, a few hundred MiB of activations."""
+LOADING_ERRORS = (OSError, ValueError, KeyError, RuntimeError, TypeError, SafetensorError)
+"""What the libraries raise over a folder that is no whole model."""
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -187,14 +192,15 @@ def from_folder(kind: Any, source: ModelSource) -> tuple[Any, Mapping[str, Any]]
         ModelError: it cannot be loaded.
     """
     try:
-        model, report = kind.from_pretrained(
-            source.folder,
-            trust_remote_code=False,
-            use_safetensors=True,
-            local_files_only=True,
-            output_loading_info=True,
-        )
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        with quiet_loading():
+            model, report = kind.from_pretrained(
+                source.folder,
+                trust_remote_code=False,
+                use_safetensors=True,
+                local_files_only=True,
+                output_loading_info=True,
+            )
+    except LOADING_ERRORS as error:
         raise ModelError(f"model {source.name!r} cannot be loaded: {error}") from error
     return model, report
 
@@ -232,9 +238,7 @@ def window(folder: Path, asked: int | None) -> int:
     Raises:
         ModelError: more is asked than the model has positions.
     """
-    config = read_config(folder)
-    shape = bert_shape(config)
-    positions = shape.max_positions if shape else int(str(config.get("max_position_embeddings", 0)))
+    positions = max_positions(read_config(folder))
     made_for = _declared_window(folder)
     limit = min(made_for, positions or made_for)
     if asked is not None and asked > (positions or asked):

@@ -3,13 +3,13 @@
 Imports torch: import lazily.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from torch.nn import functional as F  # noqa: N812  # torch's own spelling
 
@@ -20,19 +20,23 @@ from funnel.models.bert import (
     bert_shape,
     collate,
     has_pair_head,
+    max_positions,
+    network_folder,
     packed,
     read_config,
     read_json,
     read_weights,
 )
 from funnel.models.colbert import ColbertEncoder, token_projection
-from funnel.models.cross_networks import window
+from funnel.models.cross_networks import LOADING_ERRORS, from_folder, window
 from funnel.models.openvino_encoder import Ways, choose_ways
+from funnel.models.quiet import quiet_loading
 from funnel.models.representations import Representation
 from funnel.models.source import ModelSource
 from funnel.models.tokens import TextTokenizer, Tokens
 
 if TYPE_CHECKING:
+    import numpy as np
     from numpy.typing import NDArray
 
     from funnel.models.encoder import EncoderNetwork, Precision
@@ -63,7 +67,7 @@ def _is_plain(folder: Path) -> bool:
     settings = read_json(folder / "config_sentence_transformers.json") or {}
     return (
         tuple(kinds) in (_PLAIN_MODULES, _PLAIN_MODULES[:2])
-        and all(not module.get("path") or module["path"] != "0" for module in modules[:1])
+        and network_folder(folder) == folder
         and _is_mean(read_json(folder / "1_Pooling" / "config.json") or {})
         and _reads_plainly(read_json(folder / "sentence_bert_config.json") or {})
         and not settings.get("default_prompt_name")
@@ -174,23 +178,16 @@ class LibraryEncoder:
     """Any other model, through SentenceTransformer itself."""
 
     def __init__(self, source: ModelSource, max_tokens: int | None = None) -> None:
-        from sentence_transformers import SentenceTransformer
-
-        try:
-            self._model = SentenceTransformer(
-                str(source.folder),
-                trust_remote_code=False,
-                local_files_only=True,
-                model_kwargs={"use_safetensors": True},
-            ).eval()
-        except (OSError, ValueError, KeyError, RuntimeError) as error:
-            raise ModelError(f"model {source.name!r} cannot be loaded: {error}") from error
-        if max_tokens:
-            self._model.max_seq_length = window(source.folder, max_tokens)
+        folder = network_folder(source.folder)
+        self._model = _sentence_transformer(source)
+        check_whole(source.name, folder, getattr(self._model[0], "model", None))
+        positions = max_positions(read_config(folder)) or math.inf
+        if max_tokens or (self._model.max_seq_length or 0) > positions:
+            self._model.max_seq_length = window(folder, max_tokens)
         self.key = f"{source.revision}:library" + (f":{max_tokens}" if max_tokens else "")
         self.dim = int(self._model.get_embedding_dimension() or 0)
         self.max_tokens = int(self._model.max_seq_length or 512)
-        self._tokenizer = TextTokenizer(source.folder, self.max_tokens)
+        self._tokenizer = TextTokenizer(folder, self.max_tokens)
 
     @property
     def choice(self) -> str:
@@ -215,7 +212,7 @@ class LibraryEncoder:
         vectors = self._model.encode(
             texts, batch_size=len(texts), show_progress_bar=False, normalize_embeddings=True
         )
-        return np.asarray(vectors, np.float32)
+        return _numpy(F.normalize(torch.from_numpy(vectors).float(), dim=-1))  # half may be off
 
     def representations(self, batch: Sequence[Tokens]) -> list[Representation]:
         """Each text's vector and its tokens' vectors."""
@@ -229,6 +226,59 @@ class LibraryEncoder:
         tokens = [_numpy(F.normalize(state.float(), dim=-1)) for state in states]
         cut = [each.truncated for each in batch]
         return [Representation(*row) for row in zip(self.pooled(batch), tokens, cut, strict=True)]
+
+
+def _sentence_transformer(source: ModelSource) -> Any:
+    """The model, in float32 on a CPU, which computes halves slowly and to three digits."""
+    from sentence_transformers import SentenceTransformer
+
+    try:
+        with quiet_loading():
+            model = SentenceTransformer(
+                str(source.folder),
+                trust_remote_code=False,
+                local_files_only=True,
+                model_kwargs={"use_safetensors": True},
+            ).eval()
+    except LOADING_ERRORS as error:
+        raise ModelError(f"model {source.name!r} cannot be loaded: {error}") from error
+    return model.float() if model.device.type == "cpu" else model
+
+
+def check_whole(name: str, folder: Path, network: Any) -> None:
+    """Refuse a network some of whose weights the folder lacks: the library draws them at random.
+
+    Raises:
+        ModelError: names the first.
+    """
+    if not hasattr(network, "from_pretrained"):  # static vectors
+        return
+    tails = {tail for name in _tensor_names(folder) for tail in _tails(name)}
+    if all(name in tails for name in network.state_dict()):
+        return
+    # Tied and renamed ones look as if they were missing, too: the library knows.
+    _, report = from_folder(type(network), ModelSource(name, folder, ""))
+    if missing := sorted(each for each in report["missing_keys"] if "pooler." not in each):
+        raise ModelError(
+            f"model {name!r}: {len(missing)} tensors not found, {missing[0]} among them, so its "
+            "vectors would be random; its weights do not fit its config: fetch or save it again"
+        )
+
+
+def _tensor_names(folder: Path) -> list[str]:
+    from safetensors import safe_open
+
+    names: list[str] = []
+    for path in folder.glob("*.safetensors"):
+        with safe_open(path, framework="pt") as file:
+            names += file.keys()
+    return names
+
+
+def _tails(name: str) -> list[str]:
+    """A tensor's name without each of its prefixes."""
+    parts = name.split(".")
+    return [".".join(parts[start:]) for start in range(len(parts))]
 
 
 @lru_cache(maxsize=8)

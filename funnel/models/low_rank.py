@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 LEFT, RIGHT = ".lora_B", ".lora_A"
 _NOT_WEIGHTS = ("position_ids",)
 _CLASSIFIER = "bert."
+_OTHER_HEADS = "cls."
+"""Of a base that was saved with what it was pre-trained for, such as filling gaps."""
 
 
 def merged_state_dict(adapter: "Adapter", base_weights: "Weights") -> "dict[str, torch.Tensor]":
@@ -83,7 +85,7 @@ def _under_classifier_names(base_weights: "Weights") -> "dict[str, torch.Tensor]
     named = {
         name if name.startswith((_CLASSIFIER, "classifier.")) else f"{_CLASSIFIER}{name}": tensor
         for name, tensor in base_weights.items()
-        if not name.endswith(_NOT_WEIGHTS)
+        if not name.endswith(_NOT_WEIGHTS) and not name.startswith(_OTHER_HEADS)
     }
     return {name: tensor.float() for name, tensor in named.items()}
 

@@ -82,11 +82,22 @@ class TextTokenizer:
         return [encoding.ids for encoding in encoded]
 
     def singles(self, texts: Sequence[str], *, keep_text: bool = False) -> list[Tokens]:
-        """Each text as the model reads it, cut to the window."""
+        """Each text as the model reads it, cut to the window; with ``keep_text`` the text, too.
+
+        That is without what no tokenizer can take, and no longer than matters.
+        """
         tokens = [self.single(ids) for ids in self.ids(texts)]
         if not keep_text:
             return tokens
-        return [replace(each, text=text) for each, text in zip(tokens, texts, strict=True)]
+        kept = [self._readable(_text(text)) for text in texts]
+        return [replace(each, text=text) for each, text in zip(tokens, kept, strict=True)]
+
+    def _readable(self, text: str) -> str:
+        start = text[: self._max_chars]
+        if start == text:
+            return text
+        (ids,) = self._encoded([start])
+        return start if len(ids) > self.max_tokens else text
 
     def single(self, ids: Ids) -> Tokens:
         """One text's tokens with the special ones, cut to the window."""

@@ -16,6 +16,7 @@ _log = get_logger(__name__)
 _COMPLETE = "complete"  # holds the seconds that the run had taken
 _WEIGHTS = "trained.safetensors"
 _RUN = "run.json"
+_TAUGHT = "teacher-"  # and what it was asked: the scores that a teacher gave
 
 Trainer = TypeVar("Trainer", bound=type[Any])
 
@@ -107,6 +108,36 @@ def begin_run(output: Path, identity: Mapping[str, object]) -> None:
     atomic_text(folder / _RUN, json.dumps(_plain(identity), indent=1, sort_keys=True))
 
 
+def taught(output: Path, asked: Sequence[object]) -> list[float] | None:
+    """The scores that a teacher gave for the run of ``output``; None if none were kept.
+
+    ``asked`` is who was asked what.
+    """
+    try:
+        kept: list[float] = json.loads(_taught_file(output, asked).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return kept
+
+
+def keep_taught(output: Path, asked: Sequence[object], scores: Sequence[float]) -> None:
+    """Keep a teacher's scores until the run of ``output`` is done; asked again, it rounds anew.
+
+    Raises:
+        ConfigError: the folder holds something else than the checkpoints of a run.
+        ModelError: they cannot be written.
+    """
+    folder = checkpoint_folder(output)
+    _check_folder(folder)
+    if not (folder / _RUN).exists():
+        atomic_text(folder / _RUN, "{}")
+    atomic_text(_taught_file(output, asked), json.dumps(list(scores)))
+
+
+def _taught_file(output: Path, asked: Sequence[object]) -> Path:
+    return checkpoint_folder(output) / f"{_TAUGHT}{data_fingerprint(asked)[:16]}.json"
+
+
 def seconds_before(checkpoint: Path | None) -> float:
     """How long a run had taken when it wrote a checkpoint; 0 if that is not known."""
     if checkpoint is None:
@@ -186,11 +217,14 @@ def _check_folder(folder: Path) -> None:
 
 
 def _clear(folder: Path) -> None:
-    """Remove all but the mark, which the new run replaces: so a kill leaves a folder of ours."""
+    """Remove all but the mark, which the new run replaces (so a kill leaves a folder of ours).
+
+    What a teacher said stays, too: it was asked for the run that begins.
+    """
     for found in folder.iterdir() if folder.exists() else ():
         if found.is_dir() and not found.is_symlink():
             shutil.rmtree(found)
-        elif found.name != _RUN:
+        elif found.name != _RUN and not found.name.startswith(_TAUGHT):
             found.unlink()
 
 

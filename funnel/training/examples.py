@@ -25,7 +25,7 @@ from funnel.training.reading import read_rows
 from funnel.training.records import Case, LabelledPair, Triple, case, labelled_pair
 from funnel.training.report import TrainReport
 from funnel.training.settings import RunOptions, TrainSettings
-from funnel.training.teacher import scored_triples
+from funnel.training.teacher import Teacher, scored_triples
 
 PREFIX = "example:"
 SWAPS = "example:swaps"
@@ -164,7 +164,8 @@ def _security(pairs: list[LabelledPair], cases: list[Case], place: Place) -> Exa
     teacher = _made(place, "security-teacher", train_teacher)
 
     def train_student(options: RunOptions) -> TrainReport:
-        triples = scored_triples(unscored_triples(pairs), pair_scores(str(teacher.output)))
+        scores = Teacher(str(teacher.output), options.output).logits
+        triples = scored_triples(unscored_triples(pairs), scores)
         data = from_triples(triples, scale="probability")
         return train_bi_encoder(data, options, settings=_STUDENT)
 

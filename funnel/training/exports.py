@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from funnel.errors import ConfigError
 from funnel.models.adapters import Adapter, BaseModel, Combination, save_adapter
+from funnel.models.quiet import quiet_loading
 from funnel.models.source import locate, sha256
 from funnel.training.card import model_card, yaml_text
 from funnel.training.origin import lasting_name
 from funnel.training.output import atomic_directory
 from funnel.training.report import TrainReport
-from funnel.training.students import CrossStudent, quiet_loading
+from funnel.training.students import CrossStudent
 
 if TYPE_CHECKING:
     from funnel.models.adapters import Weights

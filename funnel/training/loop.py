@@ -205,9 +205,16 @@ def _arguments(
         "logging_strategy": "steps",
         "logging_steps": max(1, steps // 20),
         "logging_nan_inf_filter": False,  # it would show the mean of what came before instead
+        "prompts": _prompt(job.model),
         "report_to": [],
         "disable_tqdm": True,
     }
+
+
+def _prompt(model: Any) -> str | None:
+    """What the model puts before every text when it is served; trainers do not by themselves."""
+    name = model.default_prompt_name
+    return None if name is None else str(model.prompts[name])
 
 
 def _selection(figures: Mapping[str, float], primary: str) -> float:

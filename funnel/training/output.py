@@ -52,6 +52,19 @@ def check_new(path: Path, *, overwrite: bool) -> None:
         raise ConfigError(f"cannot write to {path.parent}: no permission")
 
 
+def check_file(path: Path, *, overwrite: bool, sources: Sequence[Path]) -> None:
+    """Refuse a file as :func:`check_new` does, and where it would replace a folder or a source.
+
+    Raises:
+        ConfigError: says which.
+    """
+    check_new(path, overwrite=overwrite)
+    if path.is_dir():
+        raise ConfigError(f"{path} is a folder, expected the name of a file to write")
+    if path.exists() and any(path.samefile(source) for source in sources if source.exists()):
+        raise ConfigError(f"{path} is what is read; name another output")
+
+
 def check_ours(folder: Path, marks: Sequence[str], what: str) -> None:
     """Refuse to replace or remove what is neither new, nor empty, nor recognisable by ``marks``.
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, get_args
 import numpy as np
 from numpy.typing import NDArray
 
+from funnel.errors import InputError
 from funnel.training.checks import (
     check_classes,
     check_probabilities,
@@ -202,7 +203,10 @@ def _parts(
     settings: TrainSettings,
 ) -> tuple[list[LabelledPair], list[LabelledPair]]:
     if dev is not None:
-        check_pairs(dev, task, minimum=1)
+        try:
+            check_pairs(dev, task, minimum=1)
+        except InputError as problem:
+            raise InputError(f"the held-out data (--dev): {problem}") from None
         return list(pairs), list(dev)
     keys = _both_texts if task.symmetric else _query
     return split_by_group(

@@ -14,6 +14,7 @@ POSITIVE = (
 )  # fmt: skip
 NEGATIVE = ("negative", "distractor")
 SCORE = ("label", "score", "is_duplicate", "relevance")
+SOFT = ("score", "label", "relevance", "is_duplicate")
 
 Values = Mapping[str, object]
 
@@ -59,24 +60,17 @@ class Case:
 
 def labelled_pair(values: Values, place: str) -> LabelledPair:
     """Read one labelled pair; see the module's constants for the accepted column names."""
-    return LabelledPair(
-        _text(values, QUERY, "query"),
-        _text(values, DOCUMENT, "document"),
-        _score(values, SCORE, "label"),
-        _topic(values),
-        place,
-    )
+    return _pair(values, place, _score(values, SCORE, "label"))
+
+
+def scored_pair(values: Values, place: str) -> LabelledPair:
+    """Read one pair with a teacher's score; a label beside it is left to those who learn labels."""
+    return _pair(values, place, _score(values, SOFT, "score"))
 
 
 def unlabelled_pair(values: Values, place: str) -> LabelledPair:
     """Read a pair for a teacher to score; a score in the file is not looked at."""
-    return LabelledPair(
-        _text(values, QUERY, "query"),
-        _text(values, DOCUMENT, "document"),
-        0.0,
-        _topic(values),
-        place,
-    )
+    return _pair(values, place, 0.0)
 
 
 def known_pair(values: Values, place: str) -> LabelledPair:
@@ -123,6 +117,16 @@ def case(values: Values, place: str) -> Case:
     )
 
 
+def _pair(values: Values, place: str, score: float) -> LabelledPair:
+    return LabelledPair(
+        _text(values, QUERY, "query"),
+        _text(values, DOCUMENT, "document"),
+        score,
+        _topic(values),
+        place,
+    )
+
+
 def _present(values: Values, name: str) -> bool:
     return values.get(name) not in (None, "")
 
@@ -152,6 +156,8 @@ def _score(values: Values, names: tuple[str, ...], wanted: str) -> float:
     name, value = _first(values, names, wanted)
     if isinstance(value, str) and not value.strip():
         raise InputError(f"{name!r} is empty")
+    if isinstance(value, str):  # a truth value, as tables of other programs write it
+        value = _TRUTH.get(value.strip().lower(), value)
     try:
         score = float(value)  # type: ignore[arg-type]  # anything else is refused just below
     except OverflowError:
@@ -167,6 +173,7 @@ def _optional_score(values: Values, name: str) -> float | None:
     return _score(values, (name,), name) if _present(values, name) else None
 
 
+_TRUTH = {"true": True, "false": False}
 _FLAGS = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
 
 

@@ -3,7 +3,6 @@
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from logging import ERROR, getLogger
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +11,7 @@ from numpy.typing import NDArray
 
 from funnel.errors import ConfigError, ModelError
 from funnel.models.adapters import Adapter, BaseModel, Combination, PairOrder, read_adapter
+from funnel.models.quiet import quiet_loading
 from funnel.models.source import EMBEDDED_ENCODER, ModelSource, locate, sha256
 from funnel.training.dense import DensePart
 from funnel.training.devices import Hardware
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 Texts = tuple[str, str]
 Floats = NDArray[np.float64]
+_LABELS = 2  # of a classifier whose config does not say
+_SAFE = {"use_safetensors": True}  # pickled weights can run code
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +88,7 @@ def load_cross_student(
 
     Raises:
         ConfigError: ``residual`` is asked of an adapter without such a part.
-        ModelError: the model cannot be loaded, or has more than one output.
+        ModelError: the model cannot be loaded, or is a classifier.
     """
     from funnel.models.low_rank import four_bit_part
     from funnel.models.pair_models import adapter_base, adapter_folder
@@ -121,8 +123,10 @@ def load_bi_student(base: str, *, max_tokens: int, hardware: Hardware, seed: int
     Raises:
         ModelError: the model cannot be loaded, or is a cross-encoder.
     """
-    from safetensors import SafetensorError
     from sentence_transformers import SentenceTransformer
+
+    from funnel.models.bert import network_folder
+    from funnel.models.encoder_networks import check_whole
 
     seed_everything(seed)
     source = locate(base)
@@ -131,35 +135,12 @@ def load_bi_student(base: str, *, max_tokens: int, hardware: Hardware, seed: int
             f"{base} is a cross-encoder, which gives no vectors; start from an encoder such as "
             f"{EMBEDDED_ENCODER}, and name the cross-encoder as the teacher"
         )
-    folder = str(source.folder)
-    try:
-        with quiet_loading():
-            model = SentenceTransformer(folder, device=hardware.device)
-    except (OSError, ValueError, RuntimeError, SafetensorError) as problem:
-        raise ModelError(f"{base} cannot be loaded as a bi-encoder: {problem}") from problem
-    _cut_window(model, max_tokens)
-    return model
-
-
-@contextmanager
-def quiet_loading() -> Iterator[None]:
-    """Keep loading reports and bars of transformers off the user's terminal."""
-    from transformers.utils import logging as transformers_logging
-
-    logging: Any = transformers_logging  # its functions carry no types
-    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    sentences = getLogger("sentence_transformers")
-    before = sentences.level
-    sentences.setLevel(ERROR)
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        sentences.setLevel(before)
-        logging.set_verbosity(level)
-        if bars:
-            logging.enable_progress_bar()
+    with _loading(base, "a bi-encoder"):
+        model: Any = SentenceTransformer(
+            str(source.folder), device=hardware.device, model_kwargs=_SAFE
+        )
+        check_whole(base, network_folder(source.folder), getattr(model[0], "model", None))
+    return _ready(model, base, max_tokens)
 
 
 def _plain_student(
@@ -170,8 +151,10 @@ def _plain_student(
     fixed: "Weights | None" = None,
 ) -> CrossStudent:
     source = locate(base)
-    model = _cross_encoder(source.folder, base, hardware, max_tokens)
     headed = _has_pair_head(source)
+    if headed:
+        _check_one_label(base, source.folder)
+    model = _cross_encoder(source.folder, base, hardware, max_tokens)
     part = _dense_part(base, combine, model, fixed or {}) if combine else None
     return CrossStudent(model, base, part, rank=0, fresh_head=not headed)
 
@@ -183,16 +166,37 @@ def _has_pair_head(source: ModelSource) -> bool:
 
 
 def _cross_encoder(folder: Path, name: str, hardware: Hardware, max_tokens: int) -> Any:
-    from safetensors import SafetensorError
     from sentence_transformers import CrossEncoder
+
+    with _loading(name, "a cross-encoder"):
+        model: Any = CrossEncoder(
+            str(folder), num_labels=1, device=hardware.device, model_kwargs=_SAFE
+        )
+    return _ready(model, name, max_tokens)
+
+
+def _check_one_label(name: str, folder: Path) -> None:
+    from funnel.models.bert import read_config
+
+    config = read_config(folder)
+    names = config.get("id2label")
+    labels = len(names) if isinstance(names, dict) else config.get("num_labels", _LABELS)
+    if labels != 1:
+        raise ModelError(
+            f"{name} is a classifier with {labels} labels, expected a model with one score; start "
+            "from a cross-encoder that gives one, or from the encoder that it was made from"
+        )
+
+
+@contextmanager
+def _loading(name: str, what: str) -> Iterator[None]:
+    from funnel.models.cross_networks import LOADING_ERRORS
 
     try:
         with quiet_loading():
-            model = CrossEncoder(str(folder), num_labels=1, device=hardware.device)
-    except (OSError, ValueError, RuntimeError, SafetensorError) as problem:
-        raise ModelError(f"{name} cannot be loaded as a cross-encoder: {problem}") from problem
-    _cut_window(model, max_tokens)
-    return model
+            yield
+    except LOADING_ERRORS as problem:
+        raise ModelError(f"{name} cannot be loaded as {what}: {problem}") from problem
 
 
 def _load_adapter(network: Any, adapter: Adapter, folder: Path) -> None:
@@ -204,10 +208,18 @@ def _load_adapter(network: Any, adapter: Adapter, folder: Path) -> None:
 
 def _dense_part(encoder: str, combine: Combination, model: Any, fixed: "Weights") -> DensePart:
     source = locate(encoder)
-    digest = sha256(source.folder / "model.safetensors")
+    weights = source.folder / "model.safetensors"
+    digest = sha256(weights) if weights.is_file() else ""  # refused when the form is settled
     window = int(model.max_seq_length)
     return DensePart(combine, BaseModel(encoder, digest), source, window, fixed)
 
 
-def _cut_window(model: Any, max_tokens: int) -> None:
+def _ready(model: Any, name: str, max_tokens: int) -> Any:
+    model = model.float()  # in halves, small steps would round to none
+    if not all(bool(weight.isfinite().all()) for weight in model.parameters()):
+        raise ModelError(
+            f"{name} has weights that are NaN or infinite, so it cannot be trained; fetch or save "
+            "it again, or name another base"
+        )
     model.max_seq_length = min(max_tokens, model.max_seq_length or max_tokens)
+    return model

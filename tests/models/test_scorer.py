@@ -1,10 +1,11 @@
 """The scorer: the library's own logits, whatever the batch, the order and the company."""
 
 import asyncio
+import json
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from funnel.models.base import Shortening
 from funnel.models.pair_models import PairItem
 from funnel.models.worker import ModelWorker
 from tests.models.leaving import Held, leaves_no_work
-from tests.models.tiny import WORDS, save_cross_encoder, save_headless
+from tests.models.tiny import WORDS, save_cross_encoder, save_headless, save_tokenizer
 
 if TYPE_CHECKING:
     from funnel.models.pair_models import PairModel
@@ -166,11 +167,12 @@ def test_a_classifier_is_refused(tmp_path: Path, kind: str) -> None:
         CrossEncoderScorer(str(folder)).load()
 
 
-def test_damaged_weights_are_a_clear_error(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", ["bert", "distilbert"])
+def test_damaged_weights_are_a_clear_error(tmp_path: Path, kind: str) -> None:
     """A cut file does not show a library's trace."""
-    weights = save_cross_encoder(tmp_path) / "model.safetensors"
+    weights = save_cross_encoder(tmp_path, kind=kind) / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:1000])
-    with pytest.raises(ModelError, match="damaged"):
+    with pytest.raises(ModelError, match="damaged|cannot be loaded: .*deserializing"):
         CrossEncoderScorer(str(tmp_path)).load()
 
 
@@ -204,6 +206,24 @@ def test_a_window_larger_than_the_model_is_refused(bert: Path) -> None:
     """It has no positions for more."""
     with pytest.raises(ModelError, match="expected at most"):
         CrossEncoderScorer(str(bert), max_tokens=4096).load()
+
+
+def test_positions_that_count_from_the_padding_are_no_room(tmp_path: Path) -> None:
+    """MPNet has two fewer than its config says; a long text is cut, not an index error."""
+    import torch
+    from transformers import MPNetConfig, MPNetForSequenceClassification
+
+    sizes: dict[str, Any] = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    sizes |= {"vocab_size": 160, "intermediate_size": 16, "num_labels": 1}
+    torch.manual_seed(1)
+    network = MPNetForSequenceClassification(MPNetConfig(**sizes, max_position_embeddings=34))
+    network.save_pretrained(tmp_path)
+    save_tokenizer(tmp_path, typed=False)
+    settings = json.loads((tmp_path / "tokenizer_config.json").read_text())
+    del settings["model_max_length"]
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings))
+    scores = CrossEncoderScorer(str(tmp_path)).score([("open a", "new account " * 40)])
+    assert scores.shape == (1,)
 
 
 def test_revision_follows_the_weights(bert: Path, tmp_path: Path) -> None:

@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from safetensors.numpy import load_file
+from safetensors.numpy import load_file, save_file
+from transformers import AutoTokenizer, BertForPreTraining
 
 from funnel.errors import ConfigError, TrainingStopped
 from funnel.models import CrossEncoderScorer
@@ -25,6 +26,7 @@ from funnel.training import (
 )
 from funnel.training.devices import Hardware
 from funnel.training.exports import settled_form
+from funnel.training.figures import log_loss
 from funnel.training.report import TrainReport
 from funnel.training.students import CrossStudent, load_cross_student
 
@@ -124,8 +126,6 @@ def test_before_is_the_base_as_it_was(
     quick: TrainSettings,
 ) -> None:
     """Not the base whose bias was already fitted to the training rows; after is what is served."""
-    from funnel.training.figures import log_loss
-
     output = tmp_path / "m"
     dev = pairs[:40]
     report = train(
@@ -156,6 +156,28 @@ def test_a_base_that_adapters_cannot_belong_to_is_refused_before_training(
     with pytest.raises(ConfigError, match=said):
         settled_form("adapter", student)
     assert settled_form("auto", student) == "model"
+
+
+def test_an_adapter_over_a_base_that_fills_gaps(
+    tmp_path: Path, tiny_base: str, pairs: Pairs, quick: TrainSettings
+) -> None:
+    """As BERT was published: with heads for its pre-training, and with TensorFlow's names."""
+    base = tmp_path / "base"
+    BertForPreTraining.from_pretrained(tiny_base).save_pretrained(base)
+    AutoTokenizer.from_pretrained(tiny_base).save_pretrained(base)
+    tensors = load_file(base / "model.safetensors")
+    turns = (("LayerNorm.weight", "LayerNorm.gamma"), ("LayerNorm.bias", "LayerNorm.beta"))
+    for today, before in turns:
+        tensors = {name.replace(today, before): each for name, each in tensors.items()}
+    save_file(tensors, base / "model.safetensors", metadata={"format": "pt"})
+    output = tmp_path / "m"
+    report = train_cross_encoder(
+        pairs, RunOptions(output=output), base=str(base), form="adapter", dev=pairs, settings=quick
+    )
+    scorer = CrossEncoderScorer(str(output), backend="torch-fp32")
+    served = scorer.score([(pair.query, pair.document) for pair in pairs])
+    expected = log_loss(served, [pair.score for pair in pairs])
+    assert report.after["log_loss"] == pytest.approx(expected, abs=1e-4)
 
 
 def test_a_residual_over_an_adapter_without_one_is_refused(

@@ -1,5 +1,7 @@
 """Distilling scores into a bi-encoder."""
 
+import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -101,6 +103,30 @@ def test_a_resumed_distillation_ends_with_the_same_weights(
         load_file(next((tmp_path / name).rglob("model.safetensors"))) for name in ("whole", "parts")
     )
     assert all(np.array_equal(first[name], second[name]) for name in first)
+
+
+def test_a_prompt_that_stands_before_every_text_does_so_in_training(
+    tmp_path: Path, tiny_bi: str, pairs: Pairs, quick: TrainSettings
+) -> None:
+    """As when it is served: the same as if it stood in the data."""
+    prompted = tmp_path / "prompted"
+    shutil.copytree(tiny_bi, prompted)
+    settings = json.loads((prompted / "config_sentence_transformers.json").read_text())
+    settings |= {"prompts": {"all": "about the "}, "default_prompt_name": "all"}
+    (prompted / "config_sentence_transformers.json").write_text(json.dumps(settings))
+    written = [
+        replace(pair, query=f"about the {pair.query}", document=f"about the {pair.document}")
+        for pair in pairs
+    ]
+    made: list[dict[str, np.ndarray]] = []
+    for base, rows in ((str(prompted), pairs), (tiny_bi, written)):
+        output = tmp_path / f"m{len(made)}"
+        data = from_pairs(rows, scale="probability")
+        train_bi_encoder(
+            data, RunOptions(output=output), base=base, settings=replace(quick, dev_share=0)
+        )
+        made.append(load_file(next(output.rglob("model.safetensors"))))
+    assert all(np.array_equal(made[0][name], made[1][name]) for name in made[0])
 
 
 def test_the_result_is_recognised_as_a_bi_encoder(

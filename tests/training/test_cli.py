@@ -136,6 +136,9 @@ def test_mine_writes_what_cross_encoder_reads(tmp_path: Path, tiny_base: str, fi
     assert isinstance(failure("mine", file, "-o", output), ConfigError)
     nowhere = failure("mine", file, "-o", file / "m", "--cross-encoder", "no-such-model")
     assert "cannot write to" in str(nowhere)
+    own = failure("mine", file, "-o", file, "--overwrite")
+    assert "is what is read" in str(own)
+    assert "is a folder" in str(failure("mine", file, "-o", tmp_path, "--overwrite"))
 
 
 def test_evaluate_compares_two_models(tmp_path: Path, tiny_bi: str) -> None:
@@ -147,6 +150,7 @@ def test_evaluate_compares_two_models(tmp_path: Path, tiny_bi: str) -> None:
     )
     told = run_json("evaluate", cases, "--base", tiny_bi, "--tuned", tiny_bi)
     assert told["base"]["all"] == told["tuned"]["all"]
+    assert told["base_model"] == told["tuned_model"] == tiny_bi
     assert told["tuned"]["unseen topics"]["cases"] == 1
     assert (told["fixed"], told["broken"], told["p_value"]) == ([], [], 1.0)
     result = run("evaluate", cases, "--base", tiny_bi, "--tuned", tiny_bi)

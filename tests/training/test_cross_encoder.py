@@ -1,19 +1,23 @@
 """Fine-tuning a cross-encoder: it learns, resumes, and what it writes can be served."""
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-from safetensors.numpy import load_file
+from safetensors.numpy import load_file, save_file
+from transformers import AutoModel, AutoTokenizer
 
 from funnel.errors import ConfigError, ModelError, TrainingStopped
 from funnel.models import CrossEncoderScorer
+from funnel.models.bert import read_weights
 from funnel.training import LabelledPair, RunOptions, TrainSettings, train_cross_encoder
 from funnel.training.devices import Hardware
 from funnel.training.exports import Form
 from funnel.training.figures import roc_auc
 from funnel.training.students import load_cross_student
+from tests.models.tiny import save_cross_encoder
 
 Pairs = list[LabelledPair]
 
@@ -291,3 +295,42 @@ def test_a_missing_base_is_a_clear_error(
             pairs, RunOptions(output=tmp_path / "m"), base=str(tmp_path / "no"), settings=quick
         )
     assert not (tmp_path / "m").exists()
+
+
+def test_a_base_in_halves_is_trained_in_full_precision(
+    tmp_path: Path, tiny_base: str, pairs: Pairs, quick: TrainSettings
+) -> None:
+    """A step of 1e-6 is less than bfloat16 tells apart: in it most weights would not move."""
+    base = copy_of(tiny_base, tmp_path / "half", tensors_as="bfloat16")
+    settings = replace(quick, epochs=1, learning_rate=1e-6, keep_best=False)
+    train_cross_encoder(pairs, RunOptions(output=tmp_path / "m"), base=str(base), settings=settings)
+    before, after = read_weights(base), read_weights(tmp_path / "m")
+    name = "encoder.layer.1.output.dense.weight"
+    assert float((before[name] != after[name]).float().mean()) > 0.9
+
+
+def test_a_classifier_is_no_base(tmp_path: Path, pairs: Pairs) -> None:
+    """Its outputs are no score; the message does not speak of a library's switches."""
+    base = save_cross_encoder(tmp_path / "base", labels=3)
+    with pytest.raises(ModelError, match="classifier with 3 labels, expected .* one score"):
+        train_cross_encoder(pairs, RunOptions(output=tmp_path / "m"), base=str(base))
+
+
+def test_a_base_of_no_numbers_is_named_as_the_fault(
+    tmp_path: Path, tiny_base: str, pairs: Pairs
+) -> None:
+    """Not the learning rate: nothing was learnt yet."""
+    base = Path(shutil.copytree(tiny_base, tmp_path / "base"))
+    tensors = load_file(base / "model.safetensors")
+    tensors["encoder.layer.0.output.dense.bias"][:] = np.nan
+    save_file(tensors, base / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ModelError, match="base has weights that are NaN or infinite"):
+        train_cross_encoder(pairs, RunOptions(output=tmp_path / "m"), base=str(base))
+
+
+def copy_of(base: str, folder: Path, *, tensors_as: str) -> Path:
+    """A model saved in another number format."""
+    model = AutoModel.from_pretrained(base, dtype=tensors_as)
+    model.save_pretrained(folder)
+    AutoTokenizer.from_pretrained(base).save_pretrained(folder)
+    return folder

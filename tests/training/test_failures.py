@@ -64,6 +64,15 @@ def test_held_out_pairs_that_were_trained_on_are_counted(
     assert "8 of the 8 held-out pairs were trained on, too" in report.notes
 
 
+def test_held_out_data_of_ones_own_are_named_where_they_cannot_be_used(
+    tmp_path: Path, tiny_base: str, pairs: Pairs
+) -> None:
+    """Whoever is told that all pairs are relevant would look for them in the other file."""
+    good = [pair for pair in pairs if pair.score]
+    with pytest.raises(InputError, match=r"held-out data \(--dev\): all 64 pairs are relevant"):
+        train_cross_encoder(pairs, RunOptions(output=tmp_path / "m"), base=tiny_base, dev=good)
+
+
 def test_a_held_out_part_of_one_class_is_not_measured(
     tmp_path: Path, tiny_base: str, pairs: Pairs, quick: TrainSettings
 ) -> None:

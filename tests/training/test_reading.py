@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from funnel.cli.train_inputs import read_pairs
 from funnel.errors import ConfigError, CorpusError, InputError
 from funnel.training import read_rows
 from funnel.training.records import case, labelled_pair, triple
@@ -23,6 +24,7 @@ def write(folder: Path, name: str, content: str | bytes) -> Path:
     [
         ("a.jsonl", '{"question1": "how", "question2": "what", "is_duplicate": 1}\n'),
         ("a.csv", "query,document,label\nhow,what,1\n"),
+        ("b.csv", "query,document,label\nhow,what,True\n"),
         ("a.tsv", "sentence1\tsentence2\tscore\nhow\twhat\t1.0\n"),
     ],
 )
@@ -32,6 +34,15 @@ def test_three_formats_and_their_usual_column_names(
     """JSONL, CSV and TSV give the same row."""
     (row,) = read_rows(write(tmp_path, name, content), labelled_pair)
     assert (row.query, row.document, row.score) == ("how", "what", 1.0)
+
+
+def test_who_learns_scores_reads_the_score_beside_a_label(tmp_path: Path) -> None:
+    """A judged file that a teacher has scored serves both; a label alone is a score, too."""
+    path = write(tmp_path, "a.jsonl", '{"query": "a", "text": "b", "label": 1, "score": 0.25}\n')
+    assert [row.score for row in read_pairs(str(path), "fail", soft=True)] == [0.25]
+    assert [row.score for row in read_pairs(str(path), "fail")] == [1.0]
+    path = write(tmp_path, "b.jsonl", '{"query": "a", "text": "b", "label": 0.5}\n')
+    assert [row.score for row in read_pairs(str(path), "fail", soft=True)] == [0.5]
 
 
 @pytest.mark.parametrize(
