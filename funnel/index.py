@@ -19,11 +19,10 @@ from funnel.indexing.collection import (
     point_id,
 )
 from funnel.indexing.corpus import Corpus, given_corpus
-from funnel.indexing.filters import Condition, check_fields, parse_filters, qdrant_filter
+from funnel.indexing.filters import Condition, check_fields, parse_filters
 from funnel.indexing.ingest import Tally, Writer
 from funnel.indexing.lease import Lease
 from funnel.indexing.live import Live
-from funnel.indexing.local_filters import local_filter
 from funnel.indexing.qdrant import BM25, DENSE, TOKENS, PointQuery, QdrantSettings, connect
 from funnel.indexing.results import Found, IndexReport, SearchResult
 from funnel.indexing.spool import Spool
@@ -166,7 +165,7 @@ class DocumentIndex:
             collection=self.collection,
             dense=None if vector is None else self._checked(vector),
             sparse=query_weights(counts) if counts is not None and counts.ids else None,
-            restriction=(local_filter if self._backend.is_local else qdrant_filter)(conditions),
+            conditions=conditions,
             limit=k + _TIE_MARGIN,
             payload=DOCUMENT_KEYS,
         )

@@ -6,13 +6,14 @@ Points are stored as pickles by the client itself: a directory must be trusted l
 
 import asyncio
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from funnel.deadline import Deadline
 from funnel.errors import BackendUnavailable, Closed, ConfigError
+from funnel.indexing.local_points import LocalPoints
 from funnel.indexing.postings import Postings
 from funnel.indexing.qdrant import BM25, DENSE, MEMORY, Backend, PointQuery, translated
 from funnel.indexing.terms import SparseTerms
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 _PAGE = 2_000
+_LEAVING_POINTS = frozenset(
+    {"count", "get_collection", "retrieve", "scroll", "update_collection", "update_vectors"}
+)
 
 
 class LocalBackend(Backend):
@@ -35,6 +39,7 @@ class LocalBackend(Backend):
         self._thread = Threads(1, "funnel-qdrant")
         self._client: QdrantClient | None = None
         self._postings: dict[str, Postings] = {}  # by physical collection; worker thread only
+        self._points: dict[str, LocalPoints] = {}  # for filters, from the first on; likewise
 
     async def open(self) -> None:
         """Load the collections and take the directory's lock.
@@ -115,33 +120,31 @@ class LocalBackend(Backend):
     # -- in the worker thread
 
     def _search(self, client: "QdrantClient", query: PointQuery) -> dict[str, list[Any]]:
-        requests = query.requests()
         found: dict[str, list[Any]] = {}
-        if DENSE in requests:
-            answers = client.query_batch_points(query.collection, [requests[DENSE]])
-            found[DENSE] = answers[0].points
+        if query.dense is not None:
+            found[DENSE] = self._search_vectors(client, query, query.dense)
         if query.sparse is not None:
             found[BM25] = self._search_terms(client, query, query.sparse)
         return found
 
+    def _search_vectors(
+        self, client: "QdrantClient", query: PointQuery, vector: Sequence[float]
+    ) -> "list[models.ScoredPoint]":
+        if not query.conditions:
+            (answer,) = client.query_batch_points(query.collection, [query.requests()[DENSE]])
+            return list(answer.points)
+        points = self._points_of(client, query.collection)
+        return _scored(client, query, points.nearest(vector, query.limit, query.conditions))
+
     def _search_terms(
         self, client: "QdrantClient", query: PointQuery, sparse: SparseTerms
     ) -> "list[models.ScoredPoint]":
-        from qdrant_client import models
-
         allowed = None
-        if query.restriction is not None:
-            allowed = _matching(client, query.collection, query.restriction)
+        if query.conditions:
+            allowed = self._points_of(client, query.collection).matching(query.conditions)
         postings = self._postings_of(client, query.collection)
         best = postings.search(sparse.ids, sparse.values, query.limit, allowed)
-        records = client.retrieve(
-            query.collection, [point_id for point_id, _ in best], list(query.payload)
-        )
-        payloads = {str(record.id): record.payload for record in records}
-        return [
-            models.ScoredPoint(id=point_id, score=score, version=0, payload=payloads[point_id])
-            for point_id, score in best
-        ]
+        return _scored(client, query, best)
 
     def _postings_of(self, client: "QdrantClient", collection: str) -> Postings:
         target = _physical(client, collection)
@@ -149,10 +152,17 @@ class LocalBackend(Backend):
             self._postings[target] = _filled(client, target)
         return self._postings[target]
 
+    def _points_of(self, client: "QdrantClient", collection: str) -> LocalPoints:
+        target = _physical(client, collection)
+        if target not in self._points:
+            self._points[target] = _mirrored(client, target)
+        return self._points[target]
+
     def _follow(self, client: "QdrantClient", method: str, arguments: Mapping[str, Any]) -> None:
         if method == "create_collection":
             _commit_faster(client)
         collection = arguments.get("collection_name", "")
+        self._follow_points(collection, method, arguments)
         postings = self._postings.get(collection)
         if postings is None:
             return
@@ -165,6 +175,25 @@ class LocalBackend(Backend):
             for point in arguments["points"]:
                 vector = point.vector[BM25]
                 postings.put(str(point.id), vector.indices, vector.values)
+
+    def _follow_points(self, collection: str, method: str, arguments: Mapping[str, Any]) -> None:
+        """As far as a write's kind is known; after others they are read anew."""
+        points = self._points.get(collection)
+        if points is None or method in _LEAVING_POINTS:
+            return
+        if method == "upsert":
+            for point in arguments["points"]:
+                points.put(str(point.id), point.vector[DENSE], point.payload["metadata"])
+        elif method == "delete":
+            for point_id in arguments["points_selector"]:
+                points.remove(str(point_id))
+        elif method == "batch_update_points":
+            for operation in arguments["update_operations"]:
+                described = operation.overwrite_payload
+                for point_id in described.points:
+                    points.describe(str(point_id), described.payload["metadata"])
+        else:
+            del self._points[collection]
 
 
 def _refuse_if_locked(folder: Path) -> None:
@@ -219,9 +248,30 @@ def _filled(client: "QdrantClient", target: str) -> Postings:
             return postings
 
 
-def _matching(client: "QdrantClient", collection: str, restriction: "models.Filter") -> set[str]:
-    size = max(1, client.count(collection).count)
-    records, _ = client.scroll(
-        collection, restriction, limit=size, with_payload=False, with_vectors=False
-    )
-    return {str(record.id) for record in records}
+def _mirrored(client: "QdrantClient", target: str) -> LocalPoints:
+    points = LocalPoints()
+    offset = None
+    while True:
+        records, offset = client.scroll(
+            target, limit=_PAGE, offset=offset, with_payload=["metadata"], with_vectors=[DENSE]
+        )
+        for record in records:
+            vector: Any = record.vector
+            points.put(str(record.id), vector[DENSE], (record.payload or {})["metadata"])
+        if offset is None:
+            return points
+
+
+def _scored(
+    client: "QdrantClient", query: PointQuery, best: Sequence[tuple[str, float]]
+) -> "list[models.ScoredPoint]":
+    """Points and scores with what the query wants to know of them."""
+    from qdrant_client import models
+
+    ids = [point_id for point_id, _ in best]
+    records = client.retrieve(query.collection, ids, list(query.payload))
+    payloads = {str(record.id): record.payload for record in records}
+    return [
+        models.ScoredPoint(id=point_id, score=score, version=0, payload=payloads[point_id])
+        for point_id, score in best
+    ]

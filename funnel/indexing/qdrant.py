@@ -26,6 +26,7 @@ from funnel.errors import (
     StageError,
     StageTimeout,
 )
+from funnel.indexing.filters import Condition, qdrant_filter
 from funnel.indexing.terms import Bm25Settings, SparseTerms
 
 if TYPE_CHECKING:
@@ -109,7 +110,7 @@ class PointQuery:
     collection: str
     dense: Sequence[float] | None
     sparse: SparseTerms | None
-    restriction: "models.Filter | None"
+    conditions: Sequence[Condition]
     limit: int
     payload: Sequence[str]
 
@@ -126,7 +127,7 @@ class PointQuery:
             source: models.QueryRequest(
                 query=query,
                 using=source,
-                filter=self.restriction,
+                filter=qdrant_filter(self.conditions),
                 limit=self.limit,
                 with_payload=list(self.payload),
             )

@@ -18,7 +18,7 @@ from funnel.indexing.filters import (
     parse_filters,
     qdrant_filter,
 )
-from funnel.indexing.local_filters import local_filter
+from funnel.indexing.local_filters import holds
 
 
 @pytest.mark.parametrize(
@@ -62,13 +62,13 @@ def test_what_no_filter_can_be_is_refused(filters: Any, message: str) -> None:
     )
 )
 def test_any_value_becomes_a_filter_or_an_input_error(filters: dict[str, Any]) -> None:
-    """Nothing else escapes, and what passes can be spoken to Qdrant."""
+    """Nothing else escapes, and what passes can be spoken to Qdrant and asked of metadata."""
     try:
         conditions = parse_filters(filters)
     except InputError:
         return
-    for spoken in (qdrant_filter(conditions), local_filter(conditions)):
-        assert (spoken is None) == (not filters)
+    assert (qdrant_filter(conditions) is None) == (not filters)
+    assert holds(conditions)({}) == (not filters)
 
 
 _VALUES = st.sampled_from([True, False, 0, 1, 2, 1.0, 0.5, -0.0, "", "1", "a", "True"])
@@ -82,12 +82,12 @@ _BOUNDS = st.sampled_from([_DAY, f"{_DAY}T00:00:00Z", f"{_DAY}T01:00:00+01:00"])
 
 
 def _hold(wanted: Any, held: Any) -> tuple[bool, bool]:
-    """Whether a document passes, by the filter for servers and by the one for local mode."""
-    conditions = parse_filters({"f": wanted})
-    spoken = qdrant_filter(conditions), local_filter(conditions)
-    payload = {"metadata": {"f": held}}
-    one, other = (check_filter(each, payload, "id", {}) for each in spoken if each is not None)
-    return one, other
+    """Whether a document passes, by the filter for servers as the client reads it, and by ours."""
+    conditions = parse_filters({"a.f": wanted})
+    spoken = qdrant_filter(conditions)
+    assert spoken is not None
+    metadata = {"a": {"f": held}, "f": 1}
+    return check_filter(spoken, {"metadata": metadata}, "id", {}), holds(conditions)(metadata)
 
 
 @given(st.lists(_VALUES, min_size=1, max_size=4), _VALUES | st.lists(_VALUES | st.just({"a": 1})))
@@ -103,6 +103,16 @@ def test_any_of_means_the_same_in_local_mode(wanted: list[Any], held: Any) -> No
 )
 def test_dates_mean_the_same_in_local_mode(bounds: dict[str, str], held: Any) -> None:
     """Also what is no date, or one that Qdrant does not read."""
+    one, other = _hold(bounds, held)
+    assert one == other
+
+
+@given(
+    st.dictionaries(st.sampled_from(["gte", "gt", "lte", "lt"]), st.integers(-2, 2), min_size=1),
+    _VALUES | st.lists(_VALUES) | st.just({"a": 1}) | st.none(),
+)
+def test_bounds_mean_the_same_in_local_mode(bounds: dict[str, int], held: Any) -> None:
+    """True is no number there, and what has no order is not compared."""
     one, other = _hold(bounds, held)
     assert one == other
 

@@ -9,6 +9,7 @@ import textwrap
 import time
 from collections.abc import Callable
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
@@ -120,6 +121,58 @@ async def test_searches_and_writes_at_once_are_safe(tmp_path: Path) -> None:
     counts = await asyncio.gather(*(search() for _ in range(50)), *writes)
     assert counts[:50] == [5] * 50
     assert await index.count() == 32
+    await index.aclose()
+
+
+async def test_a_filtered_search_is_the_clients_own_after_every_kind_of_write(
+    tmp_path: Path,
+) -> None:
+    """New documents, other texts, other metadata alone, deletions; also in a later process."""
+    random, held = Random(5), dict[str, dict[str, Any]]()
+    settings = QdrantSettings(path=str(tmp_path))
+    index = DocumentIndex(settings, "docs", FakeEncoder())
+    await index.start()
+    for step in range(12):
+        ids = [f"d{random.randrange(60)}" for _ in range(15)]
+        documents: list[dict[str, Any]] = [
+            {
+                "id": id_,
+                "text": f"fox {random.choice('abc')}" if step % 3 else "fox",
+                "metadata": {"n": random.randrange(5), "tags": random.sample("xyz", 2)},
+            }
+            for id_ in dict.fromkeys(ids)
+        ]
+        await index.upsert(documents)
+        held |= {document["id"]: document for document in documents}
+        gone = random.sample(sorted(held), 3)
+        await index.delete(gone)
+        held = {id_: document for id_, document in held.items() if id_ not in gone}
+        if step == 8:
+            await index.aclose()
+            index = DocumentIndex(settings, "docs", FakeEncoder())
+            await index.start()
+        (vector,) = FakeEncoder().encode([random.choice(["fox a", "fox b", "fox"])])
+        filters: dict[str, Any] = {
+            "n": {"gte": random.randrange(4)},
+            "tags": ["x", "z"][: 1 + step % 2],
+        }
+        wanted = {
+            id_
+            for id_, document in held.items()
+            if document["metadata"]["n"] >= filters["n"]["gte"]
+            and set(document["metadata"]["tags"]) & set(filters["tags"])
+        }
+        for _ in range(2):  # the second answer is a kept one
+            found = await index.search(vector=vector, terms="fox", k=50, filters=filters)
+            assert {item.document.id for item in found.dense} == wanted
+            assert {item.document.id for item in found.bm25} == wanted
+        free = await index.search(vector=vector, terms="fox", k=60)
+        cosines = {item.document.id: item.score for item in free.dense}
+        for item in found.dense:
+            assert item.score == pytest.approx(cosines[item.document.id], abs=1e-6)
+        assert [i.score for i in found.dense] == sorted(
+            (i.score for i in found.dense), reverse=True
+        )
     await index.aclose()
 
 
