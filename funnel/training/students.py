@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from funnel.errors import ConfigError, ModelError
+from funnel.log import get_logger
 from funnel.models.adapters import Adapter, BaseModel, Combination, PairOrder, read_adapter
 from funnel.models.quiet import quiet_loading
 from funnel.models.source import EMBEDDED_ENCODER, ModelSource, locate, sha256
@@ -20,6 +21,7 @@ from funnel.training.loop import seed_everything
 if TYPE_CHECKING:
     from funnel.models.adapters import Weights
 
+_log = get_logger(__name__)
 Texts = tuple[str, str]
 Floats = NDArray[np.float64]
 _LABELS = 2  # of a classifier whose config does not say
@@ -109,6 +111,7 @@ def load_cross_student(
     if not adapter.combine.orders:  # only similarities so far: the cross-encoder starts here
         combine = replace(adapter.combine, cross=1.0)
         return _plain_student(encoder, combine, hardware, max_tokens, adapter.fixed)
+    _tell_cut(base, adapter.max_tokens, max_tokens)
     model = _cross_encoder(locate(encoder).folder, encoder, hardware, max_tokens)
     _load_adapter(model[0].model, adapter, locate(encoder).folder)
     plain = adapter.combine == Combination()
@@ -140,6 +143,7 @@ def load_bi_student(base: str, *, max_tokens: int, hardware: Hardware, seed: int
             str(source.folder), device=hardware.device, model_kwargs=_SAFE
         )
         check_whole(base, network_folder(source.folder), getattr(model[0], "model", None))
+    _tell_cut(base, int(model.max_seq_length or 0), max_tokens)
     return _ready(model, base, max_tokens)
 
 
@@ -150,10 +154,13 @@ def _plain_student(
     max_tokens: int,
     fixed: "Weights | None" = None,
 ) -> CrossStudent:
+    from funnel.models.cross_networks import window
+
     source = locate(base)
     headed = _has_pair_head(source)
     if headed:
         _check_one_label(base, source.folder)
+        _tell_cut(base, window(source.folder, None), max_tokens)
     model = _cross_encoder(source.folder, base, hardware, max_tokens)
     part = _dense_part(base, combine, model, fixed or {}) if combine else None
     return CrossStudent(model, base, part, rank=0, fresh_head=not headed)
@@ -223,3 +230,10 @@ def _ready(model: Any, name: str, max_tokens: int) -> Any:
         )
     model.max_seq_length = min(max_tokens, model.max_seq_length or max_tokens)
     return model
+
+
+def _tell_cut(name: str, window: int, max_tokens: int) -> None:
+    """Warn of a smaller window than the base has: what is trained will be served with it."""
+    if window > max_tokens:
+        mend = f"--max-tokens {window} keeps it"
+        _log.warning("training.window_cut", base=name, was=window, now=max_tokens, mend=mend)

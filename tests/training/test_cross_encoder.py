@@ -3,10 +3,12 @@
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
+from structlog.testing import capture_logs
 from transformers import AutoModel, AutoTokenizer
 
 from funnel.errors import ConfigError, ModelError, TrainingStopped
@@ -314,6 +316,21 @@ def test_a_classifier_is_no_base(tmp_path: Path, pairs: Pairs) -> None:
     base = save_cross_encoder(tmp_path / "base", labels=3)
     with pytest.raises(ModelError, match="classifier with 3 labels, expected .* one score"):
         train_cross_encoder(pairs, RunOptions(output=tmp_path / "m"), base=str(base))
+
+
+def test_a_window_that_gets_smaller_is_said(tmp_path: Path, tiny_base: str) -> None:
+    """What is served later has the window of training: long documents are cut sooner.
+
+    What gave no scores before has no window to lose.
+    """
+    base = str(save_cross_encoder(tmp_path))
+    options: dict[str, Any] = {"residual": None, "hardware": Hardware("cpu", bf16=False), "seed": 0}
+    with capture_logs() as logs:
+        load_cross_student(base, max_tokens=64, **options)
+        load_cross_student(tiny_base, max_tokens=32, **options)
+        load_cross_student(base, max_tokens=32, **options)
+    told = {"was": 64, "now": 32, "mend": "--max-tokens 64 keeps it"}
+    assert [told.items() <= entry.items() for entry in logs] == [True]
 
 
 def test_a_base_of_no_numbers_is_named_as_the_fault(
