@@ -56,9 +56,10 @@ class BadRow(ValueError):
 def read_corpus(path: str | Path) -> Corpus:
     """Rows of a BEIR folder, or of a ``.jsonl``, ``.ndjson``, ``.csv`` or ``.tsv`` file.
 
-    ``.gz`` is unpacked on the way, ``-`` reads JSON lines from standard input. Nothing is read
-    before the rows are asked for, and never more than a line at a time; a file that cannot be read
-    to its end is an ``InputError`` then.
+    ``.gz`` is unpacked on the way, ``-`` reads JSON lines from standard input. A table's cell that
+    is a plain number (``12``, ``9.50``) becomes one; a code such as ``007`` stays text. Nothing is
+    read before the rows are asked for, and never more than a line at a time; a file that cannot be
+    read to its end is an ``InputError`` then.
 
     Raises:
         ConfigError: there is no such file, or its kind is not known.
@@ -184,6 +185,8 @@ def _csv_rows(opened: Callable[[], IO[bytes]], source: str, delimiter: str) -> I
 
 def _check_header(source: str, names: Sequence[str]) -> None:
     """A row keeps one value of a name: the other column would be lost without a word."""
+    if any(_is_not_utf8(name) for name in names):
+        raise InputError(f"{source}: the header is not UTF-8; save the file as CSV in UTF-8")
     twice = [name for name, times in Counter(names).items() if name and times > 1]
     if twice:
         raise InputError(
@@ -197,7 +200,7 @@ def _csv_row(place: str, record: Mapping[Any, Any]) -> Row:
         return Row(place, None, "more fields than the header has")
     if any(value is None for value in record.values()):
         return Row(place, None, "fewer fields than the header has")
-    if any("\udc80" <= char <= "\udcff" for value in record.values() for char in value):
+    if any(_is_not_utf8(value) for value in record.values()):
         return Row(place, None, "not UTF-8")
     texts = {key: value for key, value in record.items() if key in _OWN_KEYS}
     rest = {key: _cell(value) for key, value in record.items() if key not in _OWN_KEYS}
@@ -205,17 +208,26 @@ def _csv_row(place: str, record: Mapping[Any, Any]) -> Row:
     return Row(place, {**texts, **filled}, blank=tuple(key for key in rest if key not in filled))
 
 
+def _is_not_utf8(text: str) -> bool:
+    return any("\udc80" <= char <= "\udcff" for char in text)
+
+
 def _cell(text: str) -> str | int | float:
-    """A number if the cell is written exactly as that number and can be stored, else the text."""
+    """A number if the cell is written as that number and can be stored, else the text."""
     for kind in (int, float):
         try:
             value: int | float = kind(text)
         except ValueError:
             continue
-        is_written_so = str(value) == text and text.lstrip("-")[0].isdigit()
-        if is_written_so and (kind is float or value in _INTEGERS):
+        is_plain = _is_written_so(text, str(value)) and text.lstrip("-")[0].isdigit()
+        if is_plain and (kind is float or value in _INTEGERS):
             return value
     return text
+
+
+def _is_written_so(text: str, number: str) -> bool:
+    """Zeros after the last decimal do not count: a range of prices must not miss ``9.50``."""
+    return text == number or ("." in text and text.rstrip("0") == number.rstrip("0"))
 
 
 def document_from(content: Mapping[str, Any] | Document) -> Document:
@@ -235,15 +247,22 @@ def document_from(content: Mapping[str, Any] | Document) -> Document:
         raise BadRow(f"got {type(content).__name__}, {_EXPECTED}")
     title = _text(content, "title")
     text = _text(content, "text")
-    if "text" not in content or not (text.strip() or title.strip()):
+    if "text" not in content:
+        raise _without("'text'", content)
+    if not (text.strip() or title.strip()):
         raise BadRow("no 'text'")
     return Document(_id(content), text, title, _metadata(content))
+
+
+def _without(key: str, content: Mapping[str, Any]) -> BadRow:
+    """Names what there is: the key in other letters, or a table with other separators."""
+    return BadRow(f"no {key}; got {', '.join(map(repr, content)) or 'nothing':.120}")
 
 
 def _id(content: Mapping[str, Any]) -> str:
     given = [content[key] for key in ("id", "_id") if content.get(key) not in (None, "")]
     if not given:
-        raise BadRow("no 'id' (or '_id')")
+        raise _without("'id' (or '_id')", content)
     if len(given) == 2 and given[0] != given[1]:
         raise BadRow(f"'id' is {given[0]!r:.40} but '_id' is {given[1]!r:.40}")
     if isinstance(given[0], bool) or not isinstance(given[0], str | int):
