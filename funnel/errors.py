@@ -24,6 +24,8 @@ Messages follow one form: what was got, what was expected, and the mend.
 """
 
 from collections.abc import Sequence
+from functools import partial
+from typing import Any
 
 
 class FunnelError(Exception):
@@ -38,8 +40,13 @@ class MissingExtra(ConfigError):
     """An optional dependency is needed and not installed."""
 
     def __init__(self, what: str, extra: str) -> None:
+        self.what = what
         self.extra = extra
         super().__init__(f"{what} needs an extra: pip install 'retrieval-funnel[{extra}]'")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """For a pool of processes, which sends a worker's error home pickled."""
+        return type(self), (self.what, self.extra)
 
 
 class InputError(FunnelError, ValueError):
@@ -63,6 +70,10 @@ class CorpusError(FunnelError):
             f"{source}: {self.bad:,} bad line(s), nothing was written; "
             f"mend them or leave them out (on_bad='skip', --on-bad-line skip):\n  {shown}{more}"
         )
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """For a pool of processes, which sends a worker's error home pickled."""
+        return partial(type(self), bad=self.bad), (self.source, self.problems)
 
 
 class ModelError(FunnelError):
