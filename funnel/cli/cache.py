@@ -91,7 +91,8 @@ def calibrate(
     With a log instead of pairs the certificate is about served hits: each question against the
     nearest ones before it.
 
-    Exits with 1 when the data cannot support the target; what it can support is written.
+    Exits with 1 when the data cannot support the target; what it can support is written. A file
+    that is there is kept when the data supports nothing.
     """
     from funnel.cache.calibrator import check_target
     from funnel.cache.replay_console import show_calibration
@@ -106,13 +107,15 @@ def calibrate(
         source=source or pairs.name,
         console=Console(stderr=True),
     )
-    report.calibrator.save(out)
+    written = bool(report.calibrator.points) or not out.exists()
+    if written:
+        report.calibrator.save(out)
     if json_out:
         plain = report.calibrator.model_dump(mode="json")
-        met = report.wanted is not None
-        typer.echo(json.dumps({**plain, "target": report.target, "met": met, "file": str(out)}))
+        said = {"target": report.target, "met": report.wanted is not None}
+        typer.echo(json.dumps({**plain, **said, "file": str(out) if written else None}))
     else:
-        show_calibration(report, out, Console())
+        show_calibration(report, out, Console(), written=written)
     if report.wanted is None:
         raise typer.Exit(1)
 
@@ -176,7 +179,9 @@ def purge(
 
     if query is None and (k is not None or filters is not None):
         raise InputError("--k and --filter say how a query was asked; they go with --query")
-    if not yes and not json_out:
+    if json_out and not yes:
+        raise InputError("--json asks no question: say --yes as well; nothing was dropped")
+    if not yes:
         typer.confirm(f"Drop {_what(scope, query)}?", abort=True)
     settings = _settings(config)
     if settings.cache is None:

@@ -53,13 +53,13 @@ class BadRow(ValueError):
     """Why one row is no document. Stays inside the readers; callers see ``CorpusError``."""
 
 
-def read_corpus(path: str | Path) -> Corpus:
+def read_corpus(path: str | Path, *, texts: bool = False) -> Corpus:
     """Rows of a BEIR folder, or of a ``.jsonl``, ``.ndjson``, ``.csv`` or ``.tsv`` file.
 
     ``.gz`` is unpacked on the way, ``-`` reads JSON lines from standard input. A table's cell that
-    is a plain number (``12``, ``9.50``) becomes one; a code such as ``007`` stays text. Nothing is
-    read before the rows are asked for, and never more than a line at a time; a file that cannot be
-    read to its end is an ``InputError`` then.
+    is a plain number (``12``, ``9.50``) becomes one unless all are to stay ``texts``; a code such
+    as ``007`` stays one. Nothing is read before the rows are asked for, and never more than a line
+    at a time; a file that cannot be read to its end is an ``InputError`` then.
 
     Raises:
         ConfigError: there is no such file, or its kind is not known.
@@ -72,7 +72,8 @@ def read_corpus(path: str | Path) -> Corpus:
         return _corpus(str(file), _json_rows(lambda: _opened(file)))
     if kind in (".csv", ".tsv"):
         delimiter = "," if kind == ".csv" else "\t"
-        return _corpus(str(file), _csv_rows(lambda: _opened(file), str(file), delimiter))
+        value = str if texts else _cell
+        return _corpus(str(file), _csv_rows(lambda: _opened(file), str(file), delimiter, value))
     raise ConfigError(
         f"corpus {file}: got the suffix {kind!r}, expected .jsonl, .ndjson, .csv or .tsv "
         "(also with .gz), or a folder with corpus.jsonl"
@@ -164,7 +165,12 @@ def _refuse_constant(name: str) -> None:
     raise BadRow(f"{name} is no JSON number")
 
 
-def _csv_rows(opened: Callable[[], IO[bytes]], source: str, delimiter: str) -> Iterator[Row]:
+def _csv_rows(
+    opened: Callable[[], IO[bytes]],
+    source: str,
+    delimiter: str,
+    value: Callable[[str], str | int | float],
+) -> Iterator[Row]:
     csv.field_size_limit(MAX_LINE_BYTES)
     with opened() as stream:
         lines = (line.decode("utf-8-sig", errors="surrogateescape") for line in stream)
@@ -180,7 +186,7 @@ def _csv_rows(opened: Callable[[], IO[bytes]], source: str, delimiter: str) -> I
             except csv.Error as error:
                 yield Row(place, None, f"broken CSV: {error}")
                 continue
-            yield _csv_row(f"line {reader.line_num}", record)
+            yield _csv_row(f"line {reader.line_num}", record, value)
 
 
 def _check_header(source: str, names: Sequence[str]) -> None:
@@ -195,16 +201,18 @@ def _check_header(source: str, names: Sequence[str]) -> None:
         )
 
 
-def _csv_row(place: str, record: Mapping[Any, Any]) -> Row:
+def _csv_row(
+    place: str, record: Mapping[Any, Any], value: Callable[[str], str | int | float]
+) -> Row:
     if None in record:
         return Row(place, None, "more fields than the header has")
-    if any(value is None for value in record.values()):
+    if any(text is None for text in record.values()):
         return Row(place, None, "fewer fields than the header has")
-    if any(_is_not_utf8(value) for value in record.values()):
+    if any(_is_not_utf8(text) for text in record.values()):
         return Row(place, None, "not UTF-8")
-    texts = {key: value for key, value in record.items() if key in _OWN_KEYS}
-    rest = {key: _cell(value) for key, value in record.items() if key not in _OWN_KEYS}
-    filled = {key: value for key, value in rest.items() if value != ""}
+    texts = {key: text for key, text in record.items() if key in _OWN_KEYS}
+    rest = {key: value(text) for key, text in record.items() if key not in _OWN_KEYS}
+    filled = {key: cell for key, cell in rest.items() if cell != ""}
     return Row(place, {**texts, **filled}, blank=tuple(key for key in rest if key not in filled))
 
 
