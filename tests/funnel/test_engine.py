@@ -185,6 +185,17 @@ def test_an_unknown_function_is_refused_at_construction() -> None:
         )
 
 
+def test_what_is_no_function_is_refused_at_construction() -> None:
+    """Not at every query, as a stage that was skipped."""
+    with pytest.raises(ConfigError, match="'length' is 5, expected a function"):
+        Funnel(
+            settings(),
+            functions={"length": 5},  # type: ignore[dict-item]
+            cache=NullCache(),
+            models=FakeModels(FakeEncoder()),  # type: ignore[arg-type]
+        )
+
+
 def test_min_score_on_a_rank_only_stage_is_refused() -> None:
     """A threshold without scores means nothing."""
     stages = [
