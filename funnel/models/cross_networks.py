@@ -26,6 +26,7 @@ from funnel.models.bert import (
 )
 from funnel.models.source import ModelSource
 from funnel.models.tokens import TextTokenizer, Tokens, reads_types
+from funnel.progress import no_loading_bars
 
 if TYPE_CHECKING:
     import numpy as np
@@ -187,13 +188,14 @@ def from_folder(kind: Any, source: ModelSource) -> tuple[Any, Mapping[str, Any]]
         ModelError: it cannot be loaded.
     """
     try:
-        model, report = kind.from_pretrained(
-            source.folder,
-            trust_remote_code=False,
-            use_safetensors=True,
-            local_files_only=True,
-            output_loading_info=True,
-        )
+        with no_loading_bars():
+            model, report = kind.from_pretrained(
+                source.folder,
+                trust_remote_code=False,
+                use_safetensors=True,
+                local_files_only=True,
+                output_loading_info=True,
+            )
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         raise ModelError(f"model {source.name!r} cannot be loaded: {error}") from error
     return model, report

@@ -31,6 +31,7 @@ from funnel.models.openvino_encoder import Ways, choose_ways
 from funnel.models.representations import Representation
 from funnel.models.source import ModelSource
 from funnel.models.tokens import TextTokenizer, Tokens
+from funnel.progress import no_loading_bars
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -177,12 +178,13 @@ class LibraryEncoder:
         from sentence_transformers import SentenceTransformer
 
         try:
-            self._model = SentenceTransformer(
-                str(source.folder),
-                trust_remote_code=False,
-                local_files_only=True,
-                model_kwargs={"use_safetensors": True},
-            ).eval()
+            with no_loading_bars():
+                self._model = SentenceTransformer(
+                    str(source.folder),
+                    trust_remote_code=False,
+                    local_files_only=True,
+                    model_kwargs={"use_safetensors": True},
+                ).eval()
         except (OSError, ValueError, KeyError, RuntimeError) as error:
             raise ModelError(f"model {source.name!r} cannot be loaded: {error}") from error
         if max_tokens:
