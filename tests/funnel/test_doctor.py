@@ -9,7 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from funnel.cli.app import app
-from funnel.doctor import Check, examine
+from funnel.doctor import Check, examine, hardware
 from funnel.engine import Funnel
 from funnel.models.pool import ModelPool
 from tests.cache.world import TopicScorer
@@ -73,6 +73,34 @@ def test_an_index_that_cannot_be_reached_is_a_failed_check(tmp_path: Path) -> No
     found = checks(tmp_path, STAGES + "qdrant: {url: 'http://127.0.0.1:9', timeout_ms: 1000}\n")
     assert found["index, models and stages"].status == "fail"
     assert found["query"].status == found["cache"].status == "skipped"
+
+
+def test_a_collection_that_was_never_indexed_is_told(tmp_path: Path) -> None:
+    """A name or a folder that is not the one meant answers every query, with nothing."""
+    found = checks(tmp_path, f"collection: typo\n{STAGES}qdrant: {{path: {tmp_path / 'i'}}}\n")
+    opened = found["index, models and stages"]
+    assert (opened.status, found["query"].status) == ("warn", "ok")
+    assert "'typo' holds nothing yet" in opened.detail
+    assert "funnel index" in opened.mend
+
+
+def test_a_broken_cache_file_is_to_be_mended_where_it_is(tmp_path: Path) -> None:
+    """Not by starting a server."""
+    cache = f"cache: {{store: sqlite, path: {tmp_path}}}\n"
+    found = checks(tmp_path, STAGES + "qdrant: ':memory:'\n" + cache)
+    assert found["cache"].status == "fail"
+    assert f"mend cache.path ({tmp_path})" in found["cache"].mend
+
+
+@pytest.mark.parametrize(("missing", "status"), [([], "ok"), (["openvino"], "warn")])
+def test_an_extra_is_advised_where_it_is_missing(
+    monkeypatch: pytest.MonkeyPatch, missing: list[str], status: str
+) -> None:
+    """Nobody is told to install what is there."""
+    monkeypatch.setattr("funnel.doctor.cpu_has_fast_bf16", lambda: False)
+    monkeypatch.setattr("funnel.doctor._missing", lambda _: missing)
+    found = hardware()
+    assert (found.status, "pip install" in found.mend) == (status, bool(missing))
 
 
 def test_settings_that_keep_tenants_apart_are_examined_under_a_tenant_of_its_own(
