@@ -176,7 +176,7 @@ def _csv_rows(
         lines = (line.decode("utf-8-sig", errors="surrogateescape") for line in stream)
         reader = csv.DictReader(lines, delimiter=delimiter, strict=True)
         while True:
-            place = f"line {reader.line_num + 1}"
+            first = reader.reader.line_num + 1  # the other's own stays behind after a bad record
             try:
                 if not reader.line_num:
                     _check_header(source, reader.fieldnames or ())
@@ -184,9 +184,17 @@ def _csv_rows(
             except StopIteration:
                 return
             except csv.Error as error:
-                yield Row(place, None, f"broken CSV: {error}")
+                yield _broken(first, reader.reader.line_num, error)
                 continue
             yield _csv_row(f"line {reader.line_num}", record, value)
+
+
+def _broken(first: int, last: int, error: csv.Error) -> Row:
+    """A record that cannot be read; a quote that nobody closed may have taken in many lines."""
+    if last <= first:
+        return Row(f"line {first}", None, f"broken CSV: {error}")
+    problem = f"broken CSV: {error}; one record for want of a closing quote, all left out"
+    return Row(f"lines {first} to {last}", None, problem)
 
 
 def _check_header(source: str, names: Sequence[str]) -> None:

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import date, datetime
 from typing import TYPE_CHECKING, Any
 
 from funnel.errors import InputError
@@ -183,6 +183,11 @@ def _scalar_kind(field: str, value: object) -> str:
         return "number"
     if isinstance(value, float) and math.isfinite(value):
         return "number"
+    if isinstance(value, date):  # also a datetime
+        raise InputError(
+            f"filters: field {field!r} got {value!r:.60}, expected ISO text: "
+            f"{value.isoformat()!r}, as documents hold dates"
+        )
     raise InputError(
         f"filters: field {field!r} got {value!r:.60}, expected a text, a finite 64-bit number, "
         "true or false, a list of them, or bounds such as {'gte': 1}"

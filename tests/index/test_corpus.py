@@ -196,6 +196,15 @@ def test_a_bad_csv_line_is_named(tmp_path: Path, line: str, problem: str) -> Non
     assert problem in problems[0]
 
 
+def test_all_lines_that_an_open_quote_takes_in_are_named(tmp_path: Path) -> None:
+    """With ``skip`` they are left out together, which one line's number would hide."""
+    rows = ["id\ttext", "a\tone", 'b\t"never closed', "c\ttwo", 'd\ta 5" disk', 'e\t"f"g', "h\ti"]
+    documents, problems = spooled(read_corpus(written(tmp_path / "c.tsv", "\n".join(rows))))
+    assert [document.id for document in documents] == ["a", "h"]
+    assert [problem.partition(": ")[0] for problem in problems] == ["lines 3 to 5", "line 6"]
+    assert "want of a closing quote" in problems[0]
+
+
 @pytest.mark.parametrize("name", ["missing.jsonl", "folder", "c.parquet"])
 def test_what_cannot_be_read_is_a_config_error(tmp_path: Path, name: str) -> None:
     """A wrong path or kind is said before anything starts."""

@@ -1,5 +1,6 @@
 """Filters before they reach Qdrant: what is refused, and what the documents are said to hold."""
 
+from datetime import date
 from typing import Any
 
 import pytest
@@ -33,6 +34,7 @@ from funnel.indexing.local_filters import local_filter
         ({"a": None}, "field 'a' got None, expected a text"),
         ({"a": float("nan")}, "field 'a' got nan"),
         ({"a": 2**63}, "expected a text, a finite 64-bit number"),
+        ({"a": {"gte": date(2026, 1, 31)}}, "expected ISO text: '2026-01-31'"),
         ({"a": b"x"}, "field 'a' got b'x'"),
         ({"a": "\ud800"}, "field 'a' got"),
         ({"a": []}, r"got a list of 0, expected 1 to"),
