@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 _LIVE_COUNTERS = (
     "in the serving process: funnel.cache_stats(), or Prometheus with cache.metrics: true"
 )
+_ELSEWHERE = "the memory store of a service is in that process too, not seen here"
 
 cache_app = typer.Typer(
     name="cache",
@@ -140,7 +141,7 @@ def _show_gauges(report: dict[str, Any], console: Console) -> None:
     show_stats(report, console)
     console.print(Text(f"requests, hits, latencies: {where}"))
     if report["store"] != "none" and report["store"]["kind"] == "memory":
-        console.print(Text("the memory store of a service is in that process too, not seen here"))
+        console.print(Text(_ELSEWHERE))
 
 
 @cache_app.command()
@@ -158,6 +159,7 @@ def explain(
 
     with open_funnel(config) as funnel:
         report = funnel.explain_cache(query, k=k, filters=parse_filters(filters), scope=scope)
+        _say_if_elsewhere(funnel.settings)
     _print(dict(report), json_out, show_explanation)
 
 
@@ -192,7 +194,14 @@ def purge(
         where = parse_filters(filters)
         with open_funnel(config) as funnel:
             count = int(funnel.forget_cached(query, k=k, filters=where, scope=scope))
+    _say_if_elsewhere(settings)
     _print({"purged": count, "scope": scope, "query": query}, json_out, _say_purged)
+
+
+def _say_if_elsewhere(settings: "FunnelSettings") -> None:
+    """What this process sees and drops is not what the service has."""
+    if settings.cache is not None and settings.cache.store == "memory":
+        typer.echo(_ELSEWHERE, err=True)
 
 
 def _settings(config: Path | None) -> "FunnelSettings":

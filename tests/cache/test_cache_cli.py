@@ -176,6 +176,8 @@ def test_stats_of_a_memory_store_say_that_it_is_elsewhere(config: Path) -> None:
     plain = config.read_text("utf-8").replace("store: sqlite", "store: memory")
     config.write_text("\n".join(x for x in plain.splitlines() if "  path:" not in x), "utf-8")
     assert "not seen here" in _run("stats", "-c", config).stdout
+    assert "not seen here" in _run("purge", "--yes", "-c", config).stderr
+    assert "not seen here" in _run("explain", "How do I pay?", "-c", config).stderr
 
 
 def test_stats_without_a_cache_say_so(config: Path) -> None:
