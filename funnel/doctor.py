@@ -186,7 +186,12 @@ def _cache(funnel: Funnel) -> str | Check:
             funnel.forget_cached(question, scope=_PROBE_SCOPE)
     if info.status == "error":
         return Check("cache", "fail", f"{name}: {info.reason}", _cache_mend(funnel.settings.cache))
-    return f"{name}: lookup {info.lookup_ms:.2f} ms"
+    detail = f"{name}: lookup {info.lookup_ms:.2f} ms"
+    problem = funnel.cache_stats().get("semantic_problem")
+    if problem in (None, "semantic_off"):  # which the settings say
+        return detail
+    mend = "funnel cache calibrate, or another cache.target_precision; see docs/cache.md"
+    return Check("cache", "warn", f"{detail}; exact hits only: {problem}", mend)
 
 
 def _cache_mend(settings: "CacheSettings | None") -> str:

@@ -92,6 +92,18 @@ def test_a_broken_cache_file_is_to_be_mended_where_it_is(tmp_path: Path) -> None
     assert f"mend cache.path ({tmp_path})" in found["cache"].mend
 
 
+@pytest.mark.parametrize(
+    ("settings", "status"), [("threshold: 1", "ok"), ("semantic: false", "ok"), ("", "warn")]
+)
+def test_a_cache_that_serves_exact_hits_only_is_told(
+    tmp_path: Path, settings: str, status: str
+) -> None:
+    """For want of a calibrator of these models, not because it was asked for."""
+    found = checks(tmp_path, STAGES + f"qdrant: ':memory:'\ncache: {{store: memory, {settings}}}\n")
+    assert found["cache"].status == status, found["cache"]
+    assert ("exact hits only" in found["cache"].detail) == (status == "warn")
+
+
 @pytest.mark.parametrize(("missing", "status"), [([], "ok"), (["openvino"], "warn")])
 def test_an_extra_is_advised_where_it_is_missing(
     monkeypatch: pytest.MonkeyPatch, missing: list[str], status: str
@@ -149,6 +161,6 @@ def test_the_cache_probe_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyP
     where = f"qdrant: {{path: {tmp_path / 'i'}}}\n"
     with Funnel.from_yaml(settings(tmp_path, STAGES + where)) as funnel:
         funnel.index([{"id": "a", "text": "is the cache there?"}])
-    found = checks(tmp_path, STAGES + where + "cache: {store: memory}\n")
+    found = checks(tmp_path, STAGES + where + "cache: {store: memory, threshold: 1}\n")
     assert found["cache"].status == "ok", found["cache"]
     assert asked == [("is the cache there?", "funnel-doctor")]
