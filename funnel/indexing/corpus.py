@@ -180,6 +180,7 @@ def _csv_rows(
             try:
                 if not reader.line_num:
                     _check_header(source, reader.fieldnames or ())
+                    first = reader.reader.line_num + 1
                 record = next(reader)
             except StopIteration:
                 return

@@ -185,6 +185,12 @@ def test_an_unknown_function_is_refused_at_construction() -> None:
         )
 
 
+def test_plain_data_as_settings_are_refused_with_the_mend() -> None:
+    """Not by an attribute that a dict lacks."""
+    with pytest.raises(ConfigError, match="got dict, expected FunnelSettings; .*from_mapping"):
+        Funnel({"stages": []})  # type: ignore[arg-type]
+
+
 def test_what_is_no_function_is_refused_at_construction() -> None:
     """Not at every query, as a stage that was skipped."""
     with pytest.raises(ConfigError, match="'length' is 5, expected a function"):

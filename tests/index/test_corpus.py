@@ -182,6 +182,7 @@ def test_tsv_is_read_too(tmp_path: Path) -> None:
         ("x,y,z,w", "more fields than the header has"),
         ("x", "fewer fields than the header has"),
         (",y", "no 'id'"),
+        ("x,y\rz", "broken CSV"),
         ("x,", "no 'text'"),
     ],
 )
