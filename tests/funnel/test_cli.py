@@ -78,10 +78,11 @@ def test_query_prints_one_json_object(folder: Path) -> None:
     assert answer["explain"]
 
 
-def test_bm25_alone_imports_no_torch(folder: Path) -> None:
+@pytest.mark.parametrize("cache", ["", "cache: {store: memory, semantic: false}\n"])
+def test_bm25_alone_imports_no_torch(folder: Path, cache: str) -> None:
     """Not even to check that the index is of the embedder that the settings name."""
     settings = YAML.replace("INDEX", str(folder / "index")).replace("hybrid", "bm25")
-    (folder / "bm25.yaml").write_text(settings)
+    (folder / "bm25.yaml").write_text(settings + cache)
     code = (
         "import sys; from funnel import Funnel\n"
         "with Funnel.from_yaml('bm25.yaml') as funnel:\n"
