@@ -115,7 +115,11 @@ def _unknown_field(field: str, fields: FieldKinds) -> InputError:
     more = f" and {len(known) - 20:,} more" if len(known) > 20 else ""
     listed = f"{suggestion(field, known)} (known: {', '.join(known[:20]) or 'none'}{more})"
     if len(known) < MAX_FIELDS:
-        return InputError(f"filters: no document has the metadata field {field!r}{listed}")
+        dots = "; a dot leads into an object: a key that holds one itself cannot be filtered on"
+        return InputError(
+            f"filters: no document has the metadata field {field!r}{listed}"
+            f"{dots if '.' in field else ''}"
+        )
     return InputError(
         f"filters: the metadata field {field!r} is not among the first {MAX_FIELDS:,}{listed}; no "
         "more are noted, so documents may have it and still not be found by it: give them fewer "

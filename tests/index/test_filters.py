@@ -120,6 +120,13 @@ def test_kinds_of_nested_and_listed_values_are_found() -> None:
     assert sorted(kinds_in(metadata)) == [("a.b", "number"), ("a.b", "text"), ("d", "boolean")]
 
 
+async def test_a_key_with_a_dot_is_said_to_be_out_of_reach(memory: DocumentIndex) -> None:
+    """The documents do have it: that no document has the field is not the whole of it."""
+    await memory.upsert([{"id": "a", "text": "fox", "metadata": {"e.f": 1, "g": 2}}])
+    with pytest.raises(InputError, match="a key that holds one itself cannot be filtered on"):
+        await memory.search(terms="fox", filters={"e.f": 1})
+
+
 async def test_fields_beyond_those_that_are_noted_are_not_said_to_be_missing(
     memory: DocumentIndex,
     monkeypatch: pytest.MonkeyPatch,
