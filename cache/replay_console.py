@@ -109,8 +109,10 @@ def plot(curve: Sequence[CurvePoint], threshold: float | None) -> str:
     return "\n".join([*lines, "     +" + "-" * _WIDTH, "      " + axis])
 
 
-def show_calibration(report: CalibrationReport, out: Path, console: Console) -> None:
-    """Print the certificates and what the data says about the target."""
+def show_calibration(
+    report: CalibrationReport, out: Path, console: Console, *, written: bool = True
+) -> None:
+    """Print the certificates, what the data says about the target, and what became of the file."""
     rows = [
         (
             f"{point.target:.1%}",
@@ -128,7 +130,10 @@ def show_calibration(report: CalibrationReport, out: Path, console: Console) -> 
         Text(f"{report.calibrator.pairs} pairs, cosine floor {report.calibrator.floor:.2f}")
     )
     console.print(Text(report.explanation), style="green" if report.wanted else "yellow")
-    console.print(Text(f"written to {out}; name it in the YAML as cache.calibrator"))
+    if written:
+        console.print(Text(f"written to {out}; name it in the YAML as cache.calibrator"))
+    else:
+        console.print(Text(f"nothing is certified, so {out} stays as it was"))
 
 
 def show_stats(report: dict[str, Any], console: Console) -> None:

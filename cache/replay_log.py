@@ -115,10 +115,9 @@ def _from_json(lines: Iterable[str]) -> Iterator[tuple[str, dict[str, Any] | str
 
 def _from_table(path: Path) -> Iterator[tuple[str, dict[str, Any] | str]]:
     """As documents are read; but all cells are texts here, and an empty group is unknown."""
-    for row in read_corpus(path).rows:
+    for row in read_corpus(path, texts=True).rows:
         if isinstance(row.content, Mapping):
-            texts = {name: str(value) for name, value in row.content.items()}
-            yield row.place, texts | {name: "" for name in row.blank if name != "group"}
+            yield row.place, {**row.content, **{x: "" for x in row.blank if x != "group"}}
         else:
             yield row.place, row.problem
 

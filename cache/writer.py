@@ -136,10 +136,12 @@ class Writer:
         )
 
     async def _vector(self, request: CacheRequest) -> "Vector | None":
-        """The embedding; None when it failed or takes long.
+        """The embedding; None when it failed or takes long, or only writes would ask for it.
 
         Then no paraphrase finds the entry, and no document near it: any new one has to drop it.
         """
+        if not self._settings.semantic and not request.query.is_embedded:
+            return None  # a model is not loaded for writes alone
         try:
             async with asyncio.timeout(_VECTOR_S):
                 return await request.query.vector()

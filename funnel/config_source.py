@@ -144,7 +144,7 @@ def _parse(path: Path, source: str) -> dict[str, Any]:
     try:
         data = yaml.load(text, Loader=_UniqueKeyLoader)  # noqa: S506 - a SafeLoader
     except yaml.MarkedYAMLError as error:
-        raise ConfigError(f"{source}: {_yaml_problem(error)}") from error
+        raise ConfigError(f"{source}: {_yaml_problem(error, text)}") from error
     except RecursionError as error:
         raise _too_deep(source) from error
     except (yaml.YAMLError, TypeError, ValueError) as error:
@@ -156,10 +156,13 @@ def _parse(path: Path, source: str) -> dict[str, Any]:
     return data
 
 
-def _yaml_problem(error: yaml.MarkedYAMLError) -> str:
-    mark = error.problem_mark
-    where = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
-    return f"{where}not valid YAML: {error.problem or error}"
+def _yaml_problem(error: yaml.MarkedYAMLError, text: str) -> str:
+    problem, mark = f"not valid YAML: {error.problem or error}", error.problem_mark
+    if mark is None:
+        return problem
+    line = "".join(text.splitlines()[mark.line : mark.line + 1])
+    mend = "; a '${NAME}' within { } or [ ] needs quotes" if _REFERENCE.search(line) else ""
+    return f"line {mark.line + 1}, column {mark.column + 1}: {problem}{mend}"
 
 
 def _too_deep(source: str) -> ConfigError:

@@ -20,6 +20,7 @@ from funnel.settings import Secrets
 from funnel.stages.openrouter import check_key
 
 if TYPE_CHECKING:
+    from funnel.cache.settings import CacheSettings
     from funnel.models.calibration import Measured
     from funnel.models.scorer import CrossEncoderScorer
     from funnel.stages.base import StageSettings
@@ -37,6 +38,7 @@ EXTRAS: dict[str, tuple[str, ...]] = {
     "train": ("accelerate", "datasets", "peft"),
     "plots": ("matplotlib",),
 }
+_STARTED = "index, models and stages"
 _PROBE_SCOPE = "funnel-doctor"
 """A tenant of the probes' own: no tenant of the operator's gets their answers, or a question."""
 CPU_FLAGS = ("avx2", "avx512f", "avx512_bf16", "avx512_vnni", "amx_bf16", "amx_int8")
@@ -76,12 +78,15 @@ def installed() -> Iterator[Check]:
     for name in CORE:
         yield _package(name)
     for extra, modules in EXTRAS.items():
-        missing = [m for m in modules if importlib.util.find_spec(m) is None]
-        if missing:
+        if missing := _missing(extra):
             mend = f"pip install 'retrieval-funnel[{extra}]'"
             yield Check(f"extra {extra}", "absent", f"missing {', '.join(missing)}", mend)
         else:
             yield Check(f"extra {extra}", "ok", ", ".join(modules))
+
+
+def _missing(extra: str) -> list[str]:
+    return [module for module in EXTRAS[extra] if importlib.util.find_spec(module) is None]
 
 
 def hardware() -> Check:
@@ -91,8 +96,10 @@ def hardware() -> Check:
     detail = f"{cores} cores; {', '.join(flags) or 'no known vector units'}"
     if cpu_has_fast_bf16():
         return Check("hardware", "ok", f"{detail}: bf16 is fast here")
-    mend = "no bf16 units: pip install 'retrieval-funnel[openvino]' gives backend auto a choice"
-    return Check("hardware", "warn", detail, mend)
+    if _missing("openvino"):
+        mend = "no bf16 units: pip install 'retrieval-funnel[openvino]' gives backend auto a choice"
+        return Check("hardware", "warn", detail, mend)
+    return Check("hardware", "ok", f"{detail}: no bf16 units, backend auto tries openvino")
 
 
 def openrouter_key(stages: "Sequence[StageSettings]") -> Check:
@@ -110,8 +117,8 @@ def openrouter_key(stages: "Sequence[StageSettings]") -> Check:
 
 
 def _opened(funnel: Funnel) -> Iterator[Check]:
-    yield (started := _timed("index, models and stages", lambda: _start(funnel)))
-    if started.status != "ok":  # each further check would start it again, and fail alike
+    yield (started := _timed(_STARTED, lambda: _start(funnel)))
+    if started.status == "fail":  # each further check would start it again, and fail alike
         for name in ("query", "cache"):
             yield Check(name, "skipped", "not tried: the funnel did not start", "see above")
         return
@@ -123,10 +130,14 @@ def _opened(funnel: Funnel) -> Iterator[Check]:
     yield _timed("cache", lambda: _cache(funnel))
 
 
-def _start(funnel: Funnel) -> str:
+def _start(funnel: Funnel) -> str | Check:
     funnel.start()
     kinds = " → ".join(f"{s.settings.name} (k {s.settings.k})" for s in funnel.stages)
-    return f"{funnel.settings.qdrant.place}; {kinds}"
+    detail = f"{funnel.settings.qdrant.place}; {kinds}"
+    if funnel.documents.identity:
+        return detail
+    nothing = f"{detail}; collection {funnel.settings.collection!r} holds nothing yet"
+    return Check(_STARTED, "warn", nothing, "funnel index CORPUS, or mend collection or qdrant")
 
 
 def _embedder(pool: ModelPool, name: str) -> str:
@@ -174,9 +185,21 @@ def _cache(funnel: Funnel) -> str | Check:
         with suppress(CacheError):  # a store that cannot forget has failed the lookup too
             funnel.forget_cached(question, scope=_PROBE_SCOPE)
     if info.status == "error":
-        mend = "start the store, or mend cache.url; queries are answered without it meanwhile"
-        return Check("cache", "fail", f"{name}: {info.reason}", mend)
-    return f"{name}: lookup {info.lookup_ms:.2f} ms"
+        return Check("cache", "fail", f"{name}: {info.reason}", _cache_mend(funnel.settings.cache))
+    detail = f"{name}: lookup {info.lookup_ms:.2f} ms"
+    problem = funnel.cache_stats().get("semantic_problem")
+    if problem in (None, "semantic_off"):  # which the settings say
+        return detail
+    mend = "funnel cache calibrate, or another cache.target_precision; see docs/cache.md"
+    return Check("cache", "warn", f"{detail}; exact hits only: {problem}", mend)
+
+
+def _cache_mend(settings: "CacheSettings | None") -> str:
+    if settings is not None and settings.store == "sqlite":
+        act = f"mend cache.path ({settings.path})"
+    else:
+        act = "start the store, or mend cache.url"
+    return f"{act}, see the warning; queries are answered without it meanwhile"
 
 
 def _timed(name: str, act: Callable[[], str | Check]) -> Check:

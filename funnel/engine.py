@@ -66,6 +66,11 @@ class Funnel:
         cache: QueryCache | None = None,
         models: ModelPool | None = None,
     ) -> None:
+        if not isinstance(settings, FunnelSettings):
+            raise ConfigError(
+                f"settings: got {type(settings).__name__}, expected FunnelSettings; plain data "
+                "become some by FunnelSettings.from_mapping(…)"
+            )
         self.settings = settings
         self.config_hash = settings.hash
         self._models = models or ModelPool.shared()

@@ -76,6 +76,11 @@ class Query:
         self._embed = embed
         self._task: asyncio.Task[Vector] | None = None
 
+    @property
+    def is_embedded(self) -> bool:
+        """Whether somebody has asked for the embedding, so that it costs nothing more."""
+        return self._task is not None
+
     async def vector(self) -> Vector:
         """The query's embedding, a float32 array of shape (dim,) and unit length.
 

@@ -53,7 +53,7 @@ class FunnelResult:
             text = f"returned at rank {returned.rank}"
             return Explanation(doc_id, "returned", None, returned.rank, None, ranks, text)
         if not self.trace:
-            text = "answered by the cache: no stage ran, so there is nothing to trace"
+            text = "answered by the cache: no stage ran; trace it with cache=False (--no-cache)"
             return Explanation(doc_id, "not_traced", None, None, None, ranks, text)
         return self._death(doc_id, ranks)
 

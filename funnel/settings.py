@@ -288,8 +288,23 @@ def _line(
         return f"{place}: {error if not problem['loc'] else f'{dotted(path)}: {error}'}"
     if problem["type"] == "missing":
         return f"{place}: {dotted(path)}: missing; expected a value"
-    expected = problem["msg"].removeprefix("Input should be ").lower()
+    expected = _expected(problem, model)
     return f"{place}: {dotted(path)}: got {shown(path, problem['input'])}, expected {expected}"
+
+
+def _expected(problem: Any, model: type[BaseModel]) -> str:
+    """What pydantic expected, in the words of a YAML file."""
+    match problem["type"]:
+        case "model_type" | "model_attributes_type" | "dict_type":
+            return f"a mapping{_known_keys(model, (*problem['loc'], ''))}"
+        case "tuple_type" | "list_type":
+            return "a list"
+        case "too_short":
+            return f"a list of at least {problem['ctx']['min_length']}"
+        case "string_pattern_mismatch":
+            return f"a text that matches {problem['ctx']['pattern']}"
+    message: str = problem["msg"].removeprefix("Input should be ")
+    return message[:1].lower() + message[1:]
 
 
 def _known_keys(model: type[BaseModel], location: tuple[str | int, ...]) -> str:

@@ -71,7 +71,7 @@ class CallableStage(Stage):
         """Find the function among those the program handed over.
 
         Raises:
-            ConfigError: no function of that name was handed over.
+            ConfigError: no function of that name was handed over, or what was is none.
         """
         settings = cast("CallableSettings", settings)
         function = resources.functions.get(settings.function)
@@ -80,6 +80,11 @@ class CallableStage(Stage):
             raise ConfigError(
                 f"stage {settings.name!r}: function {settings.function!r} was not handed over; "
                 f"known: {known}. Pass functions={{{settings.function!r}: …}} to Funnel.from_yaml"
+            )
+        if not callable(function):
+            raise ConfigError(
+                f"stage {settings.name!r}: function {settings.function!r} is {function!r:.60}, "
+                "expected a function of the query's text and the candidates"
             )
         return cls(settings, function)
 

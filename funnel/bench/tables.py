@@ -110,9 +110,5 @@ def show_simulation(points: Sequence[SimulatedPoint], console: Console) -> None:
 def _table(*columns: str) -> Table:
     table = Table()
     for number, column in enumerate(columns):
-        table.add_column(
-            column,
-            justify="right" if number else "left",
-            overflow="fold" if number == 0 else "ellipsis",
-        )
+        table.add_column(column, justify="right" if number else "left", overflow="fold")
     return table

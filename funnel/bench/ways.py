@@ -13,6 +13,7 @@ import numpy as np
 
 from funnel.errors import ConfigError
 from funnel.models.base import TextPair
+from funnel.models.quiet import quiet_loading
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -112,7 +113,8 @@ def library_way(folder: Path, precision: str = "fp32", batch_size: int | None = 
     from sentence_transformers import CrossEncoder
 
     arguments: dict[str, Any] = {"dtype": torch.bfloat16} if precision == "bf16" else {}
-    model = CrossEncoder(str(folder), device="cpu", model_kwargs=arguments)
+    with quiet_loading():
+        model = CrossEncoder(str(folder), device="cpu", model_kwargs=arguments)
     options = {} if batch_size is None else {"batch_size": batch_size}
 
     def score(pairs: Sequence[TextPair]) -> "FloatArray":
@@ -127,9 +129,10 @@ def rerankers_way(folder: Path) -> Way | None:
     """The ``rerankers`` library, if it is installed."""
     if importlib.util.find_spec("rerankers") is None:
         return None
-    ranker = import_module("rerankers").Reranker(
-        str(folder), model_type="cross-encoder", device="cpu", verbose=0
-    )
+    with quiet_loading():
+        ranker = import_module("rerankers").Reranker(
+            str(folder), model_type="cross-encoder", device="cpu", verbose=0
+        )
 
     def score(pairs: Sequence[TextPair]) -> "FloatArray":
         ids = list(range(len(pairs)))

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 _LIVE_COUNTERS = (
     "in the serving process: funnel.cache_stats(), or Prometheus with cache.metrics: true"
 )
+_ELSEWHERE = "the memory store of a service is in that process too, not seen here"
 
 cache_app = typer.Typer(
     name="cache",
@@ -91,7 +92,8 @@ def calibrate(
     With a log instead of pairs the certificate is about served hits: each question against the
     nearest ones before it.
 
-    Exits with 1 when the data cannot support the target; what it can support is written.
+    Exits with 1 when the data cannot support the target; what it can support is written. A file
+    that is there is kept when the data supports nothing.
     """
     from funnel.cache.calibrator import check_target
     from funnel.cache.replay_console import show_calibration
@@ -106,13 +108,15 @@ def calibrate(
         source=source or pairs.name,
         console=Console(stderr=True),
     )
-    report.calibrator.save(out)
+    written = bool(report.calibrator.points) or not out.exists()
+    if written:
+        report.calibrator.save(out)
     if json_out:
         plain = report.calibrator.model_dump(mode="json")
-        met = report.wanted is not None
-        typer.echo(json.dumps({**plain, "target": report.target, "met": met, "file": str(out)}))
+        said = {"target": report.target, "met": report.wanted is not None}
+        typer.echo(json.dumps({**plain, **said, "file": str(out) if written else None}))
     else:
-        show_calibration(report, out, Console())
+        show_calibration(report, out, Console(), written=written)
     if report.wanted is None:
         raise typer.Exit(1)
 
@@ -137,7 +141,7 @@ def _show_gauges(report: dict[str, Any], console: Console) -> None:
     show_stats(report, console)
     console.print(Text(f"requests, hits, latencies: {where}"))
     if report["store"] != "none" and report["store"]["kind"] == "memory":
-        console.print(Text("the memory store of a service is in that process too, not seen here"))
+        console.print(Text(_ELSEWHERE))
 
 
 @cache_app.command()
@@ -155,6 +159,7 @@ def explain(
 
     with open_funnel(config) as funnel:
         report = funnel.explain_cache(query, k=k, filters=parse_filters(filters), scope=scope)
+        _say_if_elsewhere(funnel.settings)
     _print(dict(report), json_out, show_explanation)
 
 
@@ -176,7 +181,9 @@ def purge(
 
     if query is None and (k is not None or filters is not None):
         raise InputError("--k and --filter say how a query was asked; they go with --query")
-    if not yes and not json_out:
+    if json_out and not yes:
+        raise InputError("--json asks no question: say --yes as well; nothing was dropped")
+    if not yes:
         typer.confirm(f"Drop {_what(scope, query)}?", abort=True)
     settings = _settings(config)
     if settings.cache is None:
@@ -187,7 +194,14 @@ def purge(
         where = parse_filters(filters)
         with open_funnel(config) as funnel:
             count = int(funnel.forget_cached(query, k=k, filters=where, scope=scope))
+    _say_if_elsewhere(settings)
     _print({"purged": count, "scope": scope, "query": query}, json_out, _say_purged)
+
+
+def _say_if_elsewhere(settings: "FunnelSettings") -> None:
+    """What this process sees and drops is not what the service has."""
+    if settings.cache is not None and settings.cache.store == "memory":
+        typer.echo(_ELSEWHERE, err=True)
 
 
 def _settings(config: Path | None) -> "FunnelSettings":

@@ -13,6 +13,7 @@ from funnel.cli.options import (
     ON_BAD_LINE,
     bad_lines,
     config_path,
+    make_folder,
     writing,
 )
 
@@ -50,8 +51,7 @@ def eval_(
 
     on_bad = bad_lines(on_bad_line)
     if run_out is not None:
-        with writing("--run-out", run_out):
-            run_out.mkdir(parents=True, exist_ok=True)
+        make_folder("--run-out", run_out)
     evaluation = _evaluated(
         dataset, config, split, limit, level, deadline_ms, on_bad, progress=not json_out
     )

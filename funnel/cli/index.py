@@ -135,6 +135,8 @@ def _show(report: "IndexReport") -> None:
         f"{report.collection}: {report.documents:,} documents ({said or 'nothing new'}) in "
         f"{report.seconds:.1f} s, {report.documents_per_s:.0f} written per second"
     )
+    if not report.rows:
+        console.print(Text("the corpus has no rows: is it the right one?", style="yellow"))
     if report.problems:
         console.print(Text(f"{report.bad_rows:,} bad rows left out:", style="yellow"))
         for problem in report.problems[:_SHOWN_PROBLEMS]:

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.resources import files
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
 
 import typer
@@ -57,12 +58,28 @@ def make_room(option: str, path: Path) -> None:
     """Make the folder of a file to be written, before the work whose result it is to hold.
 
     Raises:
-        ConfigError: the folder cannot be made, or the path is a folder itself.
+        ConfigError: the file cannot be written there, or the path is a folder itself.
     """
     with writing(option, path):
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.is_dir():
             raise IsADirectoryError(21, "it is a folder")
+        is_new = not path.exists()
+        if is_new or path.is_file():
+            path.open("ab").close()
+        if is_new:  # what stops the work leaves no empty file
+            path.unlink()
+
+
+def make_folder(option: str, path: Path) -> None:
+    """Make a folder of results, before the work that fills it.
+
+    Raises:
+        ConfigError: it cannot be made, or nothing can be written into it.
+    """
+    with writing(option, path):
+        path.mkdir(parents=True, exist_ok=True)
+        TemporaryFile(dir=path).close()
 
 
 def config_path(config: Path | None) -> Path:

@@ -13,6 +13,7 @@ from funnel.errors import InputError
 
 if TYPE_CHECKING:
     from funnel.result import FunnelResult
+    from funnel.settings import FunnelSettings
     from funnel.types import Hit
 
 
@@ -43,6 +44,8 @@ def query(
             deadline_ms=deadline_ms,
             cache=not no_cache,
         )
+        if not funnel.documents.identity:
+            _say_nothing_is_indexed(funnel.settings)
     if json_out:
         typer.echo(json.dumps(_payload(result, explain), ensure_ascii=False))
         return
@@ -77,6 +80,17 @@ def show(result: "FunnelResult", console: Console) -> None:
     console.print(_cache_line(result))
     if result.degraded:
         console.print(Text(f"degraded: {', '.join(result.degraded)}", style="yellow"))
+
+
+def _say_nothing_is_indexed(settings: "FunnelSettings") -> None:
+    """To people, beside the empty answer: the settings may mean another place than they think."""
+    Console(stderr=True, highlight=False, soft_wrap=True).print(
+        Text(
+            f"collection {settings.collection!r} in {settings.qdrant.place} holds nothing yet: "
+            "funnel index CORPUS, or mend collection or qdrant",
+            style="yellow",
+        )
+    )
 
 
 def _payload(result: "FunnelResult", explain: str | None) -> dict[str, Any]:

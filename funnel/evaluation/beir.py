@@ -157,17 +157,24 @@ def _query(line: str) -> tuple[str, str]:
 
 def _judgement(line: str, known: set[str]) -> tuple[tuple[str, str], int] | None:
     fields = line.split("\t")
-    if fields[0] in _HEADER_NAMES:
+    if fields[0].lower() in _HEADER_NAMES and fields[0] not in known:
         return None
     if len(fields) != 3:
         raise InputError(f"got {len(fields)} tab-separated fields, expected 3")
     query_id, doc_id, grade = (field.strip() for field in fields)
     if query_id not in known:
         raise InputError(f"query {query_id!r} is not in queries.jsonl")
+    return (query_id, doc_id), _grade(grade)
+
+
+def _grade(text: str) -> int:
+    """Also of ``1.0``, as tools write it that read the column as decimals."""
     try:
-        return (query_id, doc_id), int(grade)
+        if (value := float(text)).is_integer():
+            return int(value)
     except ValueError:
-        raise InputError(f"got the grade {grade!r}, expected a whole number") from None
+        pass
+    raise InputError(f"got the grade {text!r}, expected a whole number")
 
 
 def _by_query(judgements: Mapping[tuple[str, str], int]) -> dict[str, dict[str, int]]:

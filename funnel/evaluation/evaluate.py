@@ -170,15 +170,18 @@ def index_dataset(
     """Write the dataset's corpus into the funnel's collection; what is there costs little.
 
     Documents with neither title nor text, which published collections do hold, are left out with
-    a warning: nothing could find them, so where they are judged relevant they stay missed.
+    a warning: nothing could find them, so where they are judged relevant they stay missed. Another
+    warning counts relevant documents that the corpus does not have.
 
     Raises:
         CorpusError: other lines of the corpus are bad, and ``on_bad`` is ``fail``.
     """
     corpus = dataset.corpus()
     empty: list[str] = []
-    rows = Corpus(corpus.source, with_words(corpus.rows, empty))
+    absent = _relevant(dataset)
+    rows = Corpus(corpus.source, with_words(_found(corpus.rows, absent), empty))
     report = funnel.index(rows, on_bad=on_bad, progress=progress)
+    _warn_of_absent(absent, dataset)
     if empty or report.problems:
         log.warning(
             "documents_left_out",
@@ -188,6 +191,32 @@ def index_dataset(
             first=[*empty, *report.problems][:5],
         )
     return report
+
+
+def _relevant(dataset: Dataset) -> set[str]:
+    return {
+        doc_id for judged in dataset.qrels.values() for doc_id, grade in judged.items() if grade > 0
+    }
+
+
+def _found(rows: Iterable[Row], absent: set[str]) -> Iterator[Row]:
+    """The rows, whose documents are taken out of ``absent``."""
+    for row in rows:
+        if isinstance(row.content, Mapping):
+            absent.difference_update(str(row.content.get(key)) for key in ("id", "_id"))
+        yield row
+
+
+def _warn_of_absent(absent: set[str], dataset: Dataset) -> None:
+    """They stay missed; where it is all of them, the two files name documents differently."""
+    if absent:
+        log.warning(
+            "relevant_documents_not_in_corpus",
+            count=len(absent),
+            of=len(_relevant(dataset)),
+            first=sorted(absent)[:5],
+            mend="they count as missed; see that qrels and corpus write their ids alike",
+        )
 
 
 def with_words(rows: Iterable[Row], empty: list[str]) -> Iterator[Row]:

@@ -22,9 +22,9 @@ def show(evaluation: Evaluation, console: Console) -> None:
     """Print one row for each stage, and what each gained over the one before it."""
     title = f"{evaluation.dataset} · {evaluation.queries} queries · after each stage"
     table = Table(title=Text(title, style="bold"), title_justify="left")
-    table.add_column("stage")
+    table.add_column("stage", overflow="fold")
     for heading in ("keeps", *evaluation.metrics, "p50 ms", "p95 ms"):
-        table.add_column(heading, justify="right")
+        table.add_column(heading, justify="right", overflow="fold")  # figures keep all digits
     for stage in evaluation.stages:
         values = [f"{value:.4f}" for value in stage.metrics.values()]
         times = (f"{stage.p50_ms:.1f}", f"{stage.p95_ms:.1f}")

@@ -56,7 +56,7 @@ def bad_lines(path: Path, problems: list[str], expected: str) -> InputError:
 def _fill(path: Path, scores: dict[str, dict[str, float]]) -> Iterator[str]:
     """Put a run's lines into ``scores``; yields what is wrong with the others."""
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: got {error}, expected a readable TREC run in UTF-8") from error
     for number, line in enumerate(text.splitlines(), start=1):

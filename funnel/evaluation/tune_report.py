@@ -96,9 +96,9 @@ def _table(tuning: Tuning) -> Table:
     )
     table = Table(title=Text(title, style="bold"), title_justify="left")
     for name in tuning.stages:
-        table.add_column(Text(f"{name} k"), justify="right")
+        table.add_column(Text(f"{name} k"), justify="right", overflow="fold")
     for heading in (tuning.metric, "held out", "p50 ms", "p95 ms", "$ / 1000", ""):
-        table.add_column(heading, justify="right")
+        table.add_column(heading, justify="right", overflow="fold")  # figures keep all digits
     shown = [*tuning.pareto]
     for point in (tuning.current, tuning.recommended):
         if point is not None and point not in shown:

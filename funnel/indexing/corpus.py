@@ -53,12 +53,13 @@ class BadRow(ValueError):
     """Why one row is no document. Stays inside the readers; callers see ``CorpusError``."""
 
 
-def read_corpus(path: str | Path) -> Corpus:
+def read_corpus(path: str | Path, *, texts: bool = False) -> Corpus:
     """Rows of a BEIR folder, or of a ``.jsonl``, ``.ndjson``, ``.csv`` or ``.tsv`` file.
 
-    ``.gz`` is unpacked on the way, ``-`` reads JSON lines from standard input. Nothing is read
-    before the rows are asked for, and never more than a line at a time; a file that cannot be read
-    to its end is an ``InputError`` then.
+    ``.gz`` is unpacked on the way, ``-`` reads JSON lines from standard input. A table's cell that
+    is a plain number (``12``, ``9.50``) becomes one unless all are to stay ``texts``; a code such
+    as ``007`` stays one. Nothing is read before the rows are asked for, and never more than a line
+    at a time; a file that cannot be read to its end is an ``InputError`` then.
 
     Raises:
         ConfigError: there is no such file, or its kind is not known.
@@ -71,7 +72,8 @@ def read_corpus(path: str | Path) -> Corpus:
         return _corpus(str(file), _json_rows(lambda: _opened(file)))
     if kind in (".csv", ".tsv"):
         delimiter = "," if kind == ".csv" else "\t"
-        return _corpus(str(file), _csv_rows(lambda: _opened(file), str(file), delimiter))
+        value = str if texts else _cell
+        return _corpus(str(file), _csv_rows(lambda: _opened(file), str(file), delimiter, value))
     raise ConfigError(
         f"corpus {file}: got the suffix {kind!r}, expected .jsonl, .ndjson, .csv or .tsv "
         "(also with .gz), or a folder with corpus.jsonl"
@@ -163,27 +165,43 @@ def _refuse_constant(name: str) -> None:
     raise BadRow(f"{name} is no JSON number")
 
 
-def _csv_rows(opened: Callable[[], IO[bytes]], source: str, delimiter: str) -> Iterator[Row]:
+def _csv_rows(
+    opened: Callable[[], IO[bytes]],
+    source: str,
+    delimiter: str,
+    value: Callable[[str], str | int | float],
+) -> Iterator[Row]:
     csv.field_size_limit(MAX_LINE_BYTES)
     with opened() as stream:
         lines = (line.decode("utf-8-sig", errors="surrogateescape") for line in stream)
         reader = csv.DictReader(lines, delimiter=delimiter, strict=True)
         while True:
-            place = f"line {reader.line_num + 1}"
+            first = reader.reader.line_num + 1  # the other's own stays behind after a bad record
             try:
                 if not reader.line_num:
                     _check_header(source, reader.fieldnames or ())
+                    first = reader.reader.line_num + 1
                 record = next(reader)
             except StopIteration:
                 return
             except csv.Error as error:
-                yield Row(place, None, f"broken CSV: {error}")
+                yield _broken(first, reader.reader.line_num, error)
                 continue
-            yield _csv_row(f"line {reader.line_num}", record)
+            yield _csv_row(f"line {reader.line_num}", record, value)
+
+
+def _broken(first: int, last: int, error: csv.Error) -> Row:
+    """A record that cannot be read; a quote that nobody closed may have taken in many lines."""
+    if last <= first:
+        return Row(f"line {first}", None, f"broken CSV: {error}")
+    problem = f"broken CSV: {error}; one record for want of a closing quote, all left out"
+    return Row(f"lines {first} to {last}", None, problem)
 
 
 def _check_header(source: str, names: Sequence[str]) -> None:
     """A row keeps one value of a name: the other column would be lost without a word."""
+    if any(_is_not_utf8(name) for name in names):
+        raise InputError(f"{source}: the header is not UTF-8; save the file as CSV in UTF-8")
     twice = [name for name, times in Counter(names).items() if name and times > 1]
     if twice:
         raise InputError(
@@ -192,30 +210,41 @@ def _check_header(source: str, names: Sequence[str]) -> None:
         )
 
 
-def _csv_row(place: str, record: Mapping[Any, Any]) -> Row:
+def _csv_row(
+    place: str, record: Mapping[Any, Any], value: Callable[[str], str | int | float]
+) -> Row:
     if None in record:
         return Row(place, None, "more fields than the header has")
-    if any(value is None for value in record.values()):
+    if any(text is None for text in record.values()):
         return Row(place, None, "fewer fields than the header has")
-    if any("\udc80" <= char <= "\udcff" for value in record.values() for char in value):
+    if any(_is_not_utf8(text) for text in record.values()):
         return Row(place, None, "not UTF-8")
-    texts = {key: value for key, value in record.items() if key in _OWN_KEYS}
-    rest = {key: _cell(value) for key, value in record.items() if key not in _OWN_KEYS}
-    filled = {key: value for key, value in rest.items() if value != ""}
+    texts = {key: text for key, text in record.items() if key in _OWN_KEYS}
+    rest = {key: value(text) for key, text in record.items() if key not in _OWN_KEYS}
+    filled = {key: cell for key, cell in rest.items() if cell != ""}
     return Row(place, {**texts, **filled}, blank=tuple(key for key in rest if key not in filled))
 
 
+def _is_not_utf8(text: str) -> bool:
+    return any("\udc80" <= char <= "\udcff" for char in text)
+
+
 def _cell(text: str) -> str | int | float:
-    """A number if the cell is written exactly as that number and can be stored, else the text."""
+    """A number if the cell is written as that number and can be stored, else the text."""
     for kind in (int, float):
         try:
             value: int | float = kind(text)
         except ValueError:
             continue
-        is_written_so = str(value) == text and text.lstrip("-")[0].isdigit()
-        if is_written_so and (kind is float or value in _INTEGERS):
+        is_plain = _is_written_so(text, str(value)) and text.lstrip("-")[0].isdigit()
+        if is_plain and (kind is float or value in _INTEGERS):
             return value
     return text
+
+
+def _is_written_so(text: str, number: str) -> bool:
+    """Zeros after the last decimal do not count: a range of prices must not miss ``9.50``."""
+    return text == number or ("." in text and text.rstrip("0") == number.rstrip("0"))
 
 
 def document_from(content: Mapping[str, Any] | Document) -> Document:
@@ -235,15 +264,22 @@ def document_from(content: Mapping[str, Any] | Document) -> Document:
         raise BadRow(f"got {type(content).__name__}, {_EXPECTED}")
     title = _text(content, "title")
     text = _text(content, "text")
-    if "text" not in content or not (text.strip() or title.strip()):
+    if "text" not in content:
+        raise _without("'text'", content)
+    if not (text.strip() or title.strip()):
         raise BadRow("no 'text'")
     return Document(_id(content), text, title, _metadata(content))
+
+
+def _without(key: str, content: Mapping[str, Any]) -> BadRow:
+    """Names what there is: the key in other letters, or a table with other separators."""
+    return BadRow(f"no {key}; got {', '.join(map(repr, content)) or 'nothing':.120}")
 
 
 def _id(content: Mapping[str, Any]) -> str:
     given = [content[key] for key in ("id", "_id") if content.get(key) not in (None, "")]
     if not given:
-        raise BadRow("no 'id' (or '_id')")
+        raise _without("'id' (or '_id')", content)
     if len(given) == 2 and given[0] != given[1]:
         raise BadRow(f"'id' is {given[0]!r:.40} but '_id' is {given[1]!r:.40}")
     if isinstance(given[0], bool) or not isinstance(given[0], str | int):

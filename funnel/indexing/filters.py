@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import date, datetime
 from typing import TYPE_CHECKING, Any
 
 from funnel.errors import InputError
@@ -115,7 +115,11 @@ def _unknown_field(field: str, fields: FieldKinds) -> InputError:
     more = f" and {len(known) - 20:,} more" if len(known) > 20 else ""
     listed = f"{suggestion(field, known)} (known: {', '.join(known[:20]) or 'none'}{more})"
     if len(known) < MAX_FIELDS:
-        return InputError(f"filters: no document has the metadata field {field!r}{listed}")
+        dots = "; a dot leads into an object: a key that holds one itself cannot be filtered on"
+        return InputError(
+            f"filters: no document has the metadata field {field!r}{listed}"
+            f"{dots if '.' in field else ''}"
+        )
     return InputError(
         f"filters: the metadata field {field!r} is not among the first {MAX_FIELDS:,}{listed}; no "
         "more are noted, so documents may have it and still not be found by it: give them fewer "
@@ -183,6 +187,11 @@ def _scalar_kind(field: str, value: object) -> str:
         return "number"
     if isinstance(value, float) and math.isfinite(value):
         return "number"
+    if isinstance(value, date):  # also a datetime
+        raise InputError(
+            f"filters: field {field!r} got {value!r:.60}, expected ISO text: "
+            f"{value.isoformat()!r}, as documents hold dates"
+        )
     raise InputError(
         f"filters: field {field!r} got {value!r:.60}, expected a text, a finite 64-bit number, "
         "true or false, a list of them, or bounds such as {'gte': 1}"

@@ -5,6 +5,7 @@ A server is called with the client's own coroutines; local mode is in :mod:`funn
 
 import asyncio
 import math
+import re
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Sequence
@@ -42,6 +43,9 @@ _WRITE_PAUSES_S = (0.5, 1.0, 2.0)
 _WRITE_LIMIT_S = 60.0  # a busy server takes its time over a batch, and a cluster over a collection
 
 
+_HOST_AND_PORT = re.compile(r"[A-Za-z0-9][A-Za-z0-9.-]*:[0-9]+")
+
+
 class QdrantSettings(BaseModel):
     """Where the documents are: a server's ``url``, a local ``path``, or ``path: ":memory:"``.
 
@@ -75,6 +79,10 @@ class QdrantSettings(BaseModel):
             raise ValueError(f"url: got {got}, expected http://HOST:6333 or https://HOST")
         if self.path is not None and "://" in self.path:
             raise ValueError("path: got a URL, expected a folder; a server's address is 'url'")
+        if self.path is not None and _HOST_AND_PORT.fullmatch(self.path):
+            raise ValueError(
+                f"path: got {self.path!r}, expected a folder; a server is http://{self.path}"
+            )
         kinds = ("keyword", "integer", "float", "bool", "datetime", "uuid", "text")
         for field, kind in self.payload_indexes.items():
             if kind not in kinds:

@@ -14,6 +14,7 @@ import torch
 from torch.nn import functional as F  # noqa: N812  # torch's own spelling
 
 from funnel.errors import ModelError
+from funnel.log import get_logger
 from funnel.models.bert import (
     Batch,
     Bert,
@@ -43,6 +44,8 @@ if TYPE_CHECKING:
 
     FloatArray = NDArray[np.float32]
 
+log = get_logger(__name__)
+
 _OPENING = Lock()
 _PLAIN_MODULES = ("Transformer", "Pooling", "Normalize")
 
@@ -56,7 +59,22 @@ def open_network(
     transformers and their projection, all others through SentenceTransformer.
     """
     with _OPENING:  # stages load at the same time
+        _warn_of_prompts(source)
         return _opened(source, precision, max_tokens)
+
+
+def _warn_of_prompts(source: ModelSource) -> None:
+    """Of a model that was trained with words before its queries or documents."""
+    settings = read_json(source.folder / "config_sentence_transformers.json") or {}
+    named = [name for name, words in (settings.get("prompts") or {}).items() if words]
+    if named and not settings.get("default_prompt_name"):
+        log.warning(
+            "prompts_not_applied",
+            model=source.name,
+            prompts=named,
+            mend="queries and documents are embedded as they are, which may rank worse than "
+            "published; measure it with funnel eval",
+        )
 
 
 def _is_plain(folder: Path) -> bool:

@@ -138,10 +138,17 @@ def _load(folder: Path) -> "Tokenizer":
         slow = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, use_fast=True)
         tokenizer: Tokenizer = slow.backend_tokenizer
     except (OSError, ValueError, AttributeError) as error:
-        raise ModelError(
-            f"model {str(folder)!r}: got no usable tokenizer, expected a tokenizer.json"
-        ) from error
+        raise _unusable(folder) from error
+    if tokenizer.get_vocab_size() <= len(slow.all_special_tokens):  # made of no file at all
+        raise _unusable(folder)
     return tokenizer
+
+
+def _unusable(folder: Path) -> ModelError:
+    return ModelError(
+        f"model {str(folder)!r}: got no usable tokenizer, expected a tokenizer.json; save the "
+        "tokenizer beside the model"
+    )
 
 
 def _read(file: Path) -> "Tokenizer":

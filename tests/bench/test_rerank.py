@@ -89,10 +89,13 @@ def test_rows_agree_where_the_arithmetic_is_the_same(beir: Path, folder: Path) -
         assert row["pairs_per_s"] > 0
 
 
-def test_the_command_prints_one_json_object(beir: Path, folder: Path) -> None:
-    """With the keys that others read."""
+def test_the_command_prints_one_json_object(
+    beir: Path, folder: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """With the keys that others read; libraries that load models draw no bars beside it."""
     arguments = ["rerank", "--data", str(beir), "--model", str(folder), "--no-dense", "--json"]
     result = CliRunner().invoke(bench_app, arguments, catch_exceptions=False)
+    assert "Loading weights" not in result.stderr + capfd.readouterr().err
     report = json.loads(result.stdout.splitlines()[-1])
     assert {"dataset", "device", "rows"} <= set(report)
     keys = {"name", "p50_ms", "p95_ms", "p99_ms", "pairs_per_s", "ndcg@10"}

@@ -102,6 +102,21 @@ def test_calibrate_says_when_data_is_short(tmp_path: Path, config: Path) -> None
     assert Calibrator.load(out).points == ()
 
 
+def test_a_calibrator_is_not_lost_to_data_that_supports_nothing(
+    tmp_path: Path, config: Path
+) -> None:
+    """A service may be reading it; a log in which no group is known certifies nothing."""
+    out = tmp_path / "calibrator.json"
+    Calibrator.shipped().save(out)
+    log = tmp_path / "log.jsonl"
+    log.write_text('{"query": "How do I pay?"}\n{"query": "How can I pay?"}\n', encoding="utf-8")
+    result = _run("calibrate", log, "-c", config, "--out", out)
+    assert (result.exit_code, "stays as it was" in result.stdout) == (1, True)
+    assert Calibrator.load(out) == Calibrator.shipped()
+    told = json.loads(_run("calibrate", log, "-c", config, "--out", out, "--json").stdout)
+    assert (told["met"], told["file"]) == (False, None)
+
+
 def test_prevalence_goes_with_pairs_only(tmp_path: Path, config: Path) -> None:
     """A log has a prevalence of its own."""
     with pytest.raises(InputError, match="--prevalence"):
@@ -114,12 +129,19 @@ def test_stats_explain_and_purge(config: Path) -> None:
     assert (stats["store"]["entries"], stats["threshold"], stats["semantic"]) == (0, 0.0, True)
     explained = json.loads(_run("explain", "How do I pay?", "-c", config, "--json").stdout)
     assert (explained["status"], explained["reason"]) == ("miss", "no_candidates")
-    purged = json.loads(_run("purge", "-c", config, "--json").stdout)
+    purged = json.loads(_run("purge", "-c", config, "--yes", "--json").stdout)
     assert purged == {"purged": 0, "scope": None, "query": None}
-    one = json.loads(_run("purge", "--query", "How do I pay?", "-c", config, "--json").stdout)
-    assert one == {"purged": 0, "scope": None, "query": "How do I pay?"}
+    one = _run("purge", "--query", "How do I pay?", "-c", config, "--yes", "--json")
+    assert json.loads(one.stdout) == {"purged": 0, "scope": None, "query": "How do I pay?"}
     with pytest.raises(InputError, match="--query"):
         _run("purge", "--k", 3, "-c", config, "--json")
+
+
+@pytest.mark.parametrize("what", [[], ["--query", "How do I pay?"], ["--scope", "a"]])
+def test_a_machine_says_yes_to_a_purge(config: Path, what: list[str]) -> None:
+    """A script that only wanted to look must not empty the cache unasked."""
+    with pytest.raises(InputError, match="--yes"):
+        _run("purge", *what, "-c", config, "--json")
 
 
 def test_stats_and_purge_work_beside_a_service(tmp_path: Path, config: Path) -> None:
@@ -154,6 +176,8 @@ def test_stats_of_a_memory_store_say_that_it_is_elsewhere(config: Path) -> None:
     plain = config.read_text("utf-8").replace("store: sqlite", "store: memory")
     config.write_text("\n".join(x for x in plain.splitlines() if "  path:" not in x), "utf-8")
     assert "not seen here" in _run("stats", "-c", config).stdout
+    assert "not seen here" in _run("purge", "--yes", "-c", config).stderr
+    assert "not seen here" in _run("explain", "How do I pay?", "-c", config).stderr
 
 
 def test_stats_without_a_cache_say_so(config: Path) -> None:
@@ -171,7 +195,7 @@ def test_one_query_is_purged(config: Path) -> None:
         funnel.index([{"id": "a", "text": "Pay by card or by invoice."}])
         for query in ("How do I pay?", "Where is the museum?"):
             funnel.run(query)
-    purged = _run("purge", "--query", "How do I pay?", "-c", config, "--json")
+    purged = _run("purge", "--query", "How do I pay?", "-c", config, "--yes", "--json")
     assert json.loads(purged.stdout)["purged"] == 1
     assert json.loads(_run("stats", "-c", config, "--json").stdout)["store"]["entries"] == 1
 

@@ -264,11 +264,13 @@ def test_pairs_in_a_table_are_read(tmp_path: Path, name: str, mark: str) -> None
 
 
 def test_a_log_in_a_table_is_read(tmp_path: Path) -> None:
-    """An empty group is one that nobody knows."""
+    """An empty group is one that nobody knows; a number is the text that stands there."""
     path = tmp_path / "log.csv"
-    path.write_text("query,group\na,x\nb,\nc,7\n", encoding="utf-8")
+    path.write_text("query,group\na,x\nb,\nc,7\n9.50,1.10\n", encoding="utf-8")
     assert is_log(path)
-    assert read_log(path).items == (Asked("a", "x"), Asked("b", None), Asked("c", "7"))
+    assert read_log(path).items == (
+        *(Asked("a", "x"), Asked("b", None), Asked("c", "7"), Asked("9.50", "1.10")),
+    )
 
 
 def _pairs(count: int) -> list[LabelledPair]:

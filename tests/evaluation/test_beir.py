@@ -34,6 +34,13 @@ def test_windows_line_ends_a_mark_and_no_header_are_fine(tmp_path: Path) -> None
     assert load_beir(folder).qrels == {"q1": {"d1": 2, "d2": 1}}
 
 
+def test_grades_as_decimals_and_a_header_in_other_letters_are_fine(tmp_path: Path) -> None:
+    """As tools write them that read the file as a table of numbers."""
+    folder = beir_folder(tmp_path / "a")
+    (folder / "qrels" / "test.tsv").write_text("Query-ID\tCorpus-ID\tScore\nq1\td1\t2.0\n")
+    assert load_beir(folder).qrels == {"q1": {"d1": 2}}
+
+
 @pytest.mark.parametrize("gone", ["corpus.jsonl", "queries.jsonl", "qrels/test.tsv"])
 def test_a_missing_file_is_named(tmp_path: Path, gone: str) -> None:
     """Each of the three files is missed by its name."""
@@ -58,6 +65,7 @@ def test_a_missing_split_says_which_there_are(tmp_path: Path) -> None:
         ("q1\t0\td1\t1", "got 4 tab-separated fields"),
         ("nobody\td1\t1", "'nobody' is not in queries.jsonl"),
         ("q1\td3\thigh", "grade 'high'"),
+        ("q1\td3\t0.5", "grade '0.5', expected a whole number"),
         ("q1\td1\t0", "again, with 0 instead of 2"),
     ],
 )

@@ -154,6 +154,15 @@ def test_wordless_documents_are_left_out_with_a_warning(tmp_path: Path) -> None:
     assert (entry["empty"], entry["first"]) == (1, ["line 6"])
 
 
+def test_relevant_documents_that_the_corpus_lacks_are_counted(tmp_path: Path) -> None:
+    """Where qrels and corpus write ids differently all figures are 0: the warning says why."""
+    dataset = load_beir(beir_folder(tmp_path / "tiny"))
+    with funnel_over(dataset, settings()) as funnel, capture_logs() as logs:
+        index_dataset(funnel, dataset)
+    (entry,) = [entry for entry in logs if entry["event"] == "relevant_documents_not_in_corpus"]
+    assert (entry["count"], entry["of"], entry["first"]) == (1, 4, ["gone"])
+
+
 def test_a_broken_corpus_is_refused_with_its_lines(tmp_path: Path) -> None:
     """Unless bad lines shall be skipped."""
     folder = beir_folder(tmp_path / "tiny")

@@ -38,6 +38,12 @@ def test_trec_eval_gives_the_written_run_the_same_figures(tmp_path: Path) -> Non
     assert per_query("map", rankings, qrels)["q"] == pytest.approx(theirs["map"])
 
 
+def test_a_byte_order_mark_is_no_part_of_an_id(tmp_path: Path) -> None:
+    """Files come as they come."""
+    (tmp_path / "a.run").write_text("q Q0 a 1 2.0 t\n", encoding="utf-8-sig")
+    assert read_run(tmp_path / "a.run") == {"q": ["a"]}
+
+
 def test_every_bad_line_is_named(tmp_path: Path) -> None:
     """Line number, what is wrong and the form that is expected."""
     path = tmp_path / "bad.run"

@@ -293,6 +293,15 @@ def test_the_command_shows_a_table(command: typer.Typer, arguments: list[str]) -
         assert said in result.stdout
 
 
+def test_figures_keep_their_digits_on_a_narrow_terminal(tmp_path: Path) -> None:
+    """A figure that is cut short reads as another one."""
+    tuning = tuned(tmp_path)
+    console = Console(width=40)
+    with console.capture() as shown:
+        show(tuning, None, console)
+    assert "…" not in shown.get()
+
+
 def test_one_query_that_got_through_cannot_be_halved(tmp_path: Path) -> None:
     """A held-out half of nothing would report 0.0; how many got through is said instead."""
 
@@ -358,10 +367,12 @@ def test_a_bad_place_for_the_file_is_said_before_the_run(
 ) -> None:
     """A missing folder is made; what cannot be written is refused while nothing is lost."""
     (tmp_path / "afile").write_text("")
-    with pytest.raises(ConfigError, match="--out: got"):
-        CliRunner().invoke(
-            command, [*arguments, "--out", str(tmp_path / "afile" / "x")], catch_exceptions=False
-        )
+    nowhere = Path("/proc/self/x.yaml")  # nobody can make a file there, not even root
+    for place in (tmp_path / "afile" / "x", *([nowhere] if nowhere.parent.exists() else [])):
+        with pytest.raises(ConfigError, match="--out: got"):
+            CliRunner().invoke(
+                command, ["no dataset", *arguments[1:], "--out", str(place)], catch_exceptions=False
+            )
     made = tmp_path / "new" / "x.yaml"
     result = CliRunner().invoke(
         command, [*arguments, "--no-verify", "--out", str(made)], catch_exceptions=False

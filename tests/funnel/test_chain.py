@@ -286,6 +286,12 @@ async def test_explain_says_where_a_document_died() -> None:
     assert (cut.outcome, cut.stage, cut.rank, cut.k) == ("cut", "last", 3, 2)
 
 
+def test_explain_of_a_kept_answer_says_how_to_trace_one() -> None:
+    """No stage ran for it."""
+    kept = FunnelResult("a query", "1", (), CacheInfo("hit"))
+    assert "cache=False" in kept.explain("d1").text
+
+
 async def test_explain_names_a_skipped_stage() -> None:
     """What a skipped stage's cut dropped is said to be its doing."""
     act = fail(BackendUnavailable("down"))

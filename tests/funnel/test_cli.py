@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -77,10 +78,11 @@ def test_query_prints_one_json_object(folder: Path) -> None:
     assert answer["explain"]
 
 
-def test_bm25_alone_imports_no_torch(folder: Path) -> None:
+@pytest.mark.parametrize("cache", ["", "cache: {store: memory, semantic: false}\n"])
+def test_bm25_alone_imports_no_torch(folder: Path, cache: str) -> None:
     """Not even to check that the index is of the embedder that the settings name."""
     settings = YAML.replace("INDEX", str(folder / "index")).replace("hybrid", "bm25")
-    (folder / "bm25.yaml").write_text(settings)
+    (folder / "bm25.yaml").write_text(settings + cache)
     code = (
         "import sys; from funnel import Funnel\n"
         "with Funnel.from_yaml('bm25.yaml') as funnel:\n"
@@ -95,6 +97,19 @@ def test_query_shows_a_table(folder: Path) -> None:
     done = funnel("query", "forgot password", "-c", "small.yaml", cwd=folder)
     assert "bm25 #1" in done.stdout
     assert "cache: bypass" in done.stdout
+
+
+def test_a_query_of_what_was_never_indexed_says_so(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Beside the answer, which is empty for another reason than the query's."""
+    monkeypatch.setenv("FUNNEL__COLLECTION", "typo")
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr(sys, "argv", ["funnel", "query", "password", "-c", "small.yaml", "--json"])
+    assert run() == 0
+    said = capfd.readouterr()
+    assert json.loads(said.out)["hits"] == []
+    assert "collection 'typo' in" in said.err and "funnel index" in said.err
 
 
 @pytest.mark.parametrize(
@@ -192,3 +207,19 @@ def test_closed_streams_are_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
     assert run() == 0
     for stream in (sys.stdout, sys.stderr):
         stream.close()
+
+
+def test_an_interrupt_during_imports_shows_no_trace(folder: Path) -> None:
+    """They take the first moments of a command, when people notice that it is the wrong one."""
+    code = (
+        "import os, signal, sys\n"
+        "class Interrupting:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name == 'funnel.cli.app':\n"
+        "            os.kill(os.getpid(), signal.SIGINT)\n"
+        "sys.meta_path.insert(0, Interrupting())\n"
+        "from funnel.cli import main\n"
+        "main()\n"
+    )
+    done = python("-c", code, cwd=folder)
+    assert (done.returncode, done.stderr) == (-signal.SIGINT, "")

@@ -9,7 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from funnel.cli.app import app
-from funnel.doctor import Check, examine
+from funnel.doctor import Check, examine, hardware
 from funnel.engine import Funnel
 from funnel.models.pool import ModelPool
 from tests.cache.world import TopicScorer
@@ -75,6 +75,46 @@ def test_an_index_that_cannot_be_reached_is_a_failed_check(tmp_path: Path) -> No
     assert found["query"].status == found["cache"].status == "skipped"
 
 
+def test_a_collection_that_was_never_indexed_is_told(tmp_path: Path) -> None:
+    """A name or a folder that is not the one meant answers every query, with nothing."""
+    found = checks(tmp_path, f"collection: typo\n{STAGES}qdrant: {{path: {tmp_path / 'i'}}}\n")
+    opened = found["index, models and stages"]
+    assert (opened.status, found["query"].status) == ("warn", "ok")
+    assert "'typo' holds nothing yet" in opened.detail
+    assert "funnel index" in opened.mend
+
+
+def test_a_broken_cache_file_is_to_be_mended_where_it_is(tmp_path: Path) -> None:
+    """Not by starting a server."""
+    cache = f"cache: {{store: sqlite, path: {tmp_path}}}\n"
+    found = checks(tmp_path, STAGES + "qdrant: ':memory:'\n" + cache)
+    assert found["cache"].status == "fail"
+    assert f"mend cache.path ({tmp_path})" in found["cache"].mend
+
+
+@pytest.mark.parametrize(
+    ("settings", "status"), [("threshold: 1", "ok"), ("semantic: false", "ok"), ("", "warn")]
+)
+def test_a_cache_that_serves_exact_hits_only_is_told(
+    tmp_path: Path, settings: str, status: str
+) -> None:
+    """For want of a calibrator of these models, not because it was asked for."""
+    found = checks(tmp_path, STAGES + f"qdrant: ':memory:'\ncache: {{store: memory, {settings}}}\n")
+    assert found["cache"].status == status, found["cache"]
+    assert ("exact hits only" in found["cache"].detail) == (status == "warn")
+
+
+@pytest.mark.parametrize(("missing", "status"), [([], "ok"), (["openvino"], "warn")])
+def test_an_extra_is_advised_where_it_is_missing(
+    monkeypatch: pytest.MonkeyPatch, missing: list[str], status: str
+) -> None:
+    """Nobody is told to install what is there."""
+    monkeypatch.setattr("funnel.doctor.cpu_has_fast_bf16", lambda: False)
+    monkeypatch.setattr("funnel.doctor._missing", lambda _: missing)
+    found = hardware()
+    assert (found.status, "pip install" in found.mend) == (status, bool(missing))
+
+
 def test_settings_that_keep_tenants_apart_are_examined_under_a_tenant_of_its_own(
     tmp_path: Path,
 ) -> None:
@@ -121,6 +161,6 @@ def test_the_cache_probe_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyP
     where = f"qdrant: {{path: {tmp_path / 'i'}}}\n"
     with Funnel.from_yaml(settings(tmp_path, STAGES + where)) as funnel:
         funnel.index([{"id": "a", "text": "is the cache there?"}])
-    found = checks(tmp_path, STAGES + where + "cache: {store: memory}\n")
+    found = checks(tmp_path, STAGES + where + "cache: {store: memory, threshold: 1}\n")
     assert found["cache"].status == "ok", found["cache"]
     assert asked == [("is the cache there?", "funnel-doctor")]

@@ -185,6 +185,23 @@ def test_an_unknown_function_is_refused_at_construction() -> None:
         )
 
 
+def test_plain_data_as_settings_are_refused_with_the_mend() -> None:
+    """Not by an attribute that a dict lacks."""
+    with pytest.raises(ConfigError, match="got dict, expected FunnelSettings; .*from_mapping"):
+        Funnel({"stages": []})  # type: ignore[arg-type]
+
+
+def test_what_is_no_function_is_refused_at_construction() -> None:
+    """Not at every query, as a stage that was skipped."""
+    with pytest.raises(ConfigError, match="'length' is 5, expected a function"):
+        Funnel(
+            settings(),
+            functions={"length": 5},  # type: ignore[dict-item]
+            cache=NullCache(),
+            models=FakeModels(FakeEncoder()),  # type: ignore[arg-type]
+        )
+
+
 def test_min_score_on_a_rank_only_stage_is_refused() -> None:
     """A threshold without scores means nothing."""
     stages = [

@@ -138,6 +138,15 @@ CASES: list[tuple[str, str, str, list[str]]] = [
         ["cache.verifier.model: unknown embedded", "did you mean 'embedded:duplicate'"],
     ),
     ("broken YAML", "stages:", "stages: [", ["line", "not valid YAML"]),
+    (
+        "a bare reference in braces",
+        "{ store: memory }",
+        "{ store: redis, url: ${REDIS_URL} }",
+        ["not valid YAML", "a '${NAME}' within { } or [ ] needs quotes"],
+    ),
+    ("a name for a block", "{ store: memory }", "off", ["cache: got", "a mapping; known here: "]),
+    ("no list", "stages:", "stages: bm25\nx:", ["stages: got 'bm25', expected a list"]),
+    ("spaces in a name", "help-centre", "help centre", ["that matches ^[A-Za-z0-9][A-Za-z0-9_.-]"]),
     ("a key twice", "deadline_ms: 800", "collection: x", ["'collection' is written twice"]),
 ]
 
@@ -351,6 +360,12 @@ NO_EFFECT: list[tuple[str, str, str, list[str]]] = [
     ("no port", "localhost:6333", "localhost:63333333", ["url: got 'http://localhost:63333333'"]),
     ("no host", "//localhost:6333", "//", ["url: got 'http://'", "http://HOST:6333"]),
     ("a server as a folder", "{ url:", "{ path:", ["path: got a URL, expected a folder"]),
+    (
+        "a server without its scheme",
+        'url: "http://localhost',
+        'path: "localhost',
+        ["path: got 'localhost:6333'", "a server is http://localhost:6333"],
+    ),
     ("a scope field", "stages:", "scope_field: '\"'\nstages:", ["scope_field: got", "'tenant'"]),
     (
         "a key twice beside a merge",

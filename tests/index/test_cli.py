@@ -83,6 +83,11 @@ def test_a_corpus_is_indexed_and_a_second_run_finds_nothing_to_do(
     assert "docs: 2 documents (2 unchanged)" in run(path, "--config", str(config))
 
 
+def test_a_corpus_without_rows_is_told(tmp_path: Path, config: Path) -> None:
+    """As of a pipe whose other end failed."""
+    assert "the corpus has no rows" in run(corpus(tmp_path), "-c", str(config))
+
+
 def test_json_is_one_object(tmp_path: Path, config: Path) -> None:
     """For machines, bad rows included."""
     path = corpus(tmp_path, *GOOD, "{")

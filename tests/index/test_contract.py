@@ -402,7 +402,7 @@ async def test_bad_rows_stop_everything_or_are_left_out(opened: Opener) -> None:
     with pytest.raises(CorpusError) as caught:
         await index.upsert(rows)
     assert caught.value.problems == (
-        "item 2: no 'text'",
+        "item 2: no 'text'; got 'id'",
         "item 3: id 'd0' repeats item 1 with other content",
     )
     assert await index.count() == 0

@@ -132,6 +132,37 @@ def test_csv_columns_become_metadata(tmp_path: Path) -> None:
     assert (documents, problems) == ([Document("x", "two\nlines", "A, B", metadata)], [])
 
 
+def test_zeros_after_the_last_decimal_do_not_make_a_text(tmp_path: Path) -> None:
+    """A range over prices finds 9.50 beside 9.75; what a number would lose stays text."""
+    cells = ["9.50", "9.75", "10.00", "-0.10", "100", "0.12345678901234567890", "007.50", "1.2.0"]
+    lines = "".join(f"{place},x,{cell}\n" for place, cell in enumerate(cells))
+    documents, _ = spooled(read_corpus(written(tmp_path / "c.csv", f"id,text,n\n{lines}")))
+    assert [document.metadata["n"] for document in documents] == [
+        *(9.5, 9.75, 10.0, -0.1, 100),
+        *("0.12345678901234567890", "007.50", "1.2.0"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        ("ID,Text\nx,y\n", "no 'text'; got 'ID', 'Text'"),
+        ("id;text\nx;y\n", "no 'text'; got 'id;text'"),
+        ("text\ny\n", r"no 'id' (or '_id'); got 'text'"),
+    ],
+)
+def test_what_a_table_has_instead_is_named(tmp_path: Path, content: str, problem: str) -> None:
+    """Other letters, other separators: the mend can be seen."""
+    assert problem in spooled(read_corpus(written(tmp_path / "c.csv", content)))[1][0]
+
+
+def test_a_table_of_another_encoding_is_told_by_its_header(tmp_path: Path) -> None:
+    """As a spreadsheet writes "Unicode text"."""
+    path = written(tmp_path / "c.csv", "id,text\n1,hi\n".encode("utf-16"))
+    with pytest.raises(InputError, match="the header is not UTF-8"):
+        spooled(read_corpus(path))
+
+
 @pytest.mark.parametrize("header", ["id,text,text", "id,text,lang,lang"])
 def test_a_column_named_twice_is_refused(tmp_path: Path, header: str) -> None:
     """One of the two would be lost."""
@@ -151,6 +182,7 @@ def test_tsv_is_read_too(tmp_path: Path) -> None:
         ("x,y,z,w", "more fields than the header has"),
         ("x", "fewer fields than the header has"),
         (",y", "no 'id'"),
+        ("x,y\rz", "broken CSV"),
         ("x,", "no 'text'"),
     ],
 )
@@ -163,6 +195,15 @@ def test_a_bad_csv_line_is_named(tmp_path: Path, line: str, problem: str) -> Non
     assert len(problems) == 1
     assert problems[0].startswith("line 3: ")
     assert problem in problems[0]
+
+
+def test_all_lines_that_an_open_quote_takes_in_are_named(tmp_path: Path) -> None:
+    """With ``skip`` they are left out together, which one line's number would hide."""
+    rows = ["id\ttext", "a\tone", 'b\t"never closed', "c\ttwo", 'd\ta 5" disk', 'e\t"f"g', "h\ti"]
+    documents, problems = spooled(read_corpus(written(tmp_path / "c.tsv", "\n".join(rows))))
+    assert [document.id for document in documents] == ["a", "h"]
+    assert [problem.partition(": ")[0] for problem in problems] == ["lines 3 to 5", "line 6"]
+    assert "want of a closing quote" in problems[0]
 
 
 @pytest.mark.parametrize("name", ["missing.jsonl", "folder", "c.parquet"])

@@ -1,5 +1,6 @@
 """Filters before they reach Qdrant: what is refused, and what the documents are said to hold."""
 
+from datetime import date
 from typing import Any
 
 import pytest
@@ -33,6 +34,7 @@ from funnel.indexing.local_filters import holds
         ({"a": None}, "field 'a' got None, expected a text"),
         ({"a": float("nan")}, "field 'a' got nan"),
         ({"a": 2**63}, "expected a text, a finite 64-bit number"),
+        ({"a": {"gte": date(2026, 1, 31)}}, "expected ISO text: '2026-01-31'"),
         ({"a": b"x"}, "field 'a' got b'x'"),
         ({"a": "\ud800"}, "field 'a' got"),
         ({"a": []}, r"got a list of 0, expected 1 to"),
@@ -126,6 +128,13 @@ def test_kinds_of_nested_and_listed_values_are_found() -> None:
     """Dotted paths for objects, the elements' kinds for lists, nothing for null."""
     metadata = {"a": {"b": [1, "x"], "c": None}, "d": True, 'q"': 1, "e.f": 1}
     assert sorted(kinds_in(metadata)) == [("a.b", "number"), ("a.b", "text"), ("d", "boolean")]
+
+
+async def test_a_key_with_a_dot_is_said_to_be_out_of_reach(memory: DocumentIndex) -> None:
+    """The documents do have it: that no document has the field is not the whole of it."""
+    await memory.upsert([{"id": "a", "text": "fox", "metadata": {"e.f": 1, "g": 2}}])
+    with pytest.raises(InputError, match="a key that holds one itself cannot be filtered on"):
+        await memory.search(terms="fox", filters={"e.f": 1})
 
 
 async def test_fields_beyond_those_that_are_noted_are_not_said_to_be_missing(

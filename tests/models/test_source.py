@@ -1,5 +1,6 @@
 """Where models come from: verified, safe, with errors that say what to do."""
 
+import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -92,6 +93,15 @@ def test_a_damaged_tokenizer_is_a_clear_error(tmp_path: Path) -> None:
     """The library's own exception does not come through."""
     (tmp_path / "tokenizer.json").write_text("{")
     with pytest.raises(ModelError, match=r"tokenizer\.json is damaged"):
+        TextTokenizer(tmp_path, 32)
+
+
+def test_a_tokenizer_without_words_is_refused(tmp_path: Path) -> None:
+    """Transformers makes one of its configuration alone, to which all texts are the same."""
+    config = {"tokenizer_class": "BertTokenizer", "model_max_length": 64}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
+    (tmp_path / "config.json").write_text('{"model_type": "bert"}')
+    with pytest.raises(ModelError, match=r"no usable tokenizer, expected a tokenizer\.json"):
         TextTokenizer(tmp_path, 32)
 
 
