@@ -61,7 +61,11 @@ class LocalBackend(Backend):
         client = self._opened()
 
         def work() -> Any:
-            answer = getattr(client, method)(**arguments)
+            try:
+                answer = getattr(client, method)(**arguments)
+            except BaseException:
+                self._forget(arguments.get("collection_name", ""))
+                raise
             self._follow(client, method, arguments)
             return answer
 
@@ -157,6 +161,11 @@ class LocalBackend(Backend):
         if target not in self._points:
             self._points[target] = _mirrored(client, target)
         return self._points[target]
+
+    def _forget(self, collection: str) -> None:
+        """After a write that may have happened in part: what is known of it is read anew."""
+        self._postings.pop(collection, None)
+        self._points.pop(collection, None)
 
     def _follow(self, client: "QdrantClient", method: str, arguments: Mapping[str, Any]) -> None:
         if method == "create_collection":

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from funnel.errors import BackendUnavailable, ConfigError
+from funnel.errors import BackendUnavailable, ConfigError, StageError
 from funnel.index import DocumentIndex
 from funnel.indexing.qdrant import QdrantSettings
 from tests.fakes import FakeEncoder
@@ -240,3 +240,30 @@ def test_an_empty_path_is_refused() -> None:
     """It must not be taken for memory, which forgets everything."""
     with pytest.raises(ValidationError, match="at least 1 character"):
         QdrantSettings(path="")
+
+
+async def test_a_write_that_fails_half_way_is_searched_as_far_as_it_came(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What the client holds counts, not what it held before."""
+    from qdrant_client import QdrantClient
+
+    index = DocumentIndex(QdrantSettings(), "docs", FakeEncoder())
+    await index.start()
+    await index.upsert([{"id": "d1", "text": "fox", "n": 1}])
+    (vector,) = FakeEncoder().encode(["fox"])
+    await index.search(vector=vector, terms="fox", k=9, filters={"n": 1})
+    upsert = QdrantClient.upsert
+
+    def failing(client: QdrantClient, *args: Any, **arguments: Any) -> None:
+        upsert(client, *args, **arguments)
+        raise OSError("disk full")
+
+    monkeypatch.setattr(QdrantClient, "upsert", failing)
+    with pytest.raises(StageError):
+        await index.upsert([{"id": "d2", "text": "fox", "n": 1}])
+    monkeypatch.undo()
+    found = await index.search(vector=vector, terms="fox", k=9, filters={"n": 1})
+    for source in (found.dense, found.bm25):
+        assert {item.document.id for item in source} == {"d1", "d2"}
+    await index.aclose()
