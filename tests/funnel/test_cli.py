@@ -213,6 +213,7 @@ def test_an_interrupt_during_imports_shows_no_trace(folder: Path) -> None:
     """They take the first moments of a command, when people notice that it is the wrong one."""
     code = (
         "import os, signal, sys\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a job in the background
         "class Interrupting:\n"
         "    def find_spec(self, name, path=None, target=None):\n"
         "        if name == 'funnel.cli.app':\n"
