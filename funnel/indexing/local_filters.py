@@ -1,7 +1,7 @@
 """Filters as local mode evaluates them; they mean the same as a server's."""
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import lru_cache
 from operator import ge, gt, le, lt
@@ -17,26 +17,29 @@ _USUAL = re.compile(
 _HOLDS: dict[str, Callable[[Any, Any], bool]] = {"gte": ge, "gt": gt, "lte": le, "lt": lt}
 
 
-def holds(conditions: Sequence[Condition]) -> Callable[[Mapping[str, Any]], bool]:
+def holds(conditions: Sequence[Condition]) -> _Test:
     """What tells of a document's metadata whether all conditions hold."""
-    tests = [(tuple(each.field.split(".")), _test_of(each)) for each in conditions]
+    tests = [_at(each.field.split("."), _test_of(each)) for each in conditions]
 
     def all_hold(metadata: Mapping[str, Any]) -> bool:
-        return all(any(map(test, _values_at(metadata, path))) for path, test in tests)
+        return all(test(metadata) for test in tests)
 
-    return all_hold
+    return tests[0] if len(tests) == 1 else all_hold
 
 
-def _values_at(metadata: Any, path: Sequence[str]) -> Iterator[Any]:
-    """What stands at a path: one value, or those of a list."""
-    for key in path:
-        if not isinstance(metadata, Mapping) or key not in metadata:
-            return
-        metadata = metadata[key]
-    if isinstance(metadata, list | tuple):
-        yield from metadata
-    else:
-        yield metadata
+def _at(path: Sequence[str], test: _Test) -> _Test:
+    """The test of what stands at a path: of one value, or of any in a list."""
+    *objects, last = path
+
+    def test_there(metadata: Any) -> bool:
+        for key in objects:
+            if not isinstance(metadata, dict):
+                return False
+            metadata = metadata.get(key)
+        held = metadata.get(last) if isinstance(metadata, dict) else None
+        return any(map(test, held)) if isinstance(held, list | tuple) else test(held)
+
+    return test_there
 
 
 def _test_of(condition: Condition) -> _Test:
