@@ -77,7 +77,7 @@ class TestSilence:
         outcomes = await asyncio.gather(
             *(store.get(P, "00") for _ in range(100)), return_exceptions=True
         )
-        assert time.monotonic() - began < 1.5
+        assert time.monotonic() - began < 5  # one after the other they would take twenty
         assert all(isinstance(outcome, CacheError) for outcome in outcomes)
         server.resume()
         await eventually(lambda: _answers(store))
