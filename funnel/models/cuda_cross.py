@@ -25,7 +25,9 @@ class CudaCross:
     def __init__(self, model: CrossBert, precision: str) -> None:
         self._model = copy.deepcopy(model).eval().to("cuda")
         self._model.encoder.to(DTYPES[precision])
-        self._attention = best_attention()
+        shape = model.encoder.shape
+        capability = torch.cuda.get_device_capability()
+        self._attention = best_attention(shape.hidden // shape.heads, capability)
 
     @torch.inference_mode()
     def logits(self, batch: Sequence[Tokens]) -> "FloatArray":

@@ -101,11 +101,17 @@ def _padded(each: Tensor, inside: Tensor) -> Tensor:
     return spread
 
 
-def best_attention() -> Attention:
-    """The fused one where this torch has it (2.10 and later), else the padded one."""
+def best_attention(size: int, capability: tuple[int, int]) -> Attention:
+    """The fused one where it can run, else the padded one.
+
+    Args:
+        size: of a head; the fused one takes multiples of 8, at most 256.
+        capability: of the device; the fused one needs Ampere or later, and torch 2.10.
+    """
     from importlib.util import find_spec
 
-    return fused_attention if find_spec("torch.nn.attention.varlen") else padded_attention
+    able = capability >= (8, 0) and size % 8 == 0 and size <= 256
+    return fused_attention if able and find_spec("torch.nn.attention.varlen") else padded_attention
 
 
 def first_states(encoder: Bert, rows: Packed, attention: Attention) -> Tensor:

@@ -1,5 +1,6 @@
 """Packed rows: what the linear layers see without padding gives the padded scores."""
 
+from importlib.util import find_spec
 from itertools import pairwise
 
 import numpy as np
@@ -66,9 +67,16 @@ def _spans(packed: Packed) -> list[tuple[int, int]]:
     return list(pairwise(packed.starts.tolist()))
 
 
-def test_the_fused_attention_is_taken_where_torch_has_it() -> None:
-    """It exists in this torch, or the padded one stands in."""
-    assert best_attention() in (fused_attention, padded_attention)
+@pytest.mark.skipif(find_spec("torch.nn.attention.varlen") is None, reason="an older torch")
+@pytest.mark.parametrize(
+    ("size", "capability", "fused"),
+    [(32, (8, 0), True), (64, (9, 0), True), (32, (7, 5), False), (20, (9, 0), False)],
+)
+def test_the_fused_attention_is_taken_where_it_runs(
+    size: int, capability: tuple[int, int], fused: bool
+) -> None:
+    """On older devices, and for heads of another size, the padded one stands in."""
+    assert best_attention(size, capability) is (fused_attention if fused else padded_attention)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
