@@ -163,9 +163,11 @@ def _trainer(
     arguments: Any = (
         CrossEncoderTrainingArguments if cross else SentenceTransformerTrainingArguments
     )
+    args = arguments(**_arguments(job, settings, hardware, folder))
+    args._n_gpu = min(1, args.n_gpu)  # over several the trainer would wrap the model in another
     trainer: Any = exact(trainer_class, clock)(
         model=job.model,
-        args=arguments(**_arguments(job, settings, hardware, folder)),
+        args=args,
         train_dataset=Dataset.from_dict(dict(job.columns)),
         loss=job.loss,
         evaluator=_evaluator(job.figures, job.primary) if job.figures else None,

@@ -44,6 +44,28 @@ def test_training_lowers_the_loss_and_separates_held_out_pairs(
     assert report.after["auc"] > max(0.8, report.before["auc"])
 
 
+@pytest.mark.parametrize("residual", [False, True])
+def test_where_there_are_several_devices_one_trains(
+    tmp_path: Path, tiny_base: str, pairs: Pairs, monkeypatch: pytest.MonkeyPatch, residual: bool
+) -> None:
+    """The trainer would wrap the model for all of them, and no loss can read through that."""
+    from sentence_transformers.base.training_args import BaseTrainingArguments
+
+    checked: Any = BaseTrainingArguments.__post_init__
+
+    def with_two(arguments: Any) -> None:
+        checked(arguments)
+        arguments._n_gpu = 2
+
+    monkeypatch.setattr(BaseTrainingArguments, "__post_init__", with_two)
+    settings = TrainSettings(epochs=1, device="cpu", precision="fp32", evaluations=1)
+    options = RunOptions(output=tmp_path / "m")
+    report = train_cross_encoder(
+        pairs, options, base=tiny_base, residual=residual, settings=settings
+    )
+    assert report.steps == 8
+
+
 def test_the_written_model_is_served_by_the_scorer(
     tmp_path: Path, tiny_base: str, pairs: Pairs, quick: TrainSettings
 ) -> None:
