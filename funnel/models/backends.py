@@ -248,7 +248,9 @@ def _check_possible(backend: str, openers: Openers) -> None:
 
 
 def _machine_key(revision: str, max_tokens: int, names: list[str]) -> str:
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
+    # Asking for a device's name takes some of its memory, so only where one is to be measured.
+    on_device = any(name.startswith("cuda") for name in names)
+    device = torch.cuda.get_device_name() if on_device else "cpu"
     versions = (torch.__version__, *(_version(library) for library in LIBRARIES))
     parts = (revision, max_tokens, names, versions, device, sorted(cpu_flags()), 2)
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:24]
