@@ -3,6 +3,7 @@
 import logging
 import random
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 import structlog
@@ -55,6 +56,12 @@ def matching() -> list[LabelledPair]:
 def quick() -> TrainSettings:
     """Settings that train the tiny model in about a second."""
     return TrainSettings(epochs=2, learning_rate=3e-3, precision="fp32", evaluations=2)
+
+
+@pytest.fixture
+def exact(quick: TrainSettings) -> TrainSettings:
+    """The same where a run gives the same bits each time."""
+    return replace(quick, device="cpu")
 
 
 @pytest.fixture(autouse=True)

@@ -195,7 +195,7 @@ def test_a_residual_over_an_adapter_without_one_is_refused(
 
 
 def test_a_run_over_an_adapter_resumes_to_the_same_scores(
-    tmp_path: Path, four_bits: Path, pairs: Pairs, quick: TrainSettings
+    tmp_path: Path, four_bits: Path, pairs: Pairs, exact: TrainSettings
 ) -> None:
     """The fixed part is fitted again from the same rows, and nothing of the rest is lost."""
     whole, parts = tmp_path / "whole", tmp_path / "parts"
@@ -204,10 +204,10 @@ def test_a_run_over_an_adapter_resumes_to_the_same_scores(
         options = RunOptions(output=output, resume=resume)
         train_duplicate(pairs, options, base=str(four_bits), settings=settings, dev=pairs)
 
-    train(whole, quick)
+    train(whole, exact)
     with pytest.raises(TrainingStopped):
-        train(parts, replace(quick, max_steps=7))
-    train(parts, quick, resume=True)
+        train(parts, replace(exact, max_steps=7))
+    train(parts, exact, resume=True)
     first, second = (load_file(path / "adapter.safetensors") for path in (whole, parts))
     assert first.keys() == second.keys()
     assert all(np.array_equal(first[name], second[name]) for name in first)

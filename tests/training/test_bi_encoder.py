@@ -88,7 +88,7 @@ def test_logits_of_a_teacher_become_probabilities() -> None:
 
 
 def test_a_resumed_distillation_ends_with_the_same_weights(
-    tmp_path: Path, tiny_bi: str, pairs: Pairs, quick: TrainSettings
+    tmp_path: Path, tiny_bi: str, pairs: Pairs, exact: TrainSettings
 ) -> None:
     """Bit for bit, as for cross-encoders."""
     data = from_pairs(pairs, scale="probability")
@@ -96,9 +96,9 @@ def test_a_resumed_distillation_ends_with_the_same_weights(
         options = RunOptions(output=tmp_path / name)
         if name == "parts":
             with pytest.raises(TrainingStopped):
-                train_bi_encoder(data, options, base=tiny_bi, settings=replace(quick, max_steps=5))
+                train_bi_encoder(data, options, base=tiny_bi, settings=replace(exact, max_steps=5))
             options = replace(options, resume=True)
-        train_bi_encoder(data, options, base=tiny_bi, settings=quick)
+        train_bi_encoder(data, options, base=tiny_bi, settings=exact)
     first, second = (
         load_file(next((tmp_path / name).rglob("model.safetensors"))) for name in ("whole", "parts")
     )
@@ -106,7 +106,7 @@ def test_a_resumed_distillation_ends_with_the_same_weights(
 
 
 def test_a_prompt_that_stands_before_every_text_does_so_in_training(
-    tmp_path: Path, tiny_bi: str, pairs: Pairs, quick: TrainSettings
+    tmp_path: Path, tiny_bi: str, pairs: Pairs, exact: TrainSettings
 ) -> None:
     """As when it is served: the same as if it stood in the data."""
     prompted = tmp_path / "prompted"
@@ -123,7 +123,7 @@ def test_a_prompt_that_stands_before_every_text_does_so_in_training(
         output = tmp_path / f"m{len(made)}"
         data = from_pairs(rows, scale="probability")
         train_bi_encoder(
-            data, RunOptions(output=output), base=base, settings=replace(quick, dev_share=0)
+            data, RunOptions(output=output), base=base, settings=replace(exact, dev_share=0)
         )
         made.append(load_file(next(output.rglob("model.safetensors"))))
     assert all(np.array_equal(made[0][name], made[1][name]) for name in made[0])

@@ -82,10 +82,10 @@ def test_the_written_model_is_served_by_the_scorer(
 
 @pytest.mark.parametrize("rank", [None, 4])
 def test_a_resumed_run_ends_with_the_same_weights(
-    tmp_path: Path, tiny_base: str, pairs: Pairs, quick: TrainSettings, rank: int | None
+    tmp_path: Path, tiny_base: str, pairs: Pairs, exact: TrainSettings, rank: int | None
 ) -> None:
     """Stopping in the middle of an epoch and resuming changes no bit of the result."""
-    settings = replace(quick, lora_rank=rank)
+    settings = replace(exact, lora_rank=rank)
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     train_cross_encoder(pairs, RunOptions(output=whole), base=tiny_base, settings=settings)
     with pytest.raises(TrainingStopped, match="step 7 of"):
@@ -162,14 +162,14 @@ def test_an_unfinished_run_is_not_lost_by_starting_again(
 
 
 def test_the_same_seed_gives_the_same_model(
-    tmp_path: Path, tiny_base: str, pairs: Pairs, quick: TrainSettings
+    tmp_path: Path, tiny_base: str, pairs: Pairs, exact: TrainSettings
 ) -> None:
     """Head, data order and dropout are all drawn from the seed."""
     weights = []
     for name, seed in (("a", 13), ("b", 13), ("c", 14)):
         output = tmp_path / name
         train_cross_encoder(
-            pairs, RunOptions(output=output), base=tiny_base, settings=replace(quick, seed=seed)
+            pairs, RunOptions(output=output), base=tiny_base, settings=replace(exact, seed=seed)
         )
         weights.append(load_file(output / "model.safetensors")["classifier.weight"])
     assert np.array_equal(weights[0], weights[1])
