@@ -268,7 +268,8 @@ class CombinedPairs:
         combine = adapter.combine
         self.revision = adapter.revision
         self.choice = choice
-        self.budget = network.budget if network else _BUDGET
+        # Encoders read on the CPU's cores, of which a batch takes one.
+        self.budget = network.budget if network and not combine.encoders else _BUDGET
         self.symmetric = combine.orders != 1 and not combine.maxsim
         given = combine.cosine and not combine.maxsim and max_tokens is None
         self.cosine_of = base.revision if given else ""
@@ -381,7 +382,7 @@ class CombinedPairs:
         orders = self._combine.orders
         readings = [item.readings[order] for order in range(orders) for item in items]
         logits = np.empty(len(readings), np.float32)
-        for batch in token_batches([len(reading) for reading in readings], self.budget):
+        for batch in token_batches([len(reading) for reading in readings], self._network.budget):
             logits[batch] = self._network.logits([readings[i] for i in batch])
         return logits if orders == 1 else logits.reshape(orders, len(items))
 
