@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Sequence
+from threading import BoundedSemaphore
 from typing import TYPE_CHECKING
 
 import torch
@@ -17,6 +18,11 @@ if TYPE_CHECKING:
     FloatArray = NDArray[np.float32]
 
 
+_AT_ONCE = 2
+"""Batches on the device: one computes while the next is launched. All of the worker's threads would
+gain nothing by more, for kernels run one after another, and would hold memory for each of them."""
+
+
 class CudaCross:
     """Half precision, without padding."""
 
@@ -28,9 +34,12 @@ class CudaCross:
         shape = model.encoder.shape
         capability = torch.cuda.get_device_capability()
         self._attention = best_attention(shape.hidden // shape.heads, capability)
+        self._room = BoundedSemaphore(_AT_ONCE)
 
     @torch.inference_mode()
     def logits(self, batch: Sequence[Tokens]) -> "FloatArray":
         """Raw logits (n,), float32."""
-        values = unpadded_logits(self._model, pack(batch).to("cuda"), self._attention)
-        return values.cpu().numpy()
+        rows = pack(batch)
+        with self._room:
+            values = unpadded_logits(self._model, rows.to("cuda"), self._attention)
+            return values.cpu().numpy()
