@@ -26,6 +26,7 @@ from typing import Any
 import numpy as np
 
 from funnel.deadline import Deadline
+from funnel.models.base import Side
 from funnel.types import Document
 
 ROOT = Path(__file__).parents[1]
@@ -126,7 +127,12 @@ async def _corpus(sizes: Sequence[int]) -> list[dict[str, float]]:
     random = np.random.default_rng(0)
 
     class Random(FakeEncoder):
-        async def aencode(self, texts: Sequence[str]) -> FloatArray:
+        async def aencode(
+            self,
+            texts: Sequence[str],
+            *,
+            side: Side | None = None,  # noqa: ARG002 - any text gets any vector
+        ) -> FloatArray:
             return random.standard_normal((len(texts), DIM)).astype(np.float32)
 
     index = DocumentIndex(QdrantSettings(path=":memory:"), "costs", Random(dim=DIM))

@@ -34,6 +34,7 @@ from funnel.index import DocumentIndex
 from funnel.indexing.corpus import Corpus, read_corpus
 from funnel.indexing.qdrant import QdrantSettings
 from funnel.indexing.spool import full_text
+from funnel.models.base import Side
 
 EMBEDDER = "embedded:all-MiniLM-L6-v2"
 BATCH = 32  # SentenceTransformer.encode's default
@@ -220,7 +221,12 @@ async def _one_size(options: argparse.Namespace) -> dict[str, Any]:
     class Random(FakeEncoder):
         generator = np.random.default_rng(0)
 
-        async def aencode(self, texts: Sequence[str]) -> FloatArray:
+        async def aencode(
+            self,
+            texts: Sequence[str],
+            *,
+            side: Side | None = None,  # noqa: ARG002 - any text gets any vector
+        ) -> FloatArray:
             return self.generator.standard_normal((len(texts), self.dim)).astype(np.float32)
 
     with tempfile.TemporaryDirectory() as folder:

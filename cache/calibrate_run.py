@@ -133,7 +133,7 @@ class CalibrationRun:
         )
 
     def _encode(self, texts: Sequence[str]) -> "NDArray[np.float32]":
-        return self._encoder.encode(texts, progress=self._progress is not None)
+        return self._encoder.encode(texts, progress=self._progress is not None, side="query")
 
     def _cosines(self, pairs: Sequence[LabelledPair]) -> "NDArray[np.float64]":
         texts = list(dict.fromkeys(t for pair in pairs for t in (pair.first, pair.second)))

@@ -83,7 +83,7 @@ class Invalidator:
             windows = await asyncio.to_thread(_windows, self._encoder, texts)
             if len(windows) > _WINDOWS:
                 return False
-            vectors = await self._encoder.aencode(windows)
+            vectors = await self._encoder.aencode(windows, side="document")
         except Exception as error:
             log.warning("cache.reverse_search_failed", error=type(error).__name__)
             return False
@@ -201,7 +201,7 @@ def _windows(encoder: Encoder, texts: Sequence[str]) -> list[str]:
 def _fits(encoder: Encoder, texts: Sequence[str]) -> set[str]:
     """Those that the encoder reads whole; what is far longer is not even tokenised."""
     short = [text for text in texts if len(text) <= _LONGEST_TOKEN * encoder.max_tokens]
-    counts = encoder.count_tokens(short)
+    counts = encoder.count_tokens(short, side="document")
     return {
         text
         for text, count in zip(short, counts, strict=True)

@@ -180,12 +180,13 @@ class Matcher:
         """Why this query has no semantic tier, or nothing."""
         if self.problem:
             return self.problem
-        if len(query) + 2 > self._encoder.max_tokens and self._too_long(query):
+        # A prompt may take half of the window.
+        if 2 * (len(query) + 2) > self._encoder.max_tokens and self._too_long(query):
             return "query_beyond_window"
         return "" if readable(query, self.policy) else "script_not_calibrated"
 
     def _too_long(self, query: str) -> bool:
-        return self._encoder.count_tokens([query])[0] > self._encoder.max_tokens
+        return self._encoder.count_tokens([query], side="query")[0] > self._encoder.max_tokens
 
     async def judge(
         self,

@@ -126,13 +126,13 @@ class EmbeddedLog:
 def embed_log(encoder: Encoder, log: Sequence[Asked], *, progress: bool = False) -> EmbeddedLog:
     """Embed each distinct text of a log once."""
     texts = tuple(dict.fromkeys(asked.query for asked in log))
-    vectors = np.asarray(encoder.encode(texts, progress=progress), dtype=np.float32)
+    vectors = np.asarray(encoder.encode(texts, progress=progress, side="query"), dtype=np.float32)
     return EmbeddedLog(tuple(log), texts, vectors, frozenset(_beyond_window(encoder, texts)))
 
 
 def _beyond_window(encoder: Encoder, texts: Sequence[str]) -> list[str]:
-    long = [text for text in texts if len(text) + 2 > encoder.max_tokens]
-    counts = encoder.count_tokens(long) if long else []
+    long = [text for text in texts if 2 * (len(text) + 2) > encoder.max_tokens]
+    counts = encoder.count_tokens(long, side="query") if long else []
     return [text for text, count in zip(long, counts, strict=True) if count > encoder.max_tokens]
 
 

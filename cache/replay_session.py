@@ -167,7 +167,7 @@ async def _fill(
 
 def _request(text: str, encoder: Encoder) -> CacheRequest:
     async def embed(text: str) -> "Vector":
-        vectors = await encoder.aencode([text])
+        vectors = await encoder.aencode([text], side="query")
         vector: Vector = vectors[0]
         return vector
 

@@ -142,9 +142,9 @@ def _start(funnel: Funnel) -> str | Check:
 
 def _embedder(pool: ModelPool, name: str) -> str:
     encoder = pool.encoder(name)
-    encoder.encode(["is anybody there?"])
+    encoder.encode(["is anybody there?"], side="query")
     began = time.perf_counter()
-    encoder.encode(["is anybody there?"])
+    encoder.encode(["is anybody there?"], side="query")
     took = (time.perf_counter() - began) * 1000
     size = f"fp32, {encoder.dim} dimensions, one query {took:.1f} ms"
     return f"{name}: {size}; {encoder.choice}"

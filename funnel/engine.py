@@ -403,7 +403,7 @@ class Funnel:
         return self._cache_request(self._query(text, options), steps, Deadline(), k)
 
     async def _embed(self, text: str) -> "NDArray[np.float32]":
-        vectors = await self._encoder.aencode([text])
+        vectors = await self._encoder.aencode([text], side="query")
         vector: NDArray[np.float32] = vectors[0]
         if not np.isfinite(vector).all():
             raise ModelError(

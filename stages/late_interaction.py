@@ -39,8 +39,8 @@ class _Read(NamedTuple):
 class LateInteractionSettings(StageSettings):
     """``model``: a ColBERT or any encoder; the index's own embedder by default.
 
-    Of a ColBERT (PyLate's or Stanford's) the projection is applied, its markers and padding of the
-    query are left out.
+    Of a ColBERT (PyLate's or Stanford's) the projection is applied, its markers (unless they are
+    declared as prompts) and padding of the query are left out.
 
     ``mix``: the previous stage's share in the order, 0 to 1, by its scores where it scored all
     candidates, else by the order they come in. Both scores are standardised over the query's
@@ -108,7 +108,7 @@ class LateInteractionStage(Stage):
         """
         deadline = request.deadline.earlier()
         # Without the query's tokens nothing can be scored, however much was read.
-        (query,) = await self._encoder.arepresent([request.query.text], deadline)
+        (query,) = await self._encoder.arepresent([request.query.text], deadline, side="query")
         found = [] if query is None else await self._found(request, candidates, deadline)
         if query is None or (candidates and all(each is None for each in found)):
             raise StageTimeout(f"stage {self.settings.name!r}: no vectors were ready in time")
@@ -123,7 +123,7 @@ class LateInteractionStage(Stage):
             for candidate in candidates
             if candidate.id not in stored
         ]
-        made = iter(await self._encoder.arepresent(texts, deadline))
+        made = iter(await self._encoder.arepresent(texts, deadline, side="document"))
         return [
             self._read_before(stored[each.id]) if each.id in stored else next(made)
             for each in candidates

@@ -209,7 +209,13 @@ def mine(
         max_probability=max_probability,
     )
     pool = read_pool(path, split=split, on_bad_line=bad_line_choice(on_bad_line))
-    mined = mine_pool(pool, settings, encode=encoder(bi_encoder), score=scorer(cross_encoder))
+    mined = mine_pool(
+        pool,
+        settings,
+        encode=encoder(bi_encoder, "document"),
+        encode_queries=encoder(bi_encoder, "query"),
+        score=scorer(cross_encoder),
+    )
     lines = write_mined(output, mined.triples, FORMS[form])
     counts = {"output": str(output), "lines": lines, **asdict(mined.counts)}
     if json_out:

@@ -8,6 +8,7 @@ from funnel.cli.train_options import bad_line_choice
 from funnel.training.losses import ScoreScale
 
 if TYPE_CHECKING:
+    from funnel.models.base import Side
     from funnel.training.bi_encoder import Distillation
     from funnel.training.records import LabelledPair
 
@@ -62,13 +63,13 @@ def taught_pairs(data: str, teacher: str, on_bad_line: str, output: Path) -> "li
     return scored_pairs(texts, Teacher(teacher, output).logits)
 
 
-def encoder(name: str) -> Any:
-    """An encoder's function from texts to vectors, with a bar; None for ``none``."""
+def encoder(name: str, side: "Side") -> Any:
+    """An encoder's function from texts of a side to vectors, with a bar; None for ``none``."""
     if name == "none":
         return None
-    from funnel.models import Embedder
+    from funnel.models.pool import ModelPool
 
-    return partial(Embedder(name).encode, progress=True)
+    return partial(ModelPool.shared().encoder(name).encode, progress=True, side=side)
 
 
 def scorer(name: str) -> Any:

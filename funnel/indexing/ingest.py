@@ -209,10 +209,11 @@ class Writer:
         if not items:
             return []
         texts = [full_text(item.document) for item in items]
-        dense = unit_vectors(await self._encoder.aencode(texts), len(texts), self._encoder)
+        vectors = await self._encoder.aencode(texts, side="document")
+        dense = unit_vectors(vectors, len(texts), self._encoder)
         tokens: Sequence[FloatArray | None] = [None] * len(texts)
         if state.token_vectors:
-            tokens = await self._encoder.atoken_vectors(texts)
+            tokens = await self._encoder.atoken_vectors(texts, side="document")
         return await asyncio.to_thread(self._batches, items, dense, tokens, state.average_length)
 
     def _batches(

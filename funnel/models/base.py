@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias
 
 from funnel.deadline import Deadline
 from funnel.types import ScoreKind
@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     FloatArray = NDArray[np.float32]
 
 TextPair = tuple[str, str]
+Side: TypeAlias = Literal["query", "document"]
+"""What a text is to an encoder that was trained to tell questions from what answers them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +47,11 @@ class Shortening:
 
 
 class Encoder(Protocol):
-    """Texts to vectors of unit length."""
+    """Texts to vectors of unit length.
+
+    ``side`` says whether the texts are queries or documents, for a model that reads them in
+    different ways; without it they are read as neither.
+    """
 
     @property
     def name(self) -> str:
@@ -53,7 +59,10 @@ class Encoder(Protocol):
 
     @property
     def revision(self) -> str:
-        """A hash of the weights (or the hub's commit): part of cache and index identity."""
+        """A hash of the weights (or the hub's commit) and of what is put before texts.
+
+        It is part of cache and index identity.
+        """
 
     @property
     def dim(self) -> int:
@@ -63,19 +72,25 @@ class Encoder(Protocol):
     def max_tokens(self) -> int:
         """The window; what is longer is cut (and counted by the caller with ``count_tokens``)."""
 
-    def count_tokens(self, texts: Sequence[str]) -> list[int]:
-        """Tokens of each text, special tokens included, uncut."""
+    def count_tokens(self, texts: Sequence[str], *, side: Side | None = None) -> list[int]:
+        """Tokens of each text as the model reads it, special ones included, uncut."""
 
-    def encode(self, texts: Sequence[str], *, progress: bool = False) -> "FloatArray":
+    def encode(
+        self, texts: Sequence[str], *, progress: bool = False, side: Side | None = None
+    ) -> "FloatArray":
         """Vectors of shape (n, dim)."""
 
-    async def aencode(self, texts: Sequence[str]) -> "FloatArray":
+    async def aencode(self, texts: Sequence[str], *, side: Side | None = None) -> "FloatArray":
         """The same from a coroutine, without blocking the event loop."""
 
-    def token_vectors(self, texts: Sequence[str]) -> "list[FloatArray]":
+    def token_vectors(
+        self, texts: Sequence[str], *, side: Side | None = None
+    ) -> "list[FloatArray]":
         """For each text its token vectors, shape (tokens, dim), each of unit length."""
 
-    async def atoken_vectors(self, texts: Sequence[str]) -> "list[FloatArray]":
+    async def atoken_vectors(
+        self, texts: Sequence[str], *, side: Side | None = None
+    ) -> "list[FloatArray]":
         """The same from a coroutine."""
 
 

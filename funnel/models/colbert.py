@@ -2,8 +2,8 @@
 
 Two kinds of folders are known: PyLate's (a sentence-transformers folder with a Dense module right
 after the transformer), and Stanford's (``linear.weight`` beside the encoder's own tensors). Query
-and document are read alike: the markers before them and the query's padding are left out. Imports
-torch: import lazily.
+and document are read alike, but for prompts that the folder declares: other markers before them and
+the query's padding are left out. Imports torch: import lazily.
 """
 
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ from funnel.models.bert import collate, read_json
 from funnel.models.cross_networks import from_folder, window
 from funnel.models.representations import Representation
 from funnel.models.source import ModelSource
-from funnel.models.tokens import TextTokenizer, Tokens
+from funnel.models.tokens import TextTokenizer, Tokens, prompted
 
 if TYPE_CHECKING:
     import numpy as np
@@ -86,9 +86,9 @@ class ColbertEncoder:
     def warm_up(self) -> None:
         """Nothing to choose: there is one way."""
 
-    def tokenize(self, texts: Sequence[str]) -> list[Tokens]:
-        """Tokens of each text, cut to the window."""
-        return self._tokenizer.singles(texts)
+    def tokenize(self, texts: Sequence[str], prompt: str | None = None) -> list[Tokens]:
+        """Tokens of each text behind the prompt, cut to the window."""
+        return self._tokenizer.singles(prompted(texts, prompt))
 
     def count(self, texts: Sequence[str]) -> list[int]:
         """Tokens of each text, special ones included, uncut."""

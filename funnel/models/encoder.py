@@ -9,8 +9,10 @@ import numpy as np
 
 from funnel.deadline import Deadline
 from funnel.errors import InputError, ModelError
+from funnel.models.base import Side
 from funnel.models.hardware import cpu_has_fast_bf16
 from funnel.models.jobs import JobResult, Lane
+from funnel.models.prompts import Prompts, declared_prompts
 from funnel.models.representations import Representation, shared_representations
 from funnel.models.source import ModelSource, locate
 from funnel.models.tokens import Tokens
@@ -48,8 +50,11 @@ class EncoderNetwork(Protocol):
     def warm_up(self) -> None:
         """Do what the first query would otherwise wait for."""
 
-    def tokenize(self, texts: Sequence[str]) -> list[Tokens]:
-        """Tokens of each text, cut to the window."""
+    def tokenize(self, texts: Sequence[str], prompt: str | None = None) -> list[Tokens]:
+        """Tokens of each text behind the prompt, cut to the window.
+
+        Without a prompt, even an empty one, a text is read as the model does by itself.
+        """
 
     def count(self, texts: Sequence[str]) -> list[int]:
         """Tokens of each text, uncut."""
@@ -63,6 +68,9 @@ class EncoderNetwork(Protocol):
 
 class Embedder:
     """An encoder by name: ``embedded:all-MiniLM-L6-v2``, a path, or a hub id.
+
+    Prompts that its ``config_sentence_transformers.json`` declares are put before queries and
+    documents (``side`` says which the texts are), and the default one before all other texts.
 
     Loads at first use or with :meth:`load`. Safe to share between threads and tasks; all work runs
     on the process's model worker.
@@ -85,6 +93,7 @@ class Embedder:
         self._precision = precision
         self._lock = Lock()
         self._source: ModelSource | None = None
+        self._declared: Prompts | None = None
         self._loaded: EncoderNetwork | None = None
         self._tokens_loaded: EncoderNetwork | None = None
         self._pooled: Lane[Tokens, FloatArray] = Lane(name, self._run_pooled, budget=TOKEN_BUDGET)
@@ -108,8 +117,11 @@ class Embedder:
 
     @property
     def revision(self) -> str:
-        """A hash of the weights, or the hub's commit. Reads the files but loads no model."""
-        return self._located().revision
+        """A hash of the weights, or the hub's commit; and of the prompts, if there are any.
+
+        Reads the files but loads no model.
+        """
+        return self._prompts().marked(self._located().revision)
 
     @property
     def dim(self) -> int:
@@ -126,70 +138,83 @@ class Embedder:
         """The window in tokens, special ones included; longer texts are cut."""
         return self._model().max_tokens
 
-    def count_tokens(self, texts: Sequence[str]) -> list[int]:
-        """Tokens of each text, special tokens included, uncut."""
-        return self._model().count(_checked(texts))
+    def count_tokens(self, texts: Sequence[str], *, side: Side | None = None) -> list[int]:
+        """Tokens of each text, its prompt and special tokens included, uncut."""
+        prompt = self._prompts().before(side)
+        return self._model().count([prompt + text for text in _checked(texts)])
 
-    def encode(self, texts: Sequence[str], *, progress: bool = False) -> "FloatArray":
+    def encode(
+        self, texts: Sequence[str], *, progress: bool = False, side: Side | None = None
+    ) -> "FloatArray":
         """Vectors of shape (n, dim), float32, unit length.
 
         Args:
             texts: any number of texts; an empty text is allowed.
             progress: show a progress bar on a terminal.
+            side: whether they are queries or documents.
 
         Raises:
             InputError: something is not a string.
             ModelError: the model fails, or gives numbers that are not finite.
         """
-        return self._gather(self._pooled, texts, progress=progress)
+        return self._gather(self._pooled, texts, side, progress=progress)
 
-    async def aencode(self, texts: Sequence[str]) -> "FloatArray":
+    async def aencode(self, texts: Sequence[str], *, side: Side | None = None) -> "FloatArray":
         """The same from a coroutine, without blocking the event loop."""
-        rows = await self._asubmit(self._pooled, texts, Deadline())
+        rows = await self._asubmit(self._pooled, texts, side, Deadline())
         return _stack(self._name, cast("list[FloatArray]", rows), self.dim)
 
-    def token_vectors(self, texts: Sequence[str]) -> "list[FloatArray]":
+    def token_vectors(
+        self, texts: Sequence[str], *, side: Side | None = None
+    ) -> "list[FloatArray]":
         """For each text its token vectors, float32 (tokens, dim), each of unit length.
 
-        The special tokens at both ends are included, first and last.
+        The special tokens at both ends are included, first and last, and those of a prompt.
         """
-        return [each.tokens for each in self.represent(texts)]
+        return [each.tokens for each in self.represent(texts, side=side)]
 
-    async def atoken_vectors(self, texts: Sequence[str]) -> "list[FloatArray]":
+    async def atoken_vectors(
+        self, texts: Sequence[str], *, side: Side | None = None
+    ) -> "list[FloatArray]":
         """The same from a coroutine."""
-        rows = await self._asubmit(self._tokens, texts, Deadline())
+        rows = await self._asubmit(self._tokens, texts, side, Deadline())
         return [_finite_row(self._name, cast("Representation", row)).tokens for row in rows]
 
-    def represent(self, texts: Sequence[str]) -> list[Representation]:
+    def represent(self, texts: Sequence[str], *, side: Side | None = None) -> list[Representation]:
         """For each text its vector and its token vectors, from one pass."""
-        rows = self._submit(self._tokens, texts).result().rows
+        rows = self._submit(self._tokens, texts, side).result().rows
         return [_finite_row(self._name, cast("Representation", row)) for row in rows]
 
     async def arepresent(
-        self, texts: Sequence[str], deadline: Deadline
+        self, texts: Sequence[str], deadline: Deadline, *, side: Side | None = None
     ) -> list[Representation | None]:
         """The same from a coroutine, from memory where a text was read before.
 
         Texts are read in their order; those not done when the deadline passes are None.
         """
-        kept, key = shared_representations(), await asyncio.to_thread(self._tokens_key)
+        kept, key = shared_representations(), await asyncio.to_thread(self._tokens_key, side)
         found = {text: kept.get(key, text) for text in dict.fromkeys(texts)}
         missing = [text for text, row in found.items() if row is None]
-        rows = await self._asubmit(self._tokens, missing, deadline) if missing else []
+        rows = await self._asubmit(self._tokens, missing, side, deadline) if missing else []
         for text, row in zip(missing, rows, strict=True):
             if row is not None:
                 found[text] = kept.put(key, text, _finite_row(self._name, row))
         return [found[text] for text in texts]
 
     def _gather(
-        self, lane: "Lane[Tokens, FloatArray]", texts: Sequence[str], *, progress: bool
+        self,
+        lane: "Lane[Tokens, FloatArray]",
+        texts: Sequence[str],
+        side: Side | None,
+        *,
+        progress: bool,
     ) -> "FloatArray":
         texts = _checked(texts)
         vectors = np.empty((len(texts), self.dim), np.float32)
         with bar("embedding", len(texts), enabled=progress) as advance:
             for start in range(0, len(texts), WINDOW):
                 window = texts[start : start + WINDOW]
-                rows = self._submit(lane, window).result().rows
+                rows = self._submit(lane, window, side).result().rows
                 part = _stack(self._name, cast("list[FloatArray]", rows), self.dim)
                 vectors[start : start + len(window)] = part
                 advance(len(window))
@@ -199,10 +224,11 @@ class Embedder:
         self,
         lane: Lane[Tokens, Row],
         texts: Sequence[str],
+        side: Side | None,
         deadline: Deadline | None = None,
         gone: Event | None = None,
     ) -> "Future[JobResult[Row]]":
-        tokens = self._model().tokenize(_checked(texts))
+        tokens = self._model().tokenize(_checked(texts), self._prompts().before(side))
         if gone is not None and gone.is_set():
             raise ModelError(f"model {self._name!r}: the caller went away")
         return self._worker.submit(
@@ -214,16 +240,20 @@ class Embedder:
         )
 
     async def _asubmit(
-        self, lane: Lane[Tokens, Row], texts: Sequence[str], deadline: Deadline
+        self,
+        lane: Lane[Tokens, Row],
+        texts: Sequence[str],
+        side: Side | None,
+        deadline: Deadline,
     ) -> list[Row | None]:
         # Loading and long tokenising would hold the event loop; one query's tokens would not.
         short = self._loaded is not None and sum(map(len, _checked(texts))) < 2_000
         if short:
-            future = self._submit(lane, texts, deadline)
+            future = self._submit(lane, texts, side, deadline)
         else:
             gone = Event()
             try:
-                future = await asyncio.to_thread(self._submit, lane, texts, deadline, gone)
+                future = await asyncio.to_thread(self._submit, lane, texts, side, deadline, gone)
             except asyncio.CancelledError:
                 gone.set()  # the thread goes on; what it would submit, nobody could cancel
                 raise
@@ -234,6 +264,11 @@ class Embedder:
         if self._source is None:
             self._source = locate(self._name)
         return self._source
+
+    def _prompts(self) -> Prompts:
+        if self._declared is None:
+            self._declared = declared_prompts(self._located().folder)
+        return self._declared
 
     def _model(self) -> EncoderNetwork:
         if self._loaded is None:
@@ -258,8 +293,10 @@ class Embedder:
             self._tokens_loaded = open_network(self._located(), precision)
         return self._tokens_loaded
 
-    def _tokens_key(self) -> str:
-        return self._tokens_network().key
+    def _tokens_key(self, side: Side | None) -> str:
+        prompt = self._prompts().before(side)
+        key = self._tokens_network().key
+        return f"{key}:{prompt}" if prompt else key
 
 
 def _load(source: ModelSource, precision: Precision) -> EncoderNetwork:

@@ -5,6 +5,7 @@ Imports torch: import lazily.
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from threading import Lock
@@ -14,7 +15,6 @@ import torch
 from torch.nn import functional as F  # noqa: N812  # torch's own spelling
 
 from funnel.errors import ModelError
-from funnel.log import get_logger
 from funnel.models.bert import (
     Batch,
     Bert,
@@ -34,7 +34,7 @@ from funnel.models.openvino_encoder import Ways, choose_ways
 from funnel.models.quiet import quiet_loading
 from funnel.models.representations import Representation
 from funnel.models.source import ModelSource
-from funnel.models.tokens import TextTokenizer, Tokens
+from funnel.models.tokens import TextTokenizer, Tokens, prompted
 
 if TYPE_CHECKING:
     import numpy as np
@@ -43,8 +43,6 @@ if TYPE_CHECKING:
     from funnel.models.encoder import EncoderNetwork, Precision
 
     FloatArray = NDArray[np.float32]
-
-log = get_logger(__name__)
 
 _OPENING = Lock()
 _PLAIN_MODULES = ("Transformer", "Pooling", "Normalize")
@@ -59,22 +57,7 @@ def open_network(
     transformers and their projection, all others through SentenceTransformer.
     """
     with _OPENING:  # stages load at the same time
-        _warn_of_prompts(source)
         return _opened(source, precision, max_tokens)
-
-
-def _warn_of_prompts(source: ModelSource) -> None:
-    """Of a model that was trained with words before its queries or documents."""
-    settings = read_json(source.folder / "config_sentence_transformers.json") or {}
-    named = [name for name, words in (settings.get("prompts") or {}).items() if words]
-    if named and not settings.get("default_prompt_name"):
-        log.warning(
-            "prompts_not_applied",
-            model=source.name,
-            prompts=named,
-            mend="queries and documents are embedded as they are, which may rank worse than "
-            "published; measure it with funnel eval",
-        )
 
 
 def _is_plain(folder: Path) -> bool:
@@ -96,6 +79,8 @@ def _is_plain(folder: Path) -> bool:
 
 def _is_mean(pooling: Mapping[str, Any]) -> bool:
     """Whether only means are pooled, as saved since sentence-transformers 6 or before."""
+    if pooling.get("include_prompt") is False:  # the mean leaves out what precedes the text
+        return False
     if "pooling_mode" in pooling:
         return pooling["pooling_mode"] in ("mean", ["mean"])
     modes = {key for key, on in pooling.items() if key.startswith("pooling_mode") and on is True}
@@ -155,9 +140,9 @@ class PlainEncoder:
         if plain is not None:
             self._ways = choose_ways(self._network, plain, self._by_torch, self._revision)
 
-    def tokenize(self, texts: Sequence[str]) -> list[Tokens]:
-        """Tokens of each text, cut to the window."""
-        return self._tokenizer.singles(texts)
+    def tokenize(self, texts: Sequence[str], prompt: str | None = None) -> list[Tokens]:
+        """Tokens of each text behind the prompt, cut to the window."""
+        return self._tokenizer.singles(prompted(texts, prompt))
 
     def count(self, texts: Sequence[str]) -> list[int]:
         """Tokens of each text, special ones included, uncut."""
@@ -215,9 +200,15 @@ class LibraryEncoder:
     def warm_up(self) -> None:
         """Nothing to choose: the library embeds single texts as it embeds many."""
 
-    def tokenize(self, texts: Sequence[str]) -> list[Tokens]:
-        """Tokens, for their number only: the library tokenises the text again by itself."""
-        return self._tokenizer.singles(texts, keep_text=True)
+    def tokenize(self, texts: Sequence[str], prompt: str | None = None) -> list[Tokens]:
+        """Tokens, for their number only: the library tokenises the text again by itself.
+
+        So it puts the prompt before it again, the default one where none is given.
+        """
+        tokens = self._tokenizer.singles(prompted(texts, prompt), keep_text=True)
+        if prompt is None:
+            return tokens
+        return [replace(each, text=each.text[len(prompt) :], prompt=prompt) for each in tokens]
 
     def count(self, texts: Sequence[str]) -> list[int]:
         """Tokens of each text, special ones included, uncut."""
@@ -226,24 +217,30 @@ class LibraryEncoder:
 
     def pooled(self, batch: Sequence[Tokens]) -> "FloatArray":
         """Unit vectors (n, dim)."""
-        texts = [each.text for each in batch]
-        vectors = self._model.encode(
-            texts, batch_size=len(texts), show_progress_bar=False, normalize_embeddings=True
-        )
-        return _numpy(F.normalize(torch.from_numpy(vectors).float(), dim=-1))  # half may be off
+        vectors = self._encoded(batch, normalize_embeddings=True, convert_to_tensor=True)
+        return _numpy(F.normalize(torch.stack(vectors).float(), dim=-1))  # half may be off
 
     def representations(self, batch: Sequence[Tokens]) -> list[Representation]:
         """Each text's vector and its tokens' vectors."""
-        texts = [each.text for each in batch]
-        states = self._model.encode(
-            texts,
-            batch_size=len(texts),
-            show_progress_bar=False,
-            output_value="token_embeddings",
-        )
+        states = self._encoded(batch, output_value="token_embeddings")
         tokens = [_numpy(F.normalize(state.float(), dim=-1)) for state in states]
         cut = [each.truncated for each in batch]
         return [Representation(*row) for row in zip(self.pooled(batch), tokens, cut, strict=True)]
+
+    def _encoded(self, batch: Sequence[Tokens], **options: Any) -> list[torch.Tensor]:
+        """What the library makes of each text, all of one prompt together."""
+        made: dict[int, torch.Tensor] = {}
+        for prompt in dict.fromkeys(each.prompt for each in batch):
+            places = [i for i, each in enumerate(batch) if each.prompt == prompt]
+            rows = self._model.encode(
+                [batch[i].text for i in places],
+                prompt=prompt,
+                batch_size=len(places),
+                show_progress_bar=False,
+                **options,
+            )
+            made |= dict(zip(places, rows, strict=True))
+        return [made[i] for i in range(len(batch))]
 
 
 def _sentence_transformer(source: ModelSource) -> Any:

@@ -8,6 +8,7 @@ from threading import Lock
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from funnel.models.encoder import Embedder
+from funnel.models.prompts import FILE as PROMPTS
 from funnel.models.source import EMBEDDED
 
 if TYPE_CHECKING:
@@ -15,8 +16,8 @@ if TYPE_CHECKING:
 
 
 Stamp: TypeAlias = tuple[tuple[str, int, int, int], ...]
-"""A folder's weights by name, file, size and time; empty for names that stand for no folder."""
-_MARKS = ("*.safetensors", "adapter.json")
+"""A folder's weights and prompts by name, file, size and time; empty where there is no folder."""
+_MARKS = ("*.safetensors", "adapter.json", PROMPTS)
 
 
 class ModelPool:

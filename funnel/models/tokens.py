@@ -19,14 +19,15 @@ Ids = list[int]
 class Tokens:
     """One input of a model. ``split`` is where the second text's part begins, 0 if there is none.
 
-    ``truncated`` says that the text was longer than the window; ``text`` is kept only for models
-    that tokenise by themselves.
+    ``truncated`` says that the text was longer than the window; ``text`` and what stands before it,
+    the ``prompt``, are kept only for models that tokenise by themselves.
     """
 
     ids: Ids
     split: int
     truncated: bool
     text: str = ""
+    prompt: str | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -119,6 +120,11 @@ class TextTokenizer:
     def single_overhead(self) -> int:
         """Special tokens around one text."""
         return len(self._template.start) + len(self._template.end)
+
+
+def prompted(texts: Sequence[str], prompt: str | None) -> Sequence[str]:
+    """The texts behind the prompt, if there is one."""
+    return [prompt + text for text in texts] if prompt else texts
 
 
 def _text(text: object) -> str:

@@ -8,6 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from funnel.errors import InputError
+from funnel.models.prompts import declared_prompts
+from funnel.models.source import locate
 from funnel.training.checks import (
     check_probabilities,
     check_scores,
@@ -30,6 +32,7 @@ from funnel.training.students import load_bi_student
 BiLoss = Literal["cosine", "margin_mse"]
 Floats = NDArray[np.float64]
 Example = tuple[tuple[str, ...], float]
+_NAMES = ("query", "positive", "negative")
 _UNMEASURED = "nothing was measured: no example could be set aside; add queries"
 
 
@@ -124,7 +127,9 @@ def _trained(
     )
     rank = settings.lora_rank
     tuner = add_lora(model[0].model, rank, seed=settings.seed) if rank else None
-    job = Job(model, _loss(model, loss), _columns(train), _figures(model, dev), "spearman")
+    prompts = _prompts(session.base)
+    figures = _figures(model, dev, prompts)
+    job = Job(model, _loss(model, loss), _columns(train), figures, "spearman", prompts=prompts)
     outcome = session.train(job)
     if tuner is not None:
         merge_lora(tuner)
@@ -151,23 +156,33 @@ def _loss(model: Any, loss: BiLoss) -> Any:
     return MarginMSELoss(model, similarity_fct=pairwise_cos_sim)
 
 
+def _prompts(base: str) -> dict[str, str]:
+    """What the base puts before the texts of each column when it is served."""
+    declared = declared_prompts(locate(base).folder)
+    return {"query": declared.query, **dict.fromkeys(_NAMES[1:], declared.document)}
+
+
 def _columns(rows: Sequence[Example]) -> dict[str, list[Any]]:
-    names = ("query", "positive", "negative")
+    texts = zip(*(texts for texts, _ in rows), strict=True)
     columns: dict[str, list[Any]] = {
-        name: list(texts)
-        for name, texts in zip(names, zip(*(texts for texts, _ in rows), strict=True), strict=False)
+        name: list(column) for name, column in zip(_NAMES, texts, strict=False)
     }
     return {**columns, "label": [value for _, value in rows]}
 
 
-def _figures(model: Any, dev: Sequence[Example]) -> Callable[[], Mapping[str, float]] | None:
+def _figures(
+    model: Any, dev: Sequence[Example], prompts: Mapping[str, str]
+) -> Callable[[], Mapping[str, float]] | None:
     if not dev:
         return None
     columns = list(zip(*(texts for texts, _ in dev), strict=True))
     wanted = np.array([value for _, value in dev])
 
     def measure() -> Mapping[str, float]:
-        query, *others = (_encoded(model, texts) for texts in columns)
+        query, *others = (
+            _encoded(model, texts, prompts[name])
+            for name, texts in zip(_NAMES, columns, strict=False)
+        )
         cosines = [check_scores(np.einsum("nd,nd->n", query, other)) for other in others]
         if len(cosines) == 1:
             return regression_figures(cosines[0], wanted)
@@ -178,9 +193,13 @@ def _figures(model: Any, dev: Sequence[Example]) -> Callable[[], Mapping[str, fl
     return measure
 
 
-def _encoded(model: Any, texts: Sequence[str]) -> Floats:
+def _encoded(model: Any, texts: Sequence[str], prompt: str) -> Floats:
     vectors = model.encode(
-        list(texts), normalize_embeddings=True, show_progress_bar=False, batch_size=64
+        list(texts),
+        prompt=prompt,
+        normalize_embeddings=True,
+        show_progress_bar=False,
+        batch_size=64,
     )
     return np.asarray(vectors, np.float64)
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from funnel.errors import ConfigError
+from funnel.models.base import Side
 from funnel.models.source import EMBEDDED_ENCODER, locate
 
 if TYPE_CHECKING:
@@ -62,18 +63,23 @@ def logit_scores(name: str) -> Score:
 
 
 def cosine_scores(name: str) -> Score:
-    """Cosines of a bi-encoder's vectors; every distinct text is encoded once."""
+    """Cosines of a bi-encoder's vectors, of a query with a document; each is encoded once."""
     from funnel.models import Embedder
 
     embedder = Embedder(name)
-    vectors: dict[str, FloatArray] = {}  # kept from call to call: a long list comes in parts
+    # kept from call to call: a long list comes in parts
+    queries: dict[str, FloatArray] = {}
+    documents: dict[str, FloatArray] = {}
+
+    def read(texts: Sequence[str], kept: "dict[str, FloatArray]", side: Side) -> None:
+        new = [text for text in dict.fromkeys(texts) if text not in kept]
+        if new:
+            kept.update(zip(new, embedder.encode(new, side=side), strict=True))
 
     def score(pairs: Sequence[tuple[str, str]]) -> "FloatArray":
-        texts = dict.fromkeys(text for pair in pairs for text in pair)
-        new = [text for text in texts if text not in vectors]
-        if new:
-            vectors.update(zip(new, embedder.encode(new), strict=True))
-        cosines = [float(vectors[left] @ vectors[right]) for left, right in pairs]
+        read([left for left, _ in pairs], queries, "query")
+        read([right for _, right in pairs], documents, "document")
+        cosines = [float(queries[left] @ documents[right]) for left, right in pairs]
         return np.array(cosines, np.float32)
 
     return score

@@ -48,6 +48,7 @@ class Job:
     model as it stands on the development part; ``primary`` names the figure (higher is better)
     that decides which checkpoint is kept; the error breaks ties. ``figures`` is None if there is
     no development part. ``before`` are the base's, where the model is not the base any more.
+    ``prompts`` stand before each column's texts; the model's default one before all if None.
     """
 
     model: Any
@@ -56,6 +57,7 @@ class Job:
     figures: Figures | None
     primary: str
     before: Mapping[str, float] | None = None
+    prompts: Mapping[str, str] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,7 +209,7 @@ def _arguments(
         "logging_strategy": "steps",
         "logging_steps": max(1, steps // 20),
         "logging_nan_inf_filter": False,  # it would show the mean of what came before instead
-        "prompts": _prompt(job.model),
+        "prompts": _prompt(job.model) if job.prompts is None else dict(job.prompts),
         "report_to": [],
         "disable_tqdm": True,
     }

@@ -81,18 +81,24 @@ class _Candidates:
 
 
 def mine(
-    pool: Pool, settings: MiningSettings, *, encode: Encode | None, score: Score | None
+    pool: Pool,
+    settings: MiningSettings,
+    *,
+    encode: Encode | None,
+    score: Score | None,
+    encode_queries: Encode | None = None,
 ) -> Mined:
     """Find negatives for every (query, positive) of ``pool``.
 
     Candidates come from BM25 and, with ``encode`` (texts to unit vectors, shape (n, dim)), from
-    the bi-encoder; what it ranks above a positive comes first, then the two lists in turn. With
-    ``score`` (pairs to logits, shape (n,)) false negatives are dropped.
+    the bi-encoder; what it ranks above a positive comes first, then the two lists in turn. If it
+    reads queries in another way than documents, ``encode_queries`` does that. With ``score``
+    (pairs to logits, shape (n,)) false negatives are dropped.
 
     Raises:
         InputError: no candidate is left for any query.
     """
-    candidates = _candidates(pool, settings, encode)
+    candidates = _candidates(pool, settings, encode, encode_queries or encode)
     probabilities = _probabilities(pool, candidates, score) if score else None
     triples: list[Triple] = []
     dropped = unfilled = 0
@@ -162,13 +168,15 @@ def _probabilities(pool: Pool, candidates: Sequence[_Candidates], score: Score) 
     return dict(zip(keys, map(float, sigmoid(logits)), strict=True))
 
 
-def _candidates(pool: Pool, settings: MiningSettings, encode: Encode | None) -> list[_Candidates]:
+def _candidates(
+    pool: Pool, settings: MiningSettings, encode: Encode | None, encode_queries: Encode | None
+) -> list[_Candidates]:
     lexical = LexicalIndex(pool.documents)
     deepest = settings.range_max + max(len(found) for found in pool.positives)
     by_words = [lexical.top(query, deepest) for query in pool.queries]
-    dense = (
-        _dense(pool, encode, deepest) if encode else [(np.array([], np.int64), 0)] * len(by_words)
-    )
+    dense = [(np.array([], np.int64), 0)] * len(by_words)
+    if encode and encode_queries:
+        dense = _dense(pool, encode(pool.documents), encode_queries(pool.queries), deepest)
     return [
         _merged(words, vectors, worst, pool.positives[position], settings)
         for position, (words, (vectors, worst)) in enumerate(zip(by_words, dense, strict=True))
@@ -197,9 +205,10 @@ def _in_turn(left: Sequence[int], right: Sequence[int]) -> list[int]:
     return [side[rank] for rank in range(longest) for side in (left, right) if rank < len(side)]
 
 
-def _dense(pool: Pool, encode: Encode, k: int) -> list[tuple[NDArray[np.int64], int]]:
+def _dense(
+    pool: Pool, documents: "FloatArray", queries: "FloatArray", k: int
+) -> list[tuple[NDArray[np.int64], int]]:
     """For each query: the nearest documents, and how many of them precede its worst positive."""
-    documents, queries = encode(pool.documents), encode(pool.queries)
     found: list[tuple[NDArray[np.int64], int]] = []
     for start in range(0, len(queries), _BLOCK):
         for offset, scores in enumerate(queries[start : start + _BLOCK] @ documents.T):

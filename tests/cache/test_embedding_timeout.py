@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from funnel.cache.base import Answer, CacheRequest
+from funnel.models.base import Side
 from funnel.types import Document
 from tests.cache.world import FloatArray, TopicEncoder, World, hit
 
@@ -15,11 +16,12 @@ class SlowEncoder(TopicEncoder):
     """Takes ``delay_s`` for an embedding, and counts them."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.delay_s = 0.0
         self.error: Exception | None = None
         self.begun = 0
 
-    async def aencode(self, texts: Sequence[str]) -> FloatArray:
+    async def aencode(self, texts: Sequence[str], *, side: Side | None = None) -> FloatArray:
         self.begun += 1
         await asyncio.sleep(self.delay_s)
         if self.error is not None:

@@ -12,6 +12,7 @@ from funnel.cache.guarded_store import GuardedStore, StoreFault
 from funnel.cache.store import Epoch, Neighbours, Reading, Record, Stored
 from funnel.cache.store_memory import MemoryStore
 from funnel.errors import CacheError, ModelError
+from funnel.models.base import Side
 from tests.cache.world import Stages, TopicScorer, World, settle
 
 
@@ -263,7 +264,7 @@ async def test_failing_embedding_is_a_miss() -> None:
     assert served.answer.hits
 
 
-async def _fails(texts: Sequence[str]) -> Any:
+async def _fails(texts: Sequence[str], *, side: Side | None = None) -> Any:
     raise ModelError("no encoder")
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from funnel.cache.base import Answer, Served
+from funnel.models.base import Side
 from funnel.types import Hit
 from tests.cache.world import Stages, TopicScorer, World, settle
 
@@ -212,7 +213,7 @@ async def test_metadata_nested_too_deep_is_answered_and_not_kept(levels: int) ->
     assert len(world.cache.flights) == 0
 
 
-async def _hang(texts: Sequence[str]) -> Any:
+async def _hang(texts: Sequence[str], *, side: Side | None = None) -> Any:
     await asyncio.sleep(3_600)
 
 

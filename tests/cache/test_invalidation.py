@@ -10,6 +10,7 @@ from structlog.testing import capture_logs
 from funnel.cache.store import Epoch, Record, Stored
 from funnel.cache.store_memory import MemoryStore
 from funnel.errors import CacheError
+from funnel.models.base import Side
 from funnel.types import Document
 from tests.cache.world import Clock, World, settle
 
@@ -82,6 +83,14 @@ async def test_the_end_of_a_long_document_counts_too(world: World, size: int) ->
     assert await _status(world, "dogs") == "miss"
 
 
+async def test_new_document_is_read_as_one(world: World) -> None:
+    """Of an encoder that tells queries from documents; its length counts as read so, too."""
+    await _fill(world)
+    world.encoder.sides.clear()
+    await world.cache.documents_changed(upserted=[Document("new", "all there is about cats")])
+    assert world.encoder.sides == ["document", "document"]
+
+
 async def test_new_document_reaches_all_partitions_and_tenants(world: World) -> None:
     """Reverse search looks at every tenant's and every setting's answers."""
     await world.ask("a word about cats", scope="left")
@@ -112,7 +121,7 @@ async def test_interrupted_write_drops_everything(world: World) -> None:
     await _fill(world)
     encodes = asyncio.Event()
 
-    async def never(texts: Sequence[str]) -> Any:
+    async def never(texts: Sequence[str], *, side: Side | None = None) -> Any:
         encodes.set()
         await asyncio.Event().wait()
 

@@ -118,6 +118,15 @@ def test_what_serving_does_not_look_up_is_no_hit() -> None:
     assert report.tally.hits == 1
 
 
+def test_all_texts_are_read_as_queries() -> None:
+    """Both sides of a cache's pair are, when they are replayed, calibrated or served."""
+    encoder = TopicEncoder()
+    embed_log(encoder, _log(("a word about cats", "cats"), ("a word " * 40, None)))
+    pairs = [LabelledPair("a about cats", "b about cats", True)]
+    CalibrationRun(encoder, TopicScorer(), GuardSettings()).scores(pairs)
+    assert set(encoder.sides) == {"query"}
+
+
 def test_baselines_play_by_their_own_rules() -> None:
     """Exact takes repeats only; cosine takes the nearest at its threshold."""
     stream = _stream(MIXED)

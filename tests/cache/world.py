@@ -15,7 +15,7 @@ from funnel.cache.settings import CacheSettings
 from funnel.cache.store import Store
 from funnel.cache.store_memory import MemoryStore
 from funnel.deadline import Deadline
-from funnel.models.base import ScoredPairs, TextPair
+from funnel.models.base import ScoredPairs, Side, TextPair
 from funnel.query import Query
 from funnel.types import Hit, ScoreKind
 
@@ -28,31 +28,43 @@ def meaning(text: str) -> str:
 
 
 class TopicEncoder:
-    """Texts on one topic point one way, with a little of their own."""
+    """Texts on one topic point one way, with a little of their own.
+
+    ``sides`` records as what texts were read.
+    """
 
     name = "world:topics"
     revision = "1"
     dim = 64
     max_tokens = 64
 
-    def count_tokens(self, texts: Sequence[str]) -> list[int]:
+    def __init__(self) -> None:
+        self.sides: list[Side | None] = []
+
+    def count_tokens(self, texts: Sequence[str], *, side: Side | None = None) -> list[int]:
+        self.sides.extend([side] * len(texts))
         return [len(text.split()) + 2 for text in texts]
 
-    def encode(self, texts: Sequence[str], *, progress: bool = False) -> FloatArray:
+    def encode(
+        self, texts: Sequence[str], *, progress: bool = False, side: Side | None = None
+    ) -> FloatArray:
+        self.sides.extend([side] * len(texts))
         rows = [_unit(meaning(text)) + 0.2 * _unit(text) for text in texts]
         matrix = np.stack(rows).astype(np.float32)
         unit: FloatArray = matrix / np.linalg.norm(matrix, axis=1, keepdims=True)
         return unit
 
-    async def aencode(self, texts: Sequence[str]) -> FloatArray:
+    async def aencode(self, texts: Sequence[str], *, side: Side | None = None) -> FloatArray:
         await asyncio.sleep(0)
-        return self.encode(texts)
+        return self.encode(texts, side=side)
 
-    def token_vectors(self, texts: Sequence[str]) -> list[FloatArray]:
+    def token_vectors(self, texts: Sequence[str], *, side: Side | None = None) -> list[FloatArray]:
         return [self.encode(text.split()) for text in texts]
 
-    async def atoken_vectors(self, texts: Sequence[str]) -> list[FloatArray]:
-        return self.token_vectors(texts)
+    async def atoken_vectors(
+        self, texts: Sequence[str], *, side: Side | None = None
+    ) -> list[FloatArray]:
+        return self.token_vectors(texts, side=side)
 
 
 class TopicScorer:
@@ -186,7 +198,7 @@ class World:
         deadline_ms: float | None = None,
     ) -> CacheRequest:
         async def embed(text: str) -> FloatArray:
-            vectors = await self.encoder.aencode([text])
+            vectors = await self.encoder.aencode([text], side="query")
             row: FloatArray = vectors[0]
             return row
 

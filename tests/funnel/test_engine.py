@@ -13,6 +13,7 @@ from funnel import Funnel
 from funnel.cache.base import CacheRequest, Compute, Served
 from funnel.cache.null import NullCache
 from funnel.errors import ConfigError, InputError, StageError
+from funnel.models.base import Side
 from funnel.types import Candidate
 from tests.fakes import FakeEncoder, FloatArray
 from tests.funnel.funnels import CORPUS, FakeModels, longest_first, make, settings
@@ -111,12 +112,22 @@ def test_an_empty_corpus_gives_no_hits() -> None:
     assert result.degraded == ()
 
 
+def test_a_query_is_read_as_a_query() -> None:
+    """Of an encoder that tells queries from documents."""
+    encoder = FakeEncoder()
+    with make(encoder) as funnel:
+        funnel.index(CORPUS)
+        encoder.sides.clear()
+        funnel.run("password")
+    assert encoder.sides == ["query"]
+
+
 def test_nan_from_the_encoder_is_a_clear_error() -> None:
     """A broken encoder is named; it never ranks."""
 
     class BreaksOnQueries(FakeEncoder):
-        async def aencode(self, texts: Sequence[str]) -> FloatArray:
-            vectors = await super().aencode(texts)
+        async def aencode(self, texts: Sequence[str], *, side: Side | None = None) -> FloatArray:
+            vectors = await super().aencode(texts, side=side)
             return np.full_like(vectors, np.nan) if len(texts) == 1 else vectors
 
     with make(BreaksOnQueries()) as funnel:

@@ -12,6 +12,7 @@ from funnel.cache.semantic import SemanticCache
 from funnel.cache.settings import CacheSettings
 from funnel.cache.store_sqlite import SqliteStore
 from funnel.errors import ConfigError
+from funnel.models.base import Side
 from funnel.types import Candidate
 from tests.cache.world import TopicScorer
 from tests.fakes import FakeEncoder, FloatArray
@@ -72,10 +73,10 @@ def test_a_broken_write_still_clears_the_cache() -> None:
             self.told += 1
 
     class BreaksOnSecond(FakeEncoder):
-        async def aencode(self, texts: Sequence[str]) -> FloatArray:
+        async def aencode(self, texts: Sequence[str], *, side: Side | None = None) -> FloatArray:
             if any("broken" in text for text in texts):
                 raise RuntimeError("out of order")
-            return await super().aencode(texts)
+            return await super().aencode(texts, side=side)
 
     watcher = Watcher()
     with make(BreaksOnSecond(), cache=watcher) as funnel:

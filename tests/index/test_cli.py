@@ -13,6 +13,7 @@ from funnel.cache.store import StoreLimits
 from funnel.cache.store_sqlite import SqliteStore
 from funnel.cli.app import app
 from funnel.errors import CacheError, ConfigError, CorpusError, ModelError
+from funnel.models.base import Side
 from tests.cache.records import keep, payload
 from tests.fakes import FakeEncoder, FloatArray
 
@@ -145,7 +146,9 @@ class TestCache:
     ) -> None:
         """Some of it may be in the index."""
 
-        async def breaks(self: FakeEncoder, texts: Sequence[str]) -> FloatArray:
+        async def breaks(
+            self: FakeEncoder, texts: Sequence[str], *, side: Side | None = None
+        ) -> FloatArray:
             raise ModelError("out of order")
 
         monkeypatch.setattr(FakeEncoder, "aencode", breaks)
@@ -158,7 +161,9 @@ class TestCache:
     ) -> None:
         """Ctrl-C, which asyncio turns into a cancelled main task, while documents are embedded."""
 
-        async def interrupted(self: FakeEncoder, texts: Sequence[str]) -> FloatArray:
+        async def interrupted(
+            self: FakeEncoder, texts: Sequence[str], *, side: Side | None = None
+        ) -> FloatArray:
             for task in asyncio.all_tasks():
                 task.cancel()
             await asyncio.sleep(30)

@@ -9,6 +9,7 @@ from funnel.deadline import Deadline
 from funnel.errors import ConfigError, CorpusError, InputError, ModelError
 from funnel.index import DocumentIndex, Found
 from funnel.indexing.terms import TERMS_VERSION, Bm25Settings
+from funnel.models.base import Side
 from funnel.types import Document
 from tests.fakes import FakeEncoder, FloatArray
 from tests.index.conftest import DOCUMENTS, Opener
@@ -185,10 +186,10 @@ class BreakingEncoder(FakeEncoder):
         super().__init__()
         self.after = after
 
-    async def aencode(self, texts: Any) -> FloatArray:
+    async def aencode(self, texts: Any, *, side: Side | None = None) -> FloatArray:
         if len(self.texts) + len(texts) > self.after:
             raise RuntimeError("killed")
-        return await super().aencode(texts)
+        return await super().aencode(texts, side=side)
 
 
 async def test_scores_do_not_depend_on_how_documents_came_in(opened: Opener) -> None:
@@ -309,7 +310,7 @@ async def test_vectors_that_are_not_finite_are_refused(opened: Opener, value: fl
     with pytest.raises(InputError, match="NaN or infinite"):
         await index.search(vector=np.full(64, value, dtype=np.float32))
 
-    async def broken(texts: Any) -> FloatArray:
+    async def broken(texts: Any, *, side: Side | None = None) -> FloatArray:
         return np.full((len(texts), 64), value, dtype=np.float32)
 
     encoder.aencode = broken  # type: ignore[method-assign]

@@ -9,6 +9,7 @@ import pytest
 from funnel.errors import ModelError
 from funnel.index import DocumentIndex
 from funnel.indexing.qdrant import QdrantSettings
+from funnel.models.base import Side
 from tests.fakes import FakeEncoder, FloatArray
 
 DOCUMENTS = [{"id": str(n), "text": f"document number {n}"} for n in range(12)]
@@ -22,7 +23,7 @@ class Paired(FakeEncoder):
         self.begun = 0
         self.changed = asyncio.Condition()
 
-    async def aencode(self, texts: Sequence[str]) -> FloatArray:
+    async def aencode(self, texts: Sequence[str], *, side: Side | None = None) -> FloatArray:
         async with self.changed:
             self.begun += 1
             mine = self.begun
@@ -35,7 +36,7 @@ class Paired(FakeEncoder):
 class Failing(FakeEncoder):
     """Fails on the text of one document; the window after it is slow."""
 
-    async def aencode(self, texts: Sequence[str]) -> FloatArray:
+    async def aencode(self, texts: Sequence[str], *, side: Side | None = None) -> FloatArray:
         if any(text.endswith(" 5") for text in texts):
             raise ModelError("window 2 cannot be embedded")
         if any(text.endswith(" 8") for text in texts):
@@ -70,6 +71,16 @@ async def test_a_window_is_begun_while_the_one_before_is_embedded() -> None:
     report = await index.upsert(DOCUMENTS)
     assert report.new == 12
     assert stored == [document["id"] for document in DOCUMENTS]
+    await index.aclose()
+
+
+async def test_documents_are_read_as_documents() -> None:
+    """As a whole and token by token, of an encoder that tells queries from documents."""
+    encoder = FakeEncoder()
+    index = DocumentIndex(QdrantSettings(token_vectors=True), "docs", encoder)
+    await index.start()
+    await index.upsert(DOCUMENTS[:2])
+    assert encoder.sides == ["document"] * 4
     await index.aclose()
 
 

@@ -13,6 +13,7 @@ from funnel.errors import BackendUnavailable
 from funnel.index import DocumentIndex
 from funnel.indexing.lease import WRITERS
 from funnel.indexing.qdrant import QdrantSettings
+from funnel.models.base import Side
 from funnel.writing import Writer
 from tests.fakes import FakeEncoder, FloatArray
 from tests.index.conftest import DOCUMENTS
@@ -116,9 +117,9 @@ async def test_a_long_write_lets_a_short_one_in_between(
     await one.upsert([{"id": "old", "text": "fox"}])
     slow = one._encoder.aencode
 
-    async def slowly(texts: Sequence[str]) -> FloatArray:
+    async def slowly(texts: Sequence[str], *, side: Side | None = None) -> FloatArray:
         await asyncio.sleep(0.1)
-        return await slow(texts)
+        return await slow(texts, side=side)
 
     monkeypatch.setattr(one._encoder, "aencode", slowly)
     long = asyncio.create_task(one.upsert(corpus("x", 600)))

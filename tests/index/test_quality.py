@@ -13,6 +13,7 @@ import pytest
 from funnel.index import DocumentIndex
 from funnel.indexing.qdrant import QdrantSettings
 from funnel.indexing.terms import Analyzer, Bm25Settings
+from funnel.models.base import Side
 from tests.fakes import FakeEncoder, FloatArray
 
 ROOT = Path(__file__).parents[2]
@@ -26,7 +27,7 @@ pytestmark = [
 class NoEncoder(FakeEncoder):
     """Gives every text the same vector, for tests of BM25 alone."""
 
-    async def aencode(self, texts: Sequence[str]) -> FloatArray:
+    async def aencode(self, texts: Sequence[str], *, side: Side | None = None) -> FloatArray:
         return np.ones((len(texts), self.dim), dtype=np.float32)
 
 

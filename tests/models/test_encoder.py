@@ -1,15 +1,12 @@
 """The embedder: the published vectors, in any batch, from threads and tasks."""
 
 import asyncio
-import json
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 import numpy as np
 import pytest
-from structlog.testing import capture_logs
 
 from funnel.errors import InputError, ModelError
 from funnel.models import Embedder
@@ -61,19 +58,6 @@ def test_a_folder_saved_anew_goes_through_the_own_forward_pass(
     vectors = np.concatenate([network.pooled(network.tokenize([text])) for text in TEXTS[:4]])
     expected = library.encode(TEXTS[:4], show_progress_bar=False)
     np.testing.assert_allclose(vectors, expected, atol=2e-6)
-
-
-@pytest.mark.parametrize(("prompts", "told"), [({"query": "query: "}, 1), ({"query": ""}, 0)])
-def test_prompts_that_a_model_declares_are_said_not_to_be_applied(
-    tmp_path: Path, prompts: dict[str, str], told: int
-) -> None:
-    """It was trained with them, and ranks worse without."""
-    folder = tmp_path / "model"
-    shutil.copytree(locate(EMBEDDED_ENCODER).folder, folder)
-    (folder / "config_sentence_transformers.json").write_text(json.dumps({"prompts": prompts}))
-    with capture_logs() as logs:
-        open_network(locate(str(folder)), "fp32")
-    assert [entry["event"] for entry in logs].count("prompts_not_applied") == told
 
 
 def test_vectors_are_float32_and_of_unit_length(embedder: Embedder) -> None:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from funnel.deadline import Deadline
 from funnel.errors import StageTimeout
 from funnel.models import Embedder, encoder_networks
+from funnel.models.base import Side
 from funnel.models.maxsim import maxsim
 from funnel.models.representations import Representation
 from funnel.models.source import EMBEDDED_ENCODER
@@ -183,10 +184,10 @@ async def test_what_was_read_in_time_is_handed_over_and_kept() -> None:
 
     class Noted(_SlowEmbedder):
         async def arepresent(
-            self, texts: Sequence[str], deadline: Deadline
+            self, texts: Sequence[str], deadline: Deadline, *, side: Side | None = None
         ) -> list[Representation | None]:
             ends.append(deadline.end)
-            return await super().arepresent(texts, deadline)
+            return await super().arepresent(texts, deadline, side=side)
 
     stage = _stage(Noted(EMBEDDED_ENCODER))
     await stage.start()
@@ -202,6 +203,22 @@ async def test_what_was_read_in_time_is_handed_over_and_kept() -> None:
         assert all(end and end < request.deadline.end for end in ends)
         counts.append(len(output.ranking))
     assert 4 < counts[0] < counts[1] < len(many)
+
+
+async def test_each_text_is_read_on_its_side() -> None:
+    """Of an encoder that tells queries from documents."""
+    sides: dict[str, Side | None] = {}
+
+    class Noted(Embedder):
+        async def arepresent(
+            self, texts: Sequence[str], deadline: Deadline, *, side: Side | None = None
+        ) -> list[Representation | None]:
+            sides.update(dict.fromkeys(texts, side))
+            return await super().arepresent(texts, deadline, side=side)
+
+    stage = _stage(Noted(EMBEDDED_ENCODER))
+    await stage.run(_request(stage.settings), CANDIDATES)
+    assert sides == {QUERY: "query", **dict.fromkeys(TEXTS.values(), "document")}
 
 
 async def test_the_query_is_read_first() -> None:

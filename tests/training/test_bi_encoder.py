@@ -4,6 +4,7 @@ import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from safetensors.numpy import load_file
 
 from funnel.errors import TrainingStopped
 from funnel.models import Embedder
+from funnel.models.prompts import FILE
 from funnel.training import (
     LabelledPair,
     RunOptions,
@@ -105,28 +107,57 @@ def test_a_resumed_distillation_ends_with_the_same_weights(
     assert all(np.array_equal(first[name], second[name]) for name in first)
 
 
-def test_a_prompt_that_stands_before_every_text_does_so_in_training(
-    tmp_path: Path, tiny_bi: str, pairs: Pairs, exact: TrainSettings
+def _prompted(tiny_bi: str, folder: Path, prompts: dict[str, Any]) -> str:
+    shutil.copytree(tiny_bi, folder)
+    settings = json.loads((folder / FILE).read_text())
+    (folder / FILE).write_text(json.dumps(settings | prompts))
+    return str(folder)
+
+
+@pytest.mark.parametrize(
+    ("prompts", "query", "document"),
+    [
+        (
+            {"prompts": {"all": "about the "}, "default_prompt_name": "all"},
+            "about the ",
+            "about the ",
+        ),
+        ({"prompts": {"query": "find: ", "passage": "about: "}}, "find: ", "about: "),
+    ],
+)
+def test_prompts_stand_before_the_texts_in_training_too(
+    tmp_path: Path,
+    tiny_bi: str,
+    pairs: Pairs,
+    exact: TrainSettings,
+    prompts: dict[str, Any],
+    query: str,
+    document: str,
 ) -> None:
-    """As when it is served: the same as if it stood in the data."""
-    prompted = tmp_path / "prompted"
-    shutil.copytree(tiny_bi, prompted)
-    settings = json.loads((prompted / "config_sentence_transformers.json").read_text())
-    settings |= {"prompts": {"all": "about the "}, "default_prompt_name": "all"}
-    (prompted / "config_sentence_transformers.json").write_text(json.dumps(settings))
+    """As when the model is served: the same as if they stood in the data, figures included."""
     written = [
-        replace(pair, query=f"about the {pair.query}", document=f"about the {pair.document}")
-        for pair in pairs
+        replace(pair, query=query + pair.query, document=document + pair.document) for pair in pairs
     ]
     made: list[dict[str, np.ndarray]] = []
-    for base, rows in ((str(prompted), pairs), (tiny_bi, written)):
+    figures = []
+    for base, rows in ((_prompted(tiny_bi, tmp_path / "p", prompts), pairs), (tiny_bi, written)):
         output = tmp_path / f"m{len(made)}"
         data = from_pairs(rows, scale="probability")
-        train_bi_encoder(
-            data, RunOptions(output=output), base=base, settings=replace(exact, dev_share=0)
+        report = train_bi_encoder(
+            data, RunOptions(output=output), base=base, settings=replace(exact, dev_share=0.2)
         )
         made.append(load_file(next(output.rglob("model.safetensors"))))
+        figures.append(report.before)
     assert all(np.array_equal(made[0][name], made[1][name]) for name in made[0])
+    assert figures[0] == pytest.approx(figures[1])
+
+
+def test_pairs_are_judged_as_queries_with_documents(tmp_path: Path, tiny_bi: str) -> None:
+    """Each side behind its own prompt."""
+    prompts = {"prompts": {"query": "find: ", "passage": "about: "}}
+    judged = pair_scores(_prompted(tiny_bi, tmp_path / "p", prompts))([("alpha", "beta")])
+    written = pair_scores(tiny_bi)([("find: alpha", "about: beta")])
+    np.testing.assert_allclose(judged, written, atol=1e-6)
 
 
 def test_the_result_is_recognised_as_a_bi_encoder(

@@ -55,6 +55,16 @@ def test_the_encoders_own_errors_come_first() -> None:
     assert found.counts.errors == 1
 
 
+def test_queries_may_be_encoded_in_another_way() -> None:
+    """Some bi-encoders read other words before a query than before a document."""
+
+    def reversed_(texts: Sequence[str]) -> np.ndarray[tuple[int, int], np.dtype[np.float32]]:
+        return -encode(texts)
+
+    found = mine(POOL, ONE, encode=encode, encode_queries=reversed_, score=None)
+    assert found.counts.errors > 1
+
+
 def test_the_cross_encoder_drops_false_negatives() -> None:
     """What the teacher finds as probable as the positive is no negative; the drop is counted."""
     found = mine(POOL, ONE, encode=encode, score=score)

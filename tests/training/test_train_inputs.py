@@ -25,7 +25,7 @@ def test_encoding_for_mining_shows_a_bar_on_a_terminal_only(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A whole corpus takes long; a log file is no place for a bar."""
-    encode = encoder(EMBEDDED_ENCODER)
+    encode = encoder(EMBEDDED_ENCODER, "document")
     assert encode(["find alpha"]).shape == (1, 384)
     assert "embedding" not in capsys.readouterr().err
     terminal = stderr_terminal(monkeypatch)
@@ -35,7 +35,7 @@ def test_encoding_for_mining_shows_a_bar_on_a_terminal_only(
 
 def test_none_is_no_encoder() -> None:
     """Mining goes by words alone then."""
-    assert encoder("none") is None
+    assert encoder("none", "query") is None
 
 
 def test_a_run_goes_on_with_what_its_teacher_said_before(
