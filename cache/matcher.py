@@ -126,12 +126,16 @@ class Matcher:
         self.policy = self._threshold.policy
         self.identity: dict[str, object] = {}
 
-    async def prepare(self) -> None:
-        """Load the models; a verifier that cannot be loaded leaves the exact tiers."""
+    async def prepare(self, *, load: bool = True) -> None:
+        """Load the models; a verifier that cannot be loaded leaves the exact tiers.
+
+        Without ``load`` no model is, and nothing can be judged: only the policy is settled.
+        """
         scorer = self.verifier.scorer
+        identify = self._load_models if load else self._read_revision
         try:
             embedder = await asyncio.to_thread(lambda: self._encoder.revision)
-            revision = await self._load_models() if self._settings.semantic else ""
+            revision = await identify() if self._settings.semantic else ""
         except FunnelError as error:
             self._without_verifier(str(error))
             return
@@ -166,6 +170,11 @@ class Matcher:
         revision = await asyncio.to_thread(lambda: scorer.revision)
         await scorer.ascore([("warm", "up")], deadline=Deadline())
         return revision
+
+    async def _read_revision(self) -> str:
+        from funnel.models.scorer import revision_of
+
+        return await asyncio.to_thread(revision_of, self.verifier.scorer.name)
 
     @property
     def problem(self) -> str:

@@ -121,6 +121,10 @@ class SemanticCache(QueryCache):
         except FunnelError as error:
             log.warning("cache.store_not_reached", error=str(error))
 
+    async def inspect(self) -> None:
+        """Connect and find out what would be accepted, without a model: enough for ``stats``."""
+        await asyncio.gather(self.connect(), self.matcher.prepare(load=False))
+
     async def _prepared(self) -> None:
         """The models are loaded, by whoever came first; later callers only look."""
         if self._preparing is None:

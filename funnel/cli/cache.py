@@ -211,8 +211,11 @@ def _settings(config: Path | None) -> "FunnelSettings":
 
 
 async def _stats(settings: "FunnelSettings") -> Mapping[str, Any]:
+    from funnel.cache.semantic import SemanticCache
+
     async with _alone(settings) as cache:
-        await cache.start()
+        if isinstance(cache, SemanticCache):
+            await cache.inspect()
         return await cache.stats()
 
 

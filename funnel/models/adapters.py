@@ -221,8 +221,7 @@ class Adapter:
     @property
     def revision(self) -> str:
         """What identifies its scores: a hash of the weights and of how they are combined."""
-        parts = f"{self.sha256}{sorted(self.combine.named().items())}"
-        return hashlib.sha256(parts.encode()).hexdigest()[:16]
+        return _revision(self.sha256, self.combine)
 
 
 def save_adapter(path: Path, adapter: Adapter, *, card: str) -> str:
@@ -272,15 +271,37 @@ def read_adapter(path: Path) -> Adapter:
     Raises:
         ModelError: a file is missing or damaged, or its format is not known here.
     """
-    settings = _read_settings(path)
-    weights = _read_bytes(path / WEIGHTS_FILE)
+    settings, weights = _read_settings(path), _read_bytes(path / WEIGHTS_FILE)
+    return _adapter(path, settings, weights, _checked_digest(path, settings, weights))
+
+
+def adapter_revision(path: Path) -> str:
+    """The revision of an adapter, verified, without its tensors.
+
+    Raises:
+        ModelError: as :func:`read_adapter`.
+    """
+    settings, weights = _read_settings(path), _read_bytes(path / WEIGHTS_FILE)
+    digest = _checked_digest(path, settings, weights)
+    try:
+        return _revision(digest, _combination(settings["combine"]))
+    except (KeyError, TypeError, ValueError) as problem:
+        raise _unusable(path, problem) from problem
+
+
+def _revision(sha256: str, combine: Combination) -> str:
+    parts = f"{sha256}{sorted(combine.named().items())}"
+    return hashlib.sha256(parts.encode()).hexdigest()[:16]
+
+
+def _checked_digest(path: Path, settings: dict[str, Any], weights: bytes) -> str:
     digest = hashlib.sha256(weights).hexdigest()
     if digest != settings.get("sha256"):
         raise ModelError(
             f"{path / WEIGHTS_FILE} is damaged: its SHA-256 is {digest}, adapter.json says "
             f"{settings.get('sha256')}; install or train the adapter again"
         )
-    return _adapter(path, settings, weights, digest)
+    return digest
 
 
 def _read_bytes(path: Path) -> bytes:
@@ -326,10 +347,14 @@ def _adapter(path: Path, settings: dict[str, Any], weights: bytes, digest: str) 
             sha256=digest,
         )
     except (KeyError, TypeError, ValueError, SafetensorError) as problem:
-        raise ModelError(
-            f"{path / SETTINGS_FILE} or its weights cannot be used: "
-            f"{type(problem).__name__}: {problem}; install or train the adapter again"
-        ) from problem
+        raise _unusable(path, problem) from problem
+
+
+def _unusable(path: Path, problem: Exception) -> ModelError:
+    return ModelError(
+        f"{path / SETTINGS_FILE} or its weights cannot be used: "
+        f"{type(problem).__name__}: {problem}; install or train the adapter again"
+    )
 
 
 def _at_least_one(name: str, found: Any) -> int:

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from threading import Event, Lock
 from typing import TYPE_CHECKING, Any
 
@@ -10,9 +11,11 @@ import numpy as np
 
 from funnel.deadline import Deadline
 from funnel.errors import InputError, ModelError
+from funnel.models.adapters import adapter_revision, is_adapter
 from funnel.models.base import ScoredPairs, Shortening, TextPair
 from funnel.models.jobs import Lane
 from funnel.models.score_cache import PairScoreCache, Recall
+from funnel.models.source import EMBEDDED, SHIPPED, check_scorer_name, locate
 from funnel.models.worker import ModelWorker, awaited, model_worker
 from funnel.types import ScoreKind
 
@@ -275,6 +278,19 @@ class CrossEncoderScorer:
             )
         truncated = sum(item.truncated for item in items[: result.done])
         return ScoredPairs(values, truncated, result.done, left_out=result.left_out)
+
+
+def revision_of(name: str) -> str:
+    """The revision of the scorer of that name, by its files: nothing is loaded.
+
+    Raises:
+        ModelError: it is missing, or its files are not whole.
+    """
+    check_scorer_name(name)
+    if name.startswith(EMBEDDED):
+        return adapter_revision(SHIPPED / name.removeprefix(EMBEDDED))
+    folder = Path(name).expanduser()
+    return adapter_revision(folder) if is_adapter(folder) else locate(name).revision
 
 
 def _checked(pairs: Sequence[TextPair]) -> list[TextPair]:

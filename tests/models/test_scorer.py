@@ -15,6 +15,7 @@ from funnel.errors import ConfigError, InputError, ModelError
 from funnel.models import CrossEncoderScorer
 from funnel.models.base import Shortening
 from funnel.models.pair_models import PairItem
+from funnel.models.scorer import revision_of
 from funnel.models.worker import ModelWorker
 from tests.models.leaving import Held, leaves_no_work
 from tests.models.tiny import WORDS, save_cross_encoder, save_headless, save_tokenizer
@@ -234,11 +235,12 @@ def test_revision_follows_the_weights(bert: Path, tmp_path: Path) -> None:
         return CrossEncoderScorer(str(folder), backend="torch-fp32").revision
 
     other = save_cross_encoder(tmp_path)
-    assert revision(other) == revision(bert)
+    assert revision(other) == revision(bert) == revision_of(str(bert))
     tensors = load_file(other / "model.safetensors")
     tensors["classifier.bias"] += 1
     save_file(tensors, other / "model.safetensors", metadata={"format": "pt"})
     assert revision(other) != revision(bert)
+    assert revision(other) == revision_of(str(other))
 
 
 async def test_depth_is_cut_under_lasting_pressure_only(bert: Path) -> None:
