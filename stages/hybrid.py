@@ -8,7 +8,7 @@ Qdrant, whose own fusion counts from zero, defaults to k=2 and drops the sources
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, cast
 
-from pydantic import Field, field_validator
+from pydantic import Field, ValidationInfo, field_validator
 
 from funnel.stages.base import Ranked, StageOutput, StageRequest, StageSettings
 from funnel.stages.retriever import Retriever
@@ -26,8 +26,9 @@ class HybridSettings(StageSettings):
     """How the two sources are weighed.
 
     ``rrf_k`` flattens the ranks' influence. ``weights`` scale the sources (1 each by default), 0
-    leaves one out. ``prefetch`` is how many documents each source contributes; by default k, but
-    at least 100.
+    leaves one out. ``prefetch`` is how many documents each source contributes, k or more (two
+    sources that agree find no others); by default k, but at least 100. A call that asks for more
+    than that gets as many.
     """
 
     kind: str = "hybrid"
@@ -44,6 +45,17 @@ class HybridSettings(StageSettings):
         if not any(filled.values()):
             raise ValueError(f"got {weights}, expected at least one weight above 0")
         return filled
+
+    @field_validator("prefetch")
+    @classmethod
+    def _no_fewer_than_k(cls, prefetch: int | None, info: ValidationInfo) -> int | None:
+        k = info.data.get("k", 0)
+        if prefetch is not None and prefetch < k:
+            raise ValueError(
+                f"got {prefetch}, expected at least k ({k}), of which a query might get fewer; "
+                "raise prefetch, lower k, or leave prefetch out"
+            )
+        return prefetch
 
 
 class HybridStage(Retriever):
@@ -72,7 +84,7 @@ class HybridStage(Retriever):
         found = await self._index.search(
             vector=await request.query.vector() if settings.weights["dense"] else None,
             terms=request.query.text if settings.weights["bm25"] else None,
-            k=settings.prefetch or max(request.k, LEAST_PREFETCH),
+            k=max(settings.prefetch or LEAST_PREFETCH, request.k),
             filters=request.query.filters,
             deadline=request.deadline,
         )

@@ -113,10 +113,10 @@ def shallower_runs(
 def held(stage: "StageSettings", depth: int) -> dict[str, Any]:
     """Settings that would follow ``k``, held as they are at ``depth``.
 
-    A hybrid stage without ``prefetch`` fetches more for a larger ``k``, and fuses to another order.
+    A hybrid stage fetches ``k`` from each source or more, and then fuses to another order.
     """
-    follows = isinstance(stage, HybridSettings) and stage.prefetch is None
-    return {"prefetch": depth} if follows and depth > LEAST_PREFETCH else {}
+    follows = isinstance(stage, HybridSettings) and depth > (stage.prefetch or LEAST_PREFETCH)
+    return {"prefetch": depth} if follows else {}
 
 
 def deep_overrides(funnel: "Funnel", size: int, depth: int) -> dict[str, dict[str, Any]]:

@@ -1,6 +1,8 @@
 """The hybrid stage: reciprocal rank fusion of dense and BM25."""
 
 from collections.abc import AsyncIterator
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -8,7 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from funnel.errors import ConfigError
 from funnel.index import DocumentIndex, Found
+from funnel.settings import FunnelSettings
 from funnel.stages.hybrid import HybridSettings, HybridStage, fuse
 from funnel.types import Document, SourceScore
 from tests.stages.retrieval import filled, ids, request, resources
@@ -107,9 +111,27 @@ async def test_a_source_of_weight_zero_is_not_asked(index: DocumentIndex) -> Non
 async def test_overrides_of_a_call_are_obeyed(index: DocumentIndex) -> None:
     """The request's settings win over the stage's own."""
     stage = HybridStage.build(HybridSettings(k=4), resources(index))
-    narrow = HybridSettings(k=4, prefetch=1, weights={"bm25": 3})
+    narrow = HybridSettings(k=1, prefetch=1, weights={"bm25": 3})
     output = await stage.run(request(narrow, "cat"), [])
     assert output.details["dense"] == output.details["bm25"] == 1
+
+
+async def test_a_call_for_more_than_prefetch_fetches_more(index: DocumentIndex) -> None:
+    """As it widens the stage itself: no hit is missing for want of candidates."""
+    settings = HybridSettings(k=1, prefetch=1, weights={"dense": 0})
+    stage = HybridStage.build(settings, resources(index))
+    output = await stage.run(replace(request(settings, "cat"), k=2), [])
+    assert len(ids(output)) == output.details["bm25"] == 2
+
+
+def test_prefetch_below_k_is_refused(tmp_path: Path) -> None:
+    """A query might get fewer than k hits, and nothing would say why."""
+    file = tmp_path / "c.yaml"
+    file.write_text("stages: [{kind: hybrid, top_k: 50, prefetch: 20}]")
+    expected = r"c.yaml: stages\[0\].prefetch: got 20, expected at least k \(50\).*raise prefetch"
+    with pytest.raises(ConfigError, match=expected):
+        FunnelSettings.from_yaml(file, environment={})
+    assert HybridSettings(k=20, prefetch=20).prefetch == 20
 
 
 @pytest.mark.parametrize(
