@@ -4,18 +4,19 @@ import re
 from pathlib import Path
 from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
+from pydantic import ConfigDict, Field, SecretStr, field_validator, model_validator
 
 from funnel.cache.store import LONGEST_S, StoreLimits
 from funnel.cache.synonyms import plain
 from funnel.models.names import ScorerName
+from funnel.settings_model import SettingsModel
 
 _MOST_ENTRIES = 10_000_000  # who asked for room is remembered in 16 bytes for each
 _MOST_BYTES = 2**50
 _LONGEST_WORDING = 200
 
 
-class VerifierSettings(BaseModel):
+class VerifierSettings(SettingsModel):
     """The duplicate cross-encoder. ``timeout_ms`` bounds its one pass; a timeout is a miss."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -24,7 +25,7 @@ class VerifierSettings(BaseModel):
     timeout_ms: float = Field(default=250, gt=0, le=10_000)
 
 
-class GuardSettings(BaseModel):
+class GuardSettings(SettingsModel):
     """Which differences between two questions are looked for before the verifier is believed."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -36,7 +37,7 @@ class GuardSettings(BaseModel):
     order: bool = True
 
 
-class CacheSettings(BaseModel):
+class CacheSettings(SettingsModel):
     """The semantic cache.
 
     Where: ``store`` with ``url`` (Redis) or ``path`` (SQLite); ``namespace`` separates deployments

@@ -101,9 +101,9 @@ def _overridden(settings: StageSettings, changes: Mapping[str, Any]) -> StageSet
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         key = ".".join(str(part) for part in first["loc"])
-        raise InputError(
-            f"overrides[{settings.name!r}].{key}: got {first['input']!r:.80}; {first['msg']}"
-        ) from error
+        ours = first["type"] == "value_error"  # the message says it all
+        said = first["ctx"]["error"] if ours else f"got {first['input']!r:.80}; {first['msg']}"
+        raise InputError(f"overrides[{settings.name!r}].{key}: {said}") from error
 
 
 def _check_k(k: object) -> None:

@@ -33,6 +33,7 @@ from funnel.indexing.filters import check_filters
 from funnel.indexing.qdrant import Bm25Settings, QdrantSettings
 from funnel.models.names import EncoderName
 from funnel.registry import stage_class, suggestion
+from funnel.settings_model import SettingsModel
 from funnel.stages.base import StageSettings
 
 DEFAULT_EMBEDDER = "embedded:all-MiniLM-L6-v2"
@@ -46,7 +47,7 @@ class _Misfit(ValueError):
         super().__init__(message)
 
 
-class ModelsSettings(BaseModel):
+class ModelsSettings(SettingsModel):
     """``embedder`` is the encoder of the index: ``embedded:NAME``, a hub id or a path."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -63,7 +64,7 @@ class Secrets(BaseSettings):
     funnel_service_token: SecretStr | None = None
 
 
-class FunnelSettings(BaseModel):
+class FunnelSettings(SettingsModel):
     """One funnel: its collection, stages, models, stores and limits.
 
     ``deadline_ms`` is the default for a query; ``reserve_ms`` of it are kept back so that a

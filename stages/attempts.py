@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import ConfigDict, Field
 
 from funnel.deadline import Deadline
 from funnel.errors import (
@@ -22,6 +22,7 @@ from funnel.errors import (
     StageTimeout,
 )
 from funnel.log import get_logger
+from funnel.settings_model import SettingsModel
 from funnel.stages.listwise_prompt import SCHEMA, Prompt
 from funnel.stages.openrouter import OpenRouter
 from funnel.stages.openrouter_answer import PromptTooLong, content
@@ -34,7 +35,7 @@ FIRST_PAUSE_S = 0.25
 _CHARS_PER_TOKEN = 2  # a low guess on purpose: it makes the bound of a call's cost a high one
 
 
-class MaxPrice(BaseModel):
+class MaxPrice(SettingsModel):
     """The highest price that an endpoint may take, in US dollars for a million tokens."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)

@@ -9,10 +9,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
-from pydantic import AliasChoices, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AliasChoices, ConfigDict, Field, model_validator
 
 from funnel.deadline import NO_DEADLINE, Deadline
 from funnel.query import Query
+from funnel.settings_model import SettingsModel
 from funnel.types import Candidate, Document, ScoreKind, SourceScore, Usage
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 Role = Literal["retrieve", "rerank"]
 
 
-class StageSettings(BaseModel):
+class StageSettings(SettingsModel):
     """The keys that every stage understands. Subclasses add their own.
 
     ``k``: how many candidates the stage keeps. ``min_score``: inclusive, on the stage's own score

@@ -14,7 +14,7 @@ from json import JSONDecodeError
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
+from pydantic import ConfigDict, Field, SecretStr, model_validator
 
 from funnel.deadline import Deadline
 from funnel.errors import (
@@ -29,6 +29,7 @@ from funnel.errors import (
 )
 from funnel.indexing.filters import Condition, qdrant_filter
 from funnel.indexing.terms import Bm25Settings, SparseTerms
+from funnel.settings_model import SettingsModel
 
 if TYPE_CHECKING:
     from qdrant_client import AsyncQdrantClient, models
@@ -46,7 +47,7 @@ _WRITE_LIMIT_S = 60.0  # a busy server takes its time over a batch, and a cluste
 _HOST_AND_PORT = re.compile(r"[A-Za-z0-9][A-Za-z0-9.-]*:[0-9]+")
 
 
-class QdrantSettings(BaseModel):
+class QdrantSettings(SettingsModel):
     """Where the documents are: a server's ``url``, a local ``path``, or ``path: ":memory:"``.
 
     ``timeout_ms`` limits each read from a server; writes may take a minute. ``prefer_grpc`` uses

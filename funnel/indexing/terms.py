@@ -15,10 +15,11 @@ from dataclasses import dataclass
 from functools import cache, lru_cache
 from typing import Annotated
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, ConfigDict, Field
 
 from funnel.indexing.stopwords import STOP_WORDS
 from funnel.marks import few_marks
+from funnel.settings_model import SettingsModel
 
 _WORD = re.compile(r"\w+")
 _UNSPACED = re.compile(
@@ -44,7 +45,7 @@ def _known_language(language: str) -> str:
     return language
 
 
-class Bm25Settings(BaseModel):
+class Bm25Settings(SettingsModel):
     """How texts become terms and weights. Stored with the collection, so that queries agree.
 
     ``k1`` saturates repeated terms, ``b`` corrects for length. ``language`` picks the Snowball

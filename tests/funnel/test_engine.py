@@ -81,6 +81,7 @@ def test_filters_restrict_the_documents(funnel: Funnel) -> None:
         ({"overrides": {"length": None}}, "got None, expected a mapping"),
         ({"overrides": {"length": {"function": "x"}}}, "cannot change per call"),
         ({"overrides": {"length": {"k": "many"}}}, "got 'many'"),
+        ({"overrides": {"length": {"k": True}}}, "['length'].k: got true, expected a number"),
     ],
 )
 def test_wrong_options_are_refused(funnel: Funnel, options: dict[str, Any], part: str) -> None:
