@@ -10,6 +10,7 @@ import torch
 
 from funnel.errors import ConfigError
 from funnel.log import get_logger
+from funnel.models.bert import embedding_rows, read_config
 from funnel.models.calibration import Measured, choose, compared
 from funnel.models.cross_networks import LibraryCross, TorchCross
 from funnel.models.hardware import cpu_flags, cpu_has_fast_bf16, cpu_has_fast_int8
@@ -83,8 +84,11 @@ def open_cross_network(
     Raises:
         ConfigError: there is no such backend, or it cannot run this model or on this machine.
         MissingExtra: it needs a package that is not installed (``auto`` does without).
+        ModelError: the tokenizer gives ids that the model has no embeddings for.
     """
     check_backend(backend)
+    if rows := _embedding_rows(source, model):
+        tokenizer.check_fits(source.name, rows)
     openers = _openers(source, model)
     if backend == "auto":
         choice = _fastest(source, openers, tokenizer)
@@ -93,6 +97,12 @@ def open_cross_network(
         gated = gated and backend.endswith(_LOSSY)
         choice = _named(source, backend, openers, tokenizer) if gated else Choice(backend)
     return openers[choice.backend](), choice
+
+
+def _embedding_rows(source: "ModelSource", model: "CrossBert | None") -> int | None:
+    if model is None:
+        return embedding_rows(read_config(source.folder))
+    return model.encoder.words.num_embeddings
 
 
 def _fastest(source: "ModelSource", openers: Openers, tokenizer: "TextTokenizer") -> Choice:

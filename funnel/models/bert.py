@@ -116,6 +116,12 @@ def max_positions(config: Mapping[str, object]) -> int:
     return max(0, int(str(config.get("max_position_embeddings") or 0)) - skipped)
 
 
+def embedding_rows(config: Mapping[str, object]) -> int | None:
+    """Token ids that a network has embeddings for; None if its config does not tell."""
+    rows = config.get("vocab_size")
+    return rows if isinstance(rows, int) else None
+
+
 def read_weights(folder: Path) -> dict[str, Tensor]:
     """All tensors of the folder's safetensors files, as float32, by their short names.
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F  # noqa: N812  # torch's own spelling
 
 from funnel.errors import ModelError
-from funnel.models.bert import collate, read_json
+from funnel.models.bert import collate, embedding_rows, read_config, read_json
 from funnel.models.cross_networks import from_folder, window
 from funnel.models.representations import Representation
 from funnel.models.source import ModelSource
@@ -76,6 +76,8 @@ class ColbertEncoder:
         self._projection = projection.float()
         self._tokenizer = TextTokenizer(source.folder, self.max_tokens)
         self._model = _transformer(source)
+        if rows := embedding_rows(read_config(source.folder)):
+            self._tokenizer.check_fits(source.name, rows)
         self._pad = int(getattr(self._model.config, "pad_token_id", 0) or 0)
 
     @property

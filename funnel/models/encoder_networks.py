@@ -20,6 +20,7 @@ from funnel.models.bert import (
     Bert,
     bert_shape,
     collate,
+    embedding_rows,
     has_pair_head,
     max_positions,
     network_folder,
@@ -124,6 +125,7 @@ class PlainEncoder:
             network = Bert(weights or read_weights(source.folder), shape)
         except (KeyError, RuntimeError) as error:
             raise ModelError(f"model {source.name!r}: a tensor is missing: {error}") from error
+        self._tokenizer.check_fits(source.name, network.words.num_embeddings)
         self._network = packed(network, self._dtype)
         self._plain: Bert | None = network if precision == "fp32" else None
         self._revision = source.revision
@@ -191,6 +193,8 @@ class LibraryEncoder:
         self.dim = int(self._model.get_embedding_dimension() or 0)
         self.max_tokens = int(self._model.max_seq_length or 512)
         self._tokenizer = TextTokenizer(folder, self.max_tokens)
+        if rows := embedding_rows(read_config(folder)):
+            self._tokenizer.check_fits(source.name, rows)
 
     @property
     def choice(self) -> str:

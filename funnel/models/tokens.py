@@ -116,6 +116,20 @@ class TextTokenizer:
         split = len(head) if self._typed else 0
         return Tokens(ids, split, a < len(first) or b < len(second))
 
+    def check_fits(self, name: str, rows: int) -> None:
+        """Compare it with the table of a model's embeddings.
+
+        Raises:
+            ModelError: it gives ids that are no row of the table.
+        """
+        highest = max(self._tokenizer.get_vocab(with_added_tokens=True).values(), default=0)
+        if highest >= rows:
+            raise ModelError(
+                f"model {name!r}: got a tokenizer with ids up to {highest}, expected at most "
+                f"{rows - 1}, as the model has {rows} embeddings; save the tokenizer that it was "
+                "trained with beside it"
+            )
+
     @property
     def single_overhead(self) -> int:
         """Special tokens around one text."""

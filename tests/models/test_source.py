@@ -7,14 +7,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
 
 from funnel.errors import ModelError
-from funnel.models import source
+from funnel.models import CrossEncoderScorer, Embedder, encoder_networks, source
 from funnel.models.cross_networks import pair_tokenizer
 from funnel.models.pool import ModelPool
 from funnel.models.source import EMBEDDED_ENCODER, locate
 from funnel.models.tokens import TextTokenizer
-from tests.models.tiny import save_cross_encoder, save_tokenizer
+from tests.models.tiny import save_cross_encoder, save_headless, save_tokenizer
+from tests.training.tiny import tiny_encoder
 
 pytestmark = pytest.mark.slow
 
@@ -103,6 +106,45 @@ def test_a_tokenizer_without_words_is_refused(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"model_type": "bert"}')
     with pytest.raises(ModelError, match=r"no usable tokenizer, expected a tokenizer\.json"):
         TextTokenizer(tmp_path, 32)
+
+
+def _widen(folder: Path) -> None:
+    """Give the tokenizer words that the model never had, as that of another model has."""
+    from tokenizers import Tokenizer
+
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    tokenizer.add_tokens([f"other{number}" for number in range(200)])
+    tokenizer.save(str(folder / "tokenizer.json"))
+
+
+@pytest.mark.parametrize("kind", ["bert", "distilbert"])
+def test_a_scorer_with_another_models_tokenizer_is_refused(tmp_path: Path, kind: str) -> None:
+    """When it is loaded, not by the first text with such a word."""
+    folder = save_cross_encoder(tmp_path, kind=kind)
+    CrossEncoderScorer(str(folder), backend="torch-fp32").load()
+    _widen(folder)
+    for backend in ("torch-fp32", "openvino-f32", "auto") if kind == "bert" else ("auto",):
+        with pytest.raises(ModelError, match=r"got a tokenizer with ids up to \d+, expected at"):
+            CrossEncoderScorer(str(folder), backend=backend).load()
+
+
+@pytest.mark.parametrize("kind", ["own pass", "library", "colbert"])
+def test_an_encoder_with_another_models_tokenizer_is_refused(tmp_path: Path, kind: str) -> None:
+    """However its network is run."""
+    folder = tiny_encoder(tmp_path / "m")
+    if kind == "library":
+        (folder / "1_Pooling" / "config.json").write_text(
+            '{"pooling_mode": "cls", "embedding_dimension": 32}'
+        )
+    if kind == "colbert":
+        folder = save_headless(tmp_path / "colbert")
+        tensors = {**load_file(folder / "model.safetensors"), "linear.weight": torch.ones(8, 32)}
+        save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+    Embedder(str(folder)).load()
+    encoder_networks._opened.cache_clear()
+    _widen(folder)
+    with pytest.raises(ModelError, match=r"got a tokenizer with ids up to \d+, expected at most"):
+        Embedder(str(folder)).load()
 
 
 def test_pairs_are_put_together_as_the_library_does(tmp_path: Path) -> None:
