@@ -93,7 +93,8 @@ class Calibrator(BaseModel):
             first = error.errors(include_url=False)[0]
             place = ".".join(str(part) for part in first["loc"]) or "the file"
             raise ConfigError(
-                f"{name}: {place}: {first['msg']}; make a calibrator with: funnel cache calibrate"
+                f"cache.calibrator: {name}: {place}: {first['msg']}; make a calibrator with: "
+                "funnel cache calibrate PAIRS --out FILE"
             ) from error
 
     def save(self, path: Path) -> None:

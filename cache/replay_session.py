@@ -2,6 +2,7 @@
 
 import asyncio
 import math
+import os
 import random
 import time
 from collections.abc import Callable, Sequence
@@ -22,6 +23,7 @@ from funnel.cache.settings import CacheSettings
 from funnel.cache.store import Record, StoreLimits
 from funnel.cache.store_memory import MemoryStore
 from funnel.cache.synonyms import Synonyms
+from funnel.config_source import PREFIX
 from funnel.errors import InputError
 from funnel.log import get_logger
 from funnel.models.base import Encoder, Scorer
@@ -95,7 +97,9 @@ def calibrate_file(
         ConfigError: the settings are wrong.
         ModelError: a model cannot be loaded.
     """
-    settings = FunnelSettings.from_yaml(config)
+    # The calibrator that the settings name may be the one that is to be made.
+    without = {**os.environ, f"{PREFIX}CACHE__CALIBRATOR": ""}
+    settings = FunnelSettings.from_yaml(config, environment=without)
     cache = settings.cache or CacheSettings()
     log_given = is_log(path)
     if log_given and prevalence is not None:

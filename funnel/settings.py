@@ -240,9 +240,35 @@ def _validated(raw: RawConfig) -> FunnelSettings:
     if "stages" in data:
         data["stages"] = _stages(raw, data["stages"])
     try:
-        return FunnelSettings.model_validate(data)
+        settings = FunnelSettings.model_validate(data)
     except ValidationError as error:
         raise _config_error(error, FunnelSettings, raw, ()) from error
+    if settings.cache is not None:
+        _check_cache(settings.cache, raw)
+    return settings
+
+
+def _check_cache(cache: CacheSettings, raw: RawConfig) -> None:
+    """Whether its store can have that address, and its calibrator be read."""
+    for key, check in (("url", _check_address), ("calibrator", _check_calibrator)):
+        try:
+            check(cache)
+        except ConfigError as error:  # without what it came from: that may show a password
+            raise ConfigError(f"{raw.place(('cache', key))}: {error}") from None
+
+
+def _check_address(cache: CacheSettings) -> None:
+    if cache.url is not None:
+        from funnel.cache.redis_url import checked_url
+
+        checked_url(cache.url.get_secret_value())
+
+
+def _check_calibrator(cache: CacheSettings) -> None:
+    if cache.calibrator is not None:
+        from funnel.cache.calibrator import Calibrator
+
+        Calibrator.load(cache.calibrator)
 
 
 def _stages(raw: RawConfig, value: Any) -> Any:

@@ -229,8 +229,19 @@ def test_damaged_calibrator_is_a_configuration_error(tmp_path: Path, config: Pat
     broken = tmp_path / "calibrator.json"
     broken.write_text('{"format": 9}', encoding="utf-8")
     config.write_text(config.read_text("utf-8") + f"  calibrator: {broken}\n", encoding="utf-8")
-    with pytest.raises(ConfigError, match="funnel cache calibrate"):
+    expected = f"{config}: cache.calibrator: {broken}: .*funnel cache calibrate"
+    with pytest.raises(ConfigError, match=expected):
         _run("stats", "-c", config)
+
+
+def test_a_calibrator_that_is_to_be_made_may_be_named_before(tmp_path: Path, config: Path) -> None:
+    """By the settings it is made with; all that would use it say where it is named."""
+    out = tmp_path / "calibrator.json"
+    config.write_text(config.read_text("utf-8") + f"  calibrator: {out}\n", encoding="utf-8")
+    with pytest.raises(ConfigError, match=f"{config}: cache.calibrator: {out} cannot be read"):
+        _run("stats", "-c", config)
+    _run("calibrate", _log(tmp_path), "-c", config, "--out", out)
+    assert _run("stats", "-c", config).exit_code == 0
 
 
 def test_shipped_calibrator_is_for_the_shipped_verifier() -> None:

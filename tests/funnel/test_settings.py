@@ -354,6 +354,18 @@ NO_EFFECT: list[tuple[str, str, str, list[str]]] = [
     ("no end", "k: 10\n", "k: 10\n    score_cache_mb: .inf\n", ["score_cache_mb: got inf"]),
     ("no stage end", "k: 100", "k: 100\n    timeout_ms: .inf", ["stages[0].timeout_ms: got inf"]),
     ("kept for ever", "memory }", "memory, ttl_s: .inf }", ["cache.ttl_s: got inf", "finite"]),
+    (
+        "a bad address of the cache",
+        "{ store: memory }",
+        "{ store: redis, url: 'redis://u:hunter2@h:abc' }",
+        ["cache.url: got a host or port that is none"],
+    ),
+    (
+        "a calibrator that is not there",
+        "memory }",
+        "memory, calibrator: none.json }",
+        ["cache.calibrator: none.json cannot be read", "make it with: funnel cache calibrate"],
+    ),
     ("a truth as k", "k: 100", "k: yes", ["stages[0].k: got true, expected a number"]),
     ("a truth as top_k", "k: 100", "top_k: off", ["stages[0].k: got false, expected a number"]),
     ("a truth as a weight", "k: 100", "k: 9\n    weights: {bm25: true}", ["[0].weights: got true"]),
@@ -395,6 +407,14 @@ NO_EFFECT: list[tuple[str, str, str, list[str]]] = [
 def test_what_cannot_work_is_refused(tmp_path: Path, old: str, new: str, parts: list[str]) -> None:
     """Settings that would be ignored or fail later are errors at load."""
     test_what_is_wrong_is_named(tmp_path, old, new, parts)
+
+
+def test_a_bad_address_of_the_cache_is_told_where_it_was_set(tmp_path: Path) -> None:
+    """By the variable's name, and never with its password."""
+    environment = {"FUNNEL__CACHE__STORE": "redis", "FUNNEL__CACHE__URL": "redis://u:hunter2@h:abc"}
+    message = refusal(tmp_path, YAML, **environment)
+    assert message.startswith("environment variable FUNNEL__CACHE__URL: cache.url: got a host")
+    assert "hunter2" not in message
 
 
 @pytest.mark.parametrize("key", ["depth: 5", "min_score: 0"])
