@@ -10,6 +10,7 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -18,6 +19,7 @@ from funnel.errors import InputError
 from funnel.evaluation.beir import Dataset
 from funnel.evaluation.metrics import PerQuery, mean, per_query
 from funnel.indexing.corpus import Corpus, Row
+from funnel.indexing.qdrant import MEMORY, QdrantSettings
 from funnel.log import get_logger
 from funnel.models.representations import shared_representations
 from funnel.progress import bar
@@ -32,6 +34,8 @@ if TYPE_CHECKING:
     from funnel.types import StageTrace
 
 log = get_logger(__name__)
+
+_FOLDER = "evaluation"
 
 METRICS = ("ndcg@10", "mrr@10", "recall@100")
 """The metrics that every report holds."""
@@ -138,8 +142,9 @@ def evaluation_settings(
 
     The collection's name holds the dataset's name and a hash of its corpus, the embedder and the
     index settings, so that nothing of the operator's is overwritten and another corpus or encoder
-    gets another collection. There is no cache, no scores are remembered, and there is no deadline
-    unless one is given.
+    gets another collection. Beside a local index, which loads all that is in its folder whenever it
+    is opened, it lies in a folder of its own. There is no cache, no scores are remembered, and
+    there is no deadline unless one is given.
 
     Raises:
         InputError: the deadline leaves no time for any stage.
@@ -152,6 +157,7 @@ def evaluation_settings(
     return base.model_copy(
         update={
             "collection": _collection(base, dataset),
+            "qdrant": _apart(base.qdrant),
             "stages": tuple(_forgetful(stage) for stage in base.stages),
             "cache": None,
             "deadline_ms": deadline_ms,
@@ -349,6 +355,12 @@ def _judged(
 
 def _reasons(reasons: Any) -> dict[str, int]:
     return dict(Counter(reason for reason in reasons if reason is not None))
+
+
+def _apart(qdrant: QdrantSettings) -> QdrantSettings:
+    if qdrant.url is not None or qdrant.place == MEMORY:
+        return qdrant
+    return qdrant.model_copy(update={"path": str(Path(qdrant.place) / _FOLDER)})
 
 
 def _collection(base: "FunnelSettings", dataset: Dataset) -> str:

@@ -9,18 +9,27 @@ import pytest
 import pytrec_eval
 import structlog
 import typer
+from qdrant_client import QdrantClient
 from structlog.testing import capture_logs
 from typer.testing import CliRunner
 
 from funnel.cli.app import configure_logging
 from funnel.cli.eval import eval_
+from funnel.engine import Funnel
 from funnel.errors import ConfigError, CorpusError, InputError, StageError
 from funnel.evaluation.beir import Dataset, load_beir
 from funnel.evaluation.evaluate import Evaluation, evaluate, evaluation_settings, index_dataset
 from funnel.evaluation.report import write_files
 from funnel.models.pool import ModelPool
 from funnel.types import Candidate
-from tests.evaluation.folders import CORPUS, FakeModels, beir_folder, funnel_over, settings
+from tests.evaluation.folders import (
+    CORPUS,
+    FakeModels,
+    beir_folder,
+    funnel_over,
+    settings,
+    shared_letters,
+)
 
 
 @pytest.fixture
@@ -133,6 +142,26 @@ def test_settings_for_measuring_leave_the_operators_things_alone(dataset: Datase
     assert evaluation_settings(base, dataset, deadline_ms=90).deadline_ms == 90
     with pytest.raises(InputError, match=r"deadline_ms: got 9, .* reserve_ms \(10\)"):
         evaluation_settings(base, dataset, deadline_ms=9)
+
+
+def test_a_local_index_does_not_load_what_was_measured_beside_it(
+    dataset: Dataset, tmp_path: Path
+) -> None:
+    """And it may be open meanwhile, as a service has it."""
+    base = settings(qdrant=str(tmp_path / "index"))
+    functions = {"words": shared_letters}
+    with Funnel(base, functions=functions, models=FakeModels()) as service:  # type: ignore[arg-type]
+        service.index([{"id": "mine", "text": "of the service"}])
+        with funnel_over(dataset, base) as funnel:
+            index_dataset(funnel, dataset)
+            assert evaluate(funnel, dataset).queries
+    opened = QdrantClient(path=str(tmp_path / "index"))
+    collections = opened.get_collections().collections
+    opened.close()
+    assert [each.name.partition("--")[0] for each in collections] == [base.collection]
+    server = settings(qdrant="http://localhost:6333")
+    assert evaluation_settings(server, dataset).qdrant == server.qdrant
+    assert evaluation_settings(settings(), dataset).qdrant == settings().qdrant
 
 
 def test_measuring_remembers_no_scores(dataset: Dataset) -> None:
