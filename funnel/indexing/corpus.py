@@ -3,10 +3,12 @@
 import csv
 import gzip
 import json
+import re
 import sys
 import zlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import date, datetime
 from itertools import count
@@ -23,6 +25,7 @@ MAX_DEPTH = 32
 MAX_LINE_BYTES = 64 * 1024 * 1024
 _OWN_KEYS = frozenset({"id", "_id", "text", "title", "metadata"})
 _ALONE = (str, bytes, Path, Mapping, Document)
+_PARTS = re.compile(r"\d+(\.\d+){2,}")
 _EXPECTED = "expected a mapping with 'id' and 'text'"
 _INTEGERS = range(-(2**63), 2**64)
 """What stores, caches and filters carry; a server rounds larger ones without a word."""
@@ -57,9 +60,11 @@ def read_corpus(path: str | Path, *, texts: bool = False) -> Corpus:
     """Rows of a BEIR folder, or of a ``.jsonl``, ``.ndjson``, ``.csv`` or ``.tsv`` file.
 
     ``.gz`` is unpacked on the way, ``-`` reads JSON lines from standard input. A table's cell that
-    is a plain number (``12``, ``9.50``) becomes one unless all are to stay ``texts``; a code such
-    as ``007`` stays one. Nothing is read before the rows are asked for, and never more than a line
-    at a time; a file that cannot be read to its end is an ``InputError`` then.
+    is a plain number (``12``, ``9.50``) becomes one unless all are to stay ``texts``. A column with
+    a code among its cells (``007``, ``1.2.0``, more digits than can be stored) holds codes: there
+    ``12`` and ``1.10`` stay texts, too. Nothing is read before the rows are asked for, and never
+    more than a line at a time, of a table twice; a file that cannot be read to its end is an
+    ``InputError`` then.
 
     Raises:
         ConfigError: there is no such file, or its kind is not known.
@@ -72,8 +77,8 @@ def read_corpus(path: str | Path, *, texts: bool = False) -> Corpus:
         return _corpus(str(file), _json_rows(lambda: _opened(file)))
     if kind in (".csv", ".tsv"):
         delimiter = "," if kind == ".csv" else "\t"
-        value = str if texts else _cell
-        return _corpus(str(file), _csv_rows(lambda: _opened(file), str(file), delimiter, value))
+        rows = _csv_rows(lambda: _opened(file), str(file), delimiter, texts=texts)
+        return _corpus(str(file), rows)
     raise ConfigError(
         f"corpus {file}: got the suffix {kind!r}, expected .jsonl, .ndjson, .csv or .tsv "
         "(also with .gz), or a folder with corpus.jsonl"
@@ -169,12 +174,13 @@ def _csv_rows(
     opened: Callable[[], IO[bytes]],
     source: str,
     delimiter: str,
-    value: Callable[[str], str | int | float],
+    *,
+    texts: bool,
 ) -> Iterator[Row]:
     csv.field_size_limit(MAX_LINE_BYTES)
+    codes = frozenset[str]() if texts else _code_columns(opened, delimiter)
     with opened() as stream:
-        lines = (line.decode("utf-8-sig", errors="surrogateescape") for line in stream)
-        reader = csv.DictReader(lines, delimiter=delimiter, strict=True)
+        reader = csv.DictReader(_lines(stream), delimiter=delimiter, strict=True)
         while True:
             first = reader.reader.line_num + 1  # the other's own stays behind after a bad record
             try:
@@ -187,7 +193,40 @@ def _csv_rows(
             except csv.Error as error:
                 yield _broken(first, reader.reader.line_num, error)
                 continue
-            yield _csv_row(f"line {reader.line_num}", record, value)
+            as_texts = record.keys() if texts else codes
+            yield _csv_row(f"line {reader.line_num}", record, as_texts)
+
+
+def _lines(stream: IO[bytes]) -> Iterator[str]:
+    return (line.decode("utf-8-sig", errors="surrogateescape") for line in stream)
+
+
+def _code_columns(opened: Callable[[], IO[bytes]], delimiter: str) -> frozenset[str]:
+    """The columns in which a cell is a code that looks like a number.
+
+    What cannot be read is left for those who read the rows to tell.
+    """
+    found: set[str] = set()
+    with suppress(OSError, EOFError, zlib.error), opened() as stream:
+        reader = csv.reader(_lines(stream), delimiter=delimiter, strict=True)
+        names: list[str] = []
+        while True:
+            try:
+                cells = next(reader)
+            except StopIteration:
+                break
+            except csv.Error:
+                continue
+            found.update(name for name, cell in zip(names, cells, strict=False) if _is_code(cell))
+            names = names or cells
+    return frozenset(found)
+
+
+def _is_code(text: str) -> bool:
+    """Digits that a number would not keep, as of a zip code, or more parts than a number has."""
+    if text.isdecimal():
+        return isinstance(_cell(text), str)
+    return _PARTS.fullmatch(text) is not None
 
 
 def _broken(first: int, last: int, error: csv.Error) -> Row:
@@ -210,9 +249,7 @@ def _check_header(source: str, names: Sequence[str]) -> None:
         )
 
 
-def _csv_row(
-    place: str, record: Mapping[Any, Any], value: Callable[[str], str | int | float]
-) -> Row:
+def _csv_row(place: str, record: Mapping[Any, Any], as_texts: Container[Any]) -> Row:
     if None in record:
         return Row(place, None, "more fields than the header has")
     if any(text is None for text in record.values()):
@@ -220,7 +257,11 @@ def _csv_row(
     if any(_is_not_utf8(text) for text in record.values()):
         return Row(place, None, "not UTF-8")
     texts = {key: text for key, text in record.items() if key in _OWN_KEYS}
-    rest = {key: value(text) for key, text in record.items() if key not in _OWN_KEYS}
+    rest = {
+        key: text if key in as_texts else _cell(text)
+        for key, text in record.items()
+        if key not in _OWN_KEYS
+    }
     filled = {key: cell for key, cell in rest.items() if cell != ""}
     return Row(place, {**texts, **filled}, blank=tuple(key for key in rest if key not in filled))
 

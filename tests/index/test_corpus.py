@@ -134,13 +134,34 @@ def test_csv_columns_become_metadata(tmp_path: Path) -> None:
 
 def test_zeros_after_the_last_decimal_do_not_make_a_text(tmp_path: Path) -> None:
     """A range over prices finds 9.50 beside 9.75; what a number would lose stays text."""
-    cells = ["9.50", "9.75", "10.00", "-0.10", "100", "0.12345678901234567890", "007.50", "1.2.0"]
+    cells = ["9.50", "9.75", "10.00", "-0.10", "100", "0.12345678901234567890", "007.50", "n/a"]
     lines = "".join(f"{place},x,{cell}\n" for place, cell in enumerate(cells))
     documents, _ = spooled(read_corpus(written(tmp_path / "c.csv", f"id,text,n\n{lines}")))
     assert [document.metadata["n"] for document in documents] == [
         *(9.5, 9.75, 10.0, -0.1, 100),
-        *("0.12345678901234567890", "007.50", "1.2.0"),
+        *("0.12345678901234567890", "007.50", "n/a"),
     ]
+
+
+@pytest.mark.parametrize(
+    "cells",
+    [
+        ["02139", "94105"],
+        ["1.10", "1.1", "1.2.0"],
+        ["12345678901234567890123", "4111111111111111", ""],
+        ["7", "A7", "007"],
+    ],
+)
+def test_a_column_that_holds_a_code_holds_codes(tmp_path: Path, cells: list[str]) -> None:
+    """Or a filter on one zip code would be for a text, on the next for a number."""
+    lines = "".join(f"{place},x,{cell},{place}.50\n" for place, cell in enumerate(cells))
+    content = f"id,text,code,price\nbad\n{lines}"
+    documents, problems = spooled(read_corpus(written(tmp_path / "c.csv", content)))
+    assert [document.metadata.get("code", "") for document in documents] == cells
+    assert [document.metadata["price"] for document in documents] == [
+        place + 0.5 for place in range(len(cells))
+    ]
+    assert len(problems) == 1
 
 
 @pytest.mark.parametrize(
