@@ -6,6 +6,7 @@ kept as tables of the word pieces that occur.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import count, takewhile
 
 import torch
 from torch import Tensor, nn
@@ -14,45 +15,50 @@ from torch.nn import functional as F  # noqa: N812  # torch's own spelling
 Weights = Mapping[str, Tensor]
 _HIDDEN = -1e4
 _BUCKETS, _FURTHEST = 32, 128
+_KINDS = ("weight", "bias")
 
 
 @dataclass(frozen=True)
-class Names:
-    """What a family of models calls its parts; ``{}`` stands for the layer's number."""
+class Family:
+    """How a family of models differs from another, and what it calls a layer's parts.
+
+    Attributes:
+        attention: query, key, value and what follows them.
+        epsilon: of its norms.
+        first_position: row of the table that a text's first token has.
+        between: ends between two texts in one row.
+    """
 
     attention: tuple[str, str, str, str]
     attention_norm: str
-    up: str
-    down: str
-    norm: str
     epsilon: float
+    first_position: int
+    between: int
 
 
-BERT = Names(
+BERT = Family(
     attention=(
-        "encoder.layer.{}.attention.self.query",
-        "encoder.layer.{}.attention.self.key",
-        "encoder.layer.{}.attention.self.value",
-        "encoder.layer.{}.attention.output.dense",
+        "attention.self.query",
+        "attention.self.key",
+        "attention.self.value",
+        "attention.output.dense",
     ),
-    attention_norm="encoder.layer.{}.attention.output.LayerNorm",
-    up="encoder.layer.{}.intermediate.dense",
-    down="encoder.layer.{}.output.dense",
-    norm="encoder.layer.{}.output.LayerNorm",
+    attention_norm="attention.output.LayerNorm",
     epsilon=1e-12,
+    first_position=0,
+    between=1,
 )
-MPNET = Names(
+MPNET = Family(
     attention=(
-        "encoder.layer.{}.attention.attn.q",
-        "encoder.layer.{}.attention.attn.k",
-        "encoder.layer.{}.attention.attn.v",
-        "encoder.layer.{}.attention.attn.o",
+        "attention.attn.q",
+        "attention.attn.k",
+        "attention.attn.v",
+        "attention.attn.o",
     ),
-    attention_norm="encoder.layer.{}.attention.LayerNorm",
-    up="encoder.layer.{}.intermediate.dense",
-    down="encoder.layer.{}.output.dense",
-    norm="encoder.layer.{}.output.LayerNorm",
+    attention_norm="attention.LayerNorm",
     epsilon=1e-5,
+    first_position=2,
+    between=2,
 )
 
 
@@ -75,27 +81,37 @@ class _Norm(_Affine):
         return F.layer_norm(x, self.weight.shape, self.weight, self.bias, self.epsilon)
 
 
+def _both(weights: Weights, name: str) -> tuple[Tensor, Tensor]:
+    weight, bias = (weights[f"{name}.{kind}"] for kind in _KINDS)
+    return weight, bias
+
+
 class _Layer(nn.Module):
-    def __init__(self, weights: Weights, names: Names, number: int, heads: int, drop: float) -> None:
+    """One layer; ``prefix`` is what the names of its weights begin with."""
+
+    def __init__(
+        self, weights: Weights, family: Family, prefix: str, heads: int, dropout: float
+    ) -> None:
         super().__init__()
-        self.heads, self.drop = heads, drop
-        self.number, self.names = number, names
-        *parts, out = (name.format(number) for name in names.attention)
+        self.heads, self.dropout = heads, dropout
+        *parts, out = (prefix + name for name in family.attention)
         self.qkv = _Affine(
-            torch.cat([weights[f"{part}.weight"] for part in parts]),
-            torch.cat([weights[f"{part}.bias"] for part in parts]),
+            *(torch.cat([weights[f"{part}.{kind}"] for part in parts]) for kind in _KINDS)
         )
-        self.out = self._affine(weights, out)
-        self.up = self._affine(weights, names.up.format(number))
-        self.down = self._affine(weights, names.down.format(number))
-        self.norm1 = self._norm(weights, names.attention_norm.format(number))
-        self.norm2 = self._norm(weights, names.norm.format(number))
-
-    def _affine(self, weights: Weights, name: str) -> _Affine:
-        return _Affine(weights[f"{name}.weight"], weights[f"{name}.bias"])
-
-    def _norm(self, weights: Weights, name: str) -> _Norm:
-        return _Norm(weights[f"{name}.weight"], weights[f"{name}.bias"], self.names.epsilon)
+        self.out = _Affine(*_both(weights, out))
+        self.up = _Affine(*_both(weights, f"{prefix}intermediate.dense"))
+        self.down = _Affine(*_both(weights, f"{prefix}output.dense"))
+        attention_norm = prefix + family.attention_norm
+        self.norm1 = _Norm(*_both(weights, attention_norm), family.epsilon)
+        self.norm2 = _Norm(*_both(weights, f"{prefix}output.LayerNorm"), family.epsilon)
+        self._thirds = parts
+        self._names = {
+            out: self.out,
+            f"{prefix}intermediate.dense": self.up,
+            f"{prefix}output.dense": self.down,
+            attention_norm: self.norm1,
+            f"{prefix}output.LayerNorm": self.norm2,
+        }
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
         rows, length, hidden = x.shape
@@ -103,28 +119,29 @@ class _Layer(nn.Module):
         query, key, value = qkv.unbind(0)
         seen = F.scaled_dot_product_attention(query, key, value, attn_mask=mask.to(query.dtype))
         seen = seen.transpose(1, 2).reshape(rows, length, hidden)
-        x = self.norm1(x + F.dropout(self.out(seen), self.drop, self.training))
-        changed = self.down(F.gelu(self.up(x)))
-        result: Tensor = self.norm2(x + F.dropout(changed, self.drop, self.training))
-        return result
+        x = self.norm1(x + self._dropped(self.out(seen)))
+        changed: Tensor = self.norm2(x + self._dropped(self.down(F.gelu(self.up(x)))))
+        return changed
+
+    def _dropped(self, x: Tensor) -> Tensor:
+        return F.dropout(x, self.dropout, self.training)
 
     def named(self) -> dict[str, Tensor]:
         """Weights under the names they came with."""
-        *parts, out = (name.format(self.number) for name in self.names.attention)
         found: dict[str, Tensor] = {}
-        for kind in ("weight", "bias"):
+        for kind in _KINDS:
             thirds = getattr(self.qkv, kind).detach().chunk(3)
-            found |= {f"{part}.{kind}": third for part, third in zip(parts, thirds, strict=True)}
-        single = {
-            out: self.out,
-            self.names.up.format(self.number): self.up,
-            self.names.down.format(self.number): self.down,
-            self.names.attention_norm.format(self.number): self.norm1,
-            self.names.norm.format(self.number): self.norm2,
-        }
-        for name, part in single.items():
-            found |= {f"{name}.weight": part.weight.detach(), f"{name}.bias": part.bias.detach()}
-        return found
+            pairs = zip(self._thirds, thirds, strict=True)
+            found |= {f"{part}.{kind}": third for part, third in pairs}
+        return found | _detached(self._names)
+
+
+def _detached(parts: Mapping[str, _Affine]) -> dict[str, Tensor]:
+    return {
+        f"{name}.{kind}": getattr(part, kind).detach()
+        for name, part in parts.items()
+        for kind in _KINDS
+    }
 
 
 class Trunk(nn.Module):
@@ -135,37 +152,42 @@ class Trunk(nn.Module):
     segments: Tensor
     near: Tensor
 
-    def __init__(self, weights: Weights, names: Names, heads: int, drop: float = 0.0) -> None:
+    def __init__(
+        self, weights: Weights, family: Family, *, heads: int, dropout: float = 0.0
+    ) -> None:
         super().__init__()
-        self.register_buffer("table", weights["embeddings.word_embeddings.weight"].half())
+        self.family = family
         position = weights["embeddings.position_embeddings.weight"].float()
-        self.is_mpnet = names is MPNET
-        self.register_buffer("positions", position[2:] if self.is_mpnet else position)
-        none = torch.zeros(2, position.shape[1])
+        self.width = position.shape[1]
+        none = torch.zeros(2, self.width)
+        self.register_buffer("table", weights["embeddings.word_embeddings.weight"].half())
+        self.register_buffer("positions", position[family.first_position :])
         segments = weights.get("embeddings.token_type_embeddings.weight", none)
         self.register_buffer("segments", segments.float())
-        near = weights.get("encoder.relative_attention_bias.weight", torch.zeros(_BUCKETS, heads))
+        near = weights.get("encoder.relative_attention_bias.weight", torch.zeros(0, heads))
         self.register_buffer("near", near.float())
-        norm = (weights[f"embeddings.LayerNorm.{kind}"] for kind in ("weight", "bias"))
-        self.norm = _Norm(*norm, names.epsilon).requires_grad_(False)
-        count = sum(names.up.format(number) + ".weight" in weights for number in range(48))
-        self._layers = [_Layer(weights, names, each, heads, drop) for each in range(count)]
+        norm = _both(weights, "embeddings.LayerNorm")
+        self.norm = _Norm(*norm, family.epsilon).requires_grad_(False)
+        prefixes = takewhile(
+            lambda prefix: f"{prefix}output.dense.weight" in weights,
+            (f"encoder.layer.{number}." for number in count()),
+        )
+        self._layers = [_Layer(weights, family, each, heads, dropout) for each in prefixes]
         self.layers = nn.ModuleList(self._layers)
-        self.width = position.shape[1]
 
     def forward(self, ids: Tensor, seen: Tensor, segments: Tensor) -> Tensor:
         """Hidden states (rows, length, width) of int64 ids, bool mask and int64 segments."""
         length = ids.shape[1]
         x = self.table[ids].float() + self.positions[:length] + self.segments[segments]
         mask = torch.zeros(seen.shape, device=x.device).masked_fill_(~seen, _HIDDEN)
-        mask = mask[:, None, None, :]
-        if self.is_mpnet:
+        mask = mask[:, None, None, :].expand(-1, -1, length, -1)
+        if len(self.near):
             mask = mask + self._nearness(length)
-        mask = mask.expand(-1, -1, length, -1) if mask.shape[2] == 1 else mask
         x = self.norm(x)
         for layer in self._layers:
             x = layer(x, mask)
-        return x
+        states: Tensor = x
+        return states
 
     def _nearness(self, length: int) -> Tensor:
         """MPNet's bias by relative position, (1, heads, length, length)."""
@@ -175,24 +197,31 @@ class Trunk(nn.Module):
         far = away.abs().clamp(min=1).float() / exact
         coarse = exact + (far.log() / torch.tensor(_FURTHEST / exact).log() * (half - exact)).long()
         bucket = torch.where(away.abs() < exact, away.abs(), coarse.clamp(max=half - 1))
-        bucket = bucket + half * (away < 0)
-        return self.near[bucket].permute(2, 0, 1)[None]
+        bias: Tensor = self.near[bucket + half * (away < 0)]
+        return bias.permute(2, 0, 1)[None]
 
     def weights(self) -> dict[str, Tensor]:
         """What learns, under the names it came with."""
-        return {name: w for layer in self._layers for name, w in layer.named().items()}
+        return {name: weight for layer in self._layers for name, weight in layer.named().items()}
 
 
 class Cross(nn.Module):
-    """Two texts to a logit, from the first token's state."""
+    """Two texts to a logit, from the first token's state.
 
-    def __init__(self, trunk: Trunk, dense: tuple[Tensor, Tensor] | None = None) -> None:
+    ``pooler``: weight and bias of the layer below the logit's; fresh ones if not given.
+    """
+
+    def __init__(self, trunk: Trunk, pooler: tuple[Tensor, Tensor] | None = None) -> None:
         super().__init__()
         self.trunk = trunk
         width = trunk.width
-        weight, bias = dense or (torch.randn(width, width) * 0.02, torch.zeros(width))
-        self.pooler = _Affine(weight, bias)
+        self.pooler = _Affine(*(pooler or (torch.randn(width, width) * 0.02, torch.zeros(width))))
         self.classifier = _Affine(torch.randn(1, width) * 0.01, torch.zeros(1))
+
+    @property
+    def between(self) -> int:
+        """Ends between the two texts."""
+        return self.trunk.family.between
 
     def forward(self, ids: Tensor, seen: Tensor, segments: Tensor) -> Tensor:
         """Logits (rows,), float32."""
@@ -203,10 +232,7 @@ class Cross(nn.Module):
     def weights(self) -> dict[str, Tensor]:
         """What learns, under the names of ``BertForSequenceClassification``."""
         named = {f"bert.{name}": weight for name, weight in self.trunk.weights().items()}
-        heads = {"bert.pooler.dense": self.pooler, "classifier": self.classifier}
-        for name, part in heads.items():
-            named |= {f"{name}.weight": part.weight.detach(), f"{name}.bias": part.bias.detach()}
-        return named
+        return named | _detached({"bert.pooler.dense": self.pooler, "classifier": self.classifier})
 
 
 class Twin(nn.Module):
@@ -223,6 +249,10 @@ class Twin(nn.Module):
         states = self.trunk(ids, seen, segments).float()
         share = seen[:, :, None].float()
         return F.normalize((states * share).sum(1) / share.sum(1), dim=-1)
+
+    def logits(self, cosines: Tensor) -> Tensor:
+        """Of duplicates, given cosines of vectors."""
+        return self.weight * cosines + self.bias
 
     def weights(self) -> dict[str, Tensor]:
         """What learns, under the names of ``BertForSequenceClassification``."""
