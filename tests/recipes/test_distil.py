@@ -1,5 +1,7 @@
 """Teachers and students in small: who reads what, what is mined, that students learn."""
 
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -192,3 +194,16 @@ def test_figures_are_those_of_the_package() -> None:
     area, recall = area_and_recall(scores, labels)
     assert area == pytest.approx(expected["auc"], abs=1e-6)
     assert recall == pytest.approx(expected["recall@fpr1%"], abs=1e-6)
+
+
+def test_the_run_needs_torch_numpy_and_safetensors_alone() -> None:
+    """So its folder and this one's code can be carried to an accelerator."""
+    code = (
+        "import sys, recipes.distil.__main__\n"
+        "heavy = {'funnel', 'structlog', 'transformers', 'pydantic', 'sentence_transformers'}\n"
+        "own = {n for n in sys.modules if n.startswith('recipes.')}\n"
+        "assert not heavy & sys.modules.keys(), heavy & sys.modules.keys()\n"
+        "assert all(n.startswith('recipes.distil') for n in own), own\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
