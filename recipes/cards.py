@@ -21,12 +21,12 @@ questions |
 (`recipes/written/`) | training, topics held out | as the project |
 | pairs of near questions among these, mined; labelled by the teachers alone | training | as the \
 questions |
-| sentences of film descriptions, SQuAD, TREC DL21 and SciFact; claims of Climate-FEVER | the tuned \
-encoder, without labels | CC BY-SA; CC BY-SA; MS MARCO, non-commercial; CC BY-NC; unstated |
+| sentences of film descriptions, SQuAD, TREC DL21 and SciFact; claims of Climate-FEVER | the \
+tuned encoder, without labels | CC BY-SA; CC BY-SA; MS MARCO, non-commercial; CC BY-NC; unstated |
 
 Teacher: all-mpnet-base-v2 (Apache-2.0), fine-tuned on the labelled pairs as an encoder and as three
-cross-encoders; it is no part of this package. Both models have themselves seen Quora duplicates. None of the data is part of this package; only the written groups are part of its
-repository."""
+cross-encoders; it is no part of this package. Both models have themselves seen Quora duplicates.
+None of the data is part of this package; only the written groups are part of its repository."""
 
 _RELEVANCE_DATA = """\
 | data | use | terms |
@@ -43,8 +43,9 @@ _DUPLICATE_NOTES = """\
 The cross-encoder and the tuned encoder are students of large models ("Distilling the knowledge in a
 neural network", Hinton et al., 2015). Each of three large cross-encoders was trained without the
 questions of one third of the pairs and says what it thinks of those; two of them say it of every
-mined pair. Students learn these probabilities: alone for mined pairs, beside the label for labelled
-ones, half and half where labels are noisy. The encoder also learns the large encoder's similarities.
+mined pair. Students learn these probabilities: alone for mined pairs, beside the label for
+labelled ones, half and half where labels are noisy. The encoder also learns the similarities that
+the large one sees.
 
 "Quora, question-disjoint" shares no question with training, through any chain of pairs; "questions
 of no other pair" are those of its pairs that share none with any pair. Of
