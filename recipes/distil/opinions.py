@@ -123,28 +123,39 @@ def weighed_in(
     setting: Setting, mined: Mined, opinions: Opinions, spaces: Spaces, report: Report
 ) -> Taught:
     """Targets: opinions for mined pairs, something between label and opinion for labelled ones."""
-    train, dev = setting.data.train, setting.data.parts[DEVELOPMENT]
-    of_dev, dev_cosines = opinions.held_out[DEVELOPMENT], spaces.cosines(dev.first, dev.second)
-    together = logistic([of_dev.mean(0), *dev_cosines], dev.labels)
-    alone = logistic([of_dev[0], *dev_cosines[1:]], dev.labels)
-    setting.log("weights", together=together.round(2).tolist(), alone=alone.round(2).tolist())
+    train = setting.data.train
+    together, alone = _fitted(setting, opinions, spaces)
     _show_all(opinions, spaces, together, report)
-    mined_cosines = spaces.cosines(mined.first, mined.second)
-    labelled_by = chances(log_odds([opinions.mined, *mined_cosines], together))
+    of_mined = chances(log_odds([opinions.mined, *spaces.cosines(*mined)], together))
     # Without the tuned cosine, which has learnt from these labels.
     untuned = spaces.cosines(train.first, train.second)[1:]
-    opinion = chances(log_odds([opinions.train, *untuned], alone))
-    share = np.where(setting.data.of_kinds(_NOISY), _SHARE_NOISY, _SHARE)
-    labels = smoothed(torch.from_numpy(train.labels)).numpy()
-    targets = (1 - share) * labels + share * opinion
-    setting.log("targets of mined pairs", mean=round(float(labelled_by.mean()), 3))
+    of_labelled = chances(log_odds([opinions.train, *untuned], alone))
+    setting.log("targets of mined pairs", mean=round(float(of_mined.mean()), 3))
+    sure = (train.labels >= _SURE) & (of_labelled > _NOT_DENIED)
     return Taught(
         np.concatenate([train.first, mined.first]),
         np.concatenate([train.second, mined.second]),
-        np.concatenate([targets, labelled_by]).astype(np.float32),
-        np.concatenate([(train.labels >= _SURE) & (opinion > _NOT_DENIED), labelled_by > _SURE]),
-        np.arange(len(train) + len(mined.first)) >= len(train),
+        np.concatenate([_between(setting, of_labelled), of_mined]).astype(np.float32),
+        np.concatenate([sure, of_mined > _SURE]),
+        np.arange(len(train) + len(of_mined)) >= len(train),
     )
+
+
+def _fitted(setting: Setting, opinions: Opinions, spaces: Spaces) -> tuple[Weights, Weights]:
+    """Weights on the development part: of all teachers with three cosines, of one with two."""
+    dev, said = setting.data.parts[DEVELOPMENT], opinions.held_out[DEVELOPMENT]
+    found = spaces.cosines(dev.first, dev.second)
+    together = logistic([said.mean(0), *found], dev.labels)
+    alone = logistic([said[0], *found[1:]], dev.labels)
+    setting.log("weights", together=together.round(2).tolist(), alone=alone.round(2).tolist())
+    return together, alone
+
+
+def _between(setting: Setting, opinion: Floats) -> Floats:
+    """Something between the labels and what a teacher that never saw them thinks."""
+    share = np.where(setting.data.of_kinds(_NOISY), _SHARE_NOISY, _SHARE)
+    labels = smoothed(torch.from_numpy(setting.data.train.labels)).numpy()
+    return np.asarray((1 - share) * labels + share * opinion, dtype=np.float32)
 
 
 def _show_all(opinions: Opinions, spaces: Spaces, weights: Weights, report: Report) -> None:

@@ -4,11 +4,12 @@ An opinion on a labelled pair is worth something only if it is no memory of its 
 is read by a teacher that has seen none of the questions in its fold.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Final
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812  # torch's own spelling
 
@@ -53,18 +54,18 @@ def taught_cross(setting: Setting, fold: int) -> Cross:
     return network
 
 
-def without_fold(folds: np.ndarray[tuple[int, ...], np.dtype[np.int8]], fold: int) -> Ints:
+def without_fold(folds: NDArray[np.int8], fold: int) -> Ints:
     """Positions of pairs of which no side is in the fold."""
     return np.flatnonzero((folds != fold).all(1))
 
 
-def capped(setting: Setting, chosen: Ints, caps: Mapping[str, int] = CAPS) -> Ints:
+def capped(setting: Setting, chosen: Ints) -> Ints:
     """Some of the chosen training pairs, of each kind no more than its cap, drawn anew."""
     kinds = setting.data.train.kinds[chosen]
     kept = []
     for number, kind in enumerate(setting.data.kinds):
         found = chosen[kinds == number]
-        kept.append(setting.rng.permutation(found)[: caps.get(kind, len(found))])
+        kept.append(setting.rng.permutation(found)[: CAPS.get(kind, len(found))])
     return np.concatenate(kept)
 
 

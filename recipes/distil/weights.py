@@ -100,7 +100,7 @@ def about_difference(path: Path) -> dict[str, int]:
     """What the run that taught it said about itself."""
     with safe_open(path, "pt") as file:
         found = file.metadata() or {}
-    return {name: int(value) for name, value in found.items() if name != "format"}
+    return {name: int(value) for name, value in sorted(found.items()) if name != "format"}
 
 
 def _eight_bits(tensor: Tensor) -> tuple[Tensor, Tensor]:
