@@ -32,8 +32,8 @@ lint: $(STAMP)  ## ruff and mypy --strict
 bench: $(STAMP)  ## reproduce the tables of benchmarks/README.md (minutes to an hour)
 	$(BIN)/python benchmarks/run.py
 
-models: $(STAMP)  ## train the shipped models again (hours; goes on where it stopped); DATA=folder of data sets
-	$(BIN)/python -m recipes $(if $(DATA),--data $(DATA))
+models: $(STAMP)  ## make the shipped models again (needs CUDA); DATA=folder of data sets TEACHER=folder of all-mpnet-base-v2
+	$(BIN)/python -m recipes $(if $(DATA),--data $(DATA)) $(if $(TEACHER),--teacher $(TEACHER))
 
 clean:
 	rm -rf $(VENV) .funnel build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -19,9 +19,14 @@ questions |
 | MRPC train, STS benchmark train | training, a little | Microsoft research licence; CC BY-SA |
 | groups of queries and near misses, written for this project by a language model \
 (`recipes/written/`) | training, topics held out | as the project |
+| pairs of near questions among these, mined; labelled by the teachers alone | training | as the \
+questions |
+| sentences of film descriptions, SQuAD, TREC DL21 and SciFact; claims of Climate-FEVER | the \
+tuned encoder, without labels | CC BY-SA; CC BY-SA; MS MARCO, non-commercial; CC BY-NC; unstated |
 
-The base has itself seen Quora duplicates. None of the data is part of this
-package; only the written groups are part of its repository."""
+Teacher: all-mpnet-base-v2 (Apache-2.0), fine-tuned on the labelled pairs as an encoder and as three
+cross-encoders; it is no part of this package. Both models have themselves seen Quora duplicates.
+None of the data is part of this package; only the written groups are part of its repository."""
 
 _RELEVANCE_DATA = """\
 | data | use | terms |
@@ -35,8 +40,12 @@ classic collection |
 None of the data is part of this package."""
 
 _DUPLICATE_NOTES = """\
-The tuned encoder is the base after a training of its own, half of it: the mean of those weights
-and the base's. Its cosine carries what the base's does not know of duplicates.
+The cross-encoder and the tuned encoder are students of large models ("Distilling the knowledge in a
+neural network", Hinton et al., 2015). Each of three large cross-encoders was trained without the
+questions of one third of the pairs and says what it thinks of those; two of them say it of every
+mined pair. Students learn these probabilities: alone for mined pairs, beside the label for
+labelled ones, half and half where labels are noisy. The encoder also learns the similarities that
+the large one sees.
 
 "Quora, question-disjoint" shares no question with training, through any chain of pairs; "questions
 of no other pair" are those of its pairs that share none with any pair. Of

@@ -10,14 +10,13 @@ import numpy as np
 from funnel.models.adapters import Combination
 from funnel.training.figures import classification_figures, roc_auc
 from recipes.bert import CrossEncoder, TwinEncoder
-from recipes.duplicate import WINDOWS
 from recipes.logistic import logistic_regression
-from recipes.network import Base, Floats, Words, predict
+from recipes.network import Base, Floats, Words, predict, twin_cosines
 from recipes.pairs import Pair
 from recipes.questions import HeldOut, paraphrase_tests
-from recipes.twin import twin_cosines
 
 Figures = dict[str, dict[str, float]]
+_CROSS_WINDOW, _TWIN_WINDOW = 48, 64
 CEILING: float | None = 0.0
 """Of the cross-encoder's logit in ``embedded:duplicate``; the README has the figures of others."""
 _CONTRASTS = Path(__file__).with_name("contrasts.tsv")
@@ -37,7 +36,7 @@ class Model:
         given = [(pair.first, pair.second) for pair in pairs]
         turned = [(second, first) for first, second in given]
         return np.stack(
-            [predict(self.cross, self.words, each, WINDOWS) for each in (given, turned)]
+            [predict(self.cross, self.words, each, _CROSS_WINDOW) for each in (given, turned)]
         )
 
     def cosines(self, pairs: Sequence[Pair]) -> Floats:
@@ -46,7 +45,8 @@ class Model:
 
     def tuned(self, pairs: Sequence[Pair]) -> Floats:
         """Cosines of the tuned encoder's vectors, shape (n,)."""
-        return twin_cosines(self.encoder, self.words, [pair[:2] for pair in pairs])
+        texts = [pair[:2] for pair in pairs]
+        return twin_cosines(self.encoder, self.words, texts, _TWIN_WINDOW)
 
     def scores(self, combine: Combination, pairs: Sequence[Pair]) -> Floats:
         """Logits as they are served, shape (n,)."""

@@ -1,9 +1,4 @@
-"""The cross-encoder over the frozen base, and what the base alone says of a pair.
-
-The cross-encoder is trained as a *residual*: its logit is added to a fixed or slowly learnt weight
-times the base's own similarity, so that training starts from what the base knows, instead of
-unlearning it first.
-"""
+"""What the cross-encoder, the tuned encoder and the base alone say of texts and pairs."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -17,19 +12,11 @@ from funnel.models.batching import token_batches
 from funnel.models.encoder_networks import open_network
 from funnel.models.hardware import cpu_has_fast_bf16
 from funnel.models.source import ModelSource
-from recipes.bert import CrossEncoder
+from recipes.bert import CrossEncoder, TwinEncoder
 
 Floats = NDArray[np.float32]
 Tokens = list[int]
-_BATCH, _BUDGET = 64, 4096
-
-
-@dataclass(frozen=True)
-class Windows:
-    """Most tokens kept of each side of a pair."""
-
-    first: int
-    second: int
+_BATCH, _AT_ONCE, _BUDGET = 64, 128, 4096
 
 
 @dataclass
@@ -46,16 +33,14 @@ class Words:
             self._known[text] = found["input_ids"]
         return self._known[text][:limit]
 
-    def pair(self, first: str, second: str, windows: Windows) -> tuple[Tokens, int]:
+    def pair(self, first: str, second: str, window: int) -> tuple[Tokens, int]:
         """``[CLS] first [SEP] second [SEP]`` and where the second segment starts."""
-        head = self._closed(self.pieces(first, windows.first))
-        return [*head, *self._closed(self.pieces(second, windows.second))[1:]], len(head)
+        head = self.single(first, window)
+        return [*head, *self.single(second, window)[1:]], len(head)
 
     def single(self, text: str, limit: int) -> Tokens:
         """``[CLS] text [SEP]`` with at most ``limit`` word pieces of the text."""
-        return self._closed(self.pieces(text, limit))
-
-    def _closed(self, pieces: Tokens) -> Tokens:
+        pieces = self.pieces(text, limit)
         return [self.tokenizer.cls_token_id, *pieces, self.tokenizer.sep_token_id]
 
 
@@ -73,28 +58,38 @@ def padded(
     return ids, mask, segments
 
 
-def cross_logits(
-    network: CrossEncoder, words: Words, pairs: Sequence[tuple[str, str]], windows: Windows
-) -> torch.Tensor:
-    """Logits of shape (n,), float32, with gradients if they are on."""
-    cut = [words.pair(first, second, windows) for first, second in pairs]
-    logits: torch.Tensor = network(*padded([row for row, _ in cut], [start for _, start in cut]))
-    return logits
-
-
+@torch.no_grad()
 def predict(
-    network: CrossEncoder, words: Words, pairs: Sequence[tuple[str, str]], windows: Windows
+    network: CrossEncoder, words: Words, pairs: Sequence[tuple[str, str]], window: int
 ) -> Floats:
     """Logits of many pairs, shape (n,), in batches of similar length."""
-    lengths = [len(words.pair(*pair, windows)[0]) for pair in pairs]
-    order = sorted(range(len(pairs)), key=lengths.__getitem__)
+    cut = [words.pair(first, second, window) for first, second in pairs]
+    order = sorted(range(len(pairs)), key=lambda i: len(cut[i][0]))
     scores = np.zeros(len(pairs), dtype=np.float32)
-    with torch.no_grad():
-        for start in range(0, len(order), _BATCH):
-            part = order[start : start + _BATCH]
-            logits = cross_logits(network, words, [pairs[i] for i in part], windows)
-            scores[part] = logits.numpy()
+    for start in range(0, len(order), _BATCH):
+        part = order[start : start + _BATCH]
+        rows, starts = zip(*(cut[i] for i in part), strict=True)
+        scores[part] = network(*padded(rows, starts)).numpy()
     return scores
+
+
+@torch.no_grad()
+def twin_cosines(
+    network: TwinEncoder, words: Words, pairs: Sequence[tuple[str, str]], window: int
+) -> Floats:
+    """Cosines of many pairs, shape (n,); each text is read once."""
+    texts = sorted(
+        {text for pair in pairs for text in pair}, key=lambda text: len(words.pieces(text, window))
+    )
+    found = []
+    for start in range(0, len(texts), _AT_ONCE):
+        rows = [words.single(text, window) for text in texts[start : start + _AT_ONCE]]
+        ids, mask, _ = padded(rows, list(map(len, rows)))
+        found.append(network(ids, mask))
+    place = {text: i for i, text in enumerate(texts)}
+    vectors = torch.cat(found).numpy()
+    first, second = (vectors[[place[pair[side]] for pair in pairs]] for side in (0, 1))
+    return np.asarray((first * second).sum(1), dtype=np.float32)
 
 
 class Base:

@@ -1,4 +1,4 @@
-"""The base model, opened for training: its files, its words, its vectors; networks of its shape."""
+"""The base model, opened: its files, its words, its vectors; networks of its shape."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from torch import Tensor
 
 from funnel.models.bert import bert_shape, read_config
 from funnel.models.source import EMBEDDED_ENCODER, locate
-from recipes.bert import CrossEncoder, TwinEncoder, fresh_weights
+from recipes.bert import CrossEncoder, TwinEncoder
 from recipes.network import Base, Words
 
 
@@ -25,14 +25,13 @@ class Opened:
         """The base's own."""
         return self.folder / "model.safetensors"
 
-    def cross(self, weights: Mapping[str, Tensor], dropout: float = 0.0) -> CrossEncoder:
-        """A cross-encoder with these weights, and a new head if they have none."""
-        whole = weights if "classifier.weight" in weights else fresh_weights(weights)
-        return CrossEncoder(whole, **self._sizes(), dropout=dropout)
+    def cross(self, weights: Mapping[str, Tensor]) -> CrossEncoder:
+        """A cross-encoder with these weights."""
+        return CrossEncoder(weights, **self._sizes())
 
-    def encoder(self, weights: Mapping[str, Tensor], dropout: float = 0.0) -> TwinEncoder:
+    def encoder(self, weights: Mapping[str, Tensor]) -> TwinEncoder:
         """An encoder with these weights, under their long names."""
-        return TwinEncoder(weights, **self._sizes(), dropout=dropout)
+        return TwinEncoder(weights, **self._sizes())
 
     def _sizes(self) -> dict[str, int]:
         shape = bert_shape(read_config(self.folder))

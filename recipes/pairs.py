@@ -1,9 +1,7 @@
 """Pairs of texts, and the clusters that pairs link texts into."""
 
-import random
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 
@@ -14,24 +12,6 @@ class Pair(NamedTuple):
     second: str
     label: float
     kind: str
-
-
-def within_caps(
-    pairs: Sequence[Pair],
-    caps: Mapping[str, int],
-    rng: random.Random,
-    positions: Sequence[int] | None = None,
-) -> list[int]:
-    """Positions (all by default) in a random order, of each kind no more than its cap."""
-    positions = range(len(pairs)) if positions is None else positions
-    counts: Counter[str] = Counter()
-    kept = []
-    for i in rng.sample(positions, len(positions)):
-        kind = pairs[i].kind
-        counts[kind] += 1
-        if counts[kind] <= caps.get(kind, len(pairs)):
-            kept.append(i)
-    return kept
 
 
 class Clusters:

@@ -393,13 +393,20 @@ def _sentences(folder: Path) -> list[Pair]:
 
 
 def paraphrase_tests(folder: Path) -> dict[str, list[Pair]]:
-    """Held-out sentence pairs; of STS those that are clearly the same or clearly not."""
+    """Held-out sentence pairs; of STS those that are clearly the same or clearly not.
+
+    The two sets have pairs in common: what either trains on is no test of the other.
+    """
     rows = _rows(folder / "mrpc/msr-para-test.tsv")
     mrpc = [Pair(row[3], row[4], float(row[0]), "mrpc") for row in rows]
     graded = [(row[2], row[3], float(row[4])) for row in _rows(folder / "stsb/sts-dev.csv")]
     clear = [each for each in graded if each[2] >= 4.4 or each[2] <= 3.4]
     stsb = [Pair(first, second, float(grade >= 4.4), "stsb") for first, second, grade in clear]
-    return {"MRPC test": mrpc, "STS-B dev": stsb}
+    trained = {_key(pair) for pair in _sentences(folder)}
+    tests = {"MRPC test": mrpc, "STS-B dev": stsb}
+    return {
+        name: [pair for pair in pairs if _key(pair) not in trained] for name, pairs in tests.items()
+    }
 
 
 def _rows(path: Path) -> list[list[str]]:

@@ -34,11 +34,13 @@ def write_data(data: Path) -> None:
     for name in ("mrpc/msr-para-train.tsv", "mrpc/msr-para-test.tsv"):
         path = data / "paraphrase" / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text("Quality\tid\tid\ta\tb\n1\t1\t2\tHe left.\tHe went away.\n")
+        path.write_text(f"Quality\tid\tid\ta\tb\n1\t1\t2\tHe left {name}.\tHe went away.\n")
     for name in ("stsb/sts-train.csv", "stsb/sts-dev.csv"):
         path = data / "paraphrase" / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text("\tid\ta\tb\tsimilarity\n0\tx\tA dog.\tA cat.\t1.2\n1\ty\tA.\tA!\t5.0\n")
+        path.write_text(
+            f"\tid\ta\tb\tsimilarity\n0\tx\tA dog {name}.\tA cat.\t1.2\n1\ty\tA {name}.\tA!\t5.0\n"
+        )
     squad = data / "qa/squad_nqg"
     squad.mkdir(parents=True)
     for split in ("dev", "test"):

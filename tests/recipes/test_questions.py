@@ -115,9 +115,25 @@ def test_contrasts_cover_every_kind_of_trap() -> None:
     assert 30 <= sum(pair.label for pair in contrasts) <= len(contrasts) - 30
 
 
+def test_paraphrase_tests_leave_out_what_the_other_set_trains_on(tmp_path: Path) -> None:
+    """STS took pairs from MRPC, whichever part they were in there."""
+    for name, text in {
+        "mrpc/msr-para-train.tsv": "h\n",
+        "stsb/sts-train.csv": "h\n0\tx\tThe dog ran.\tA dog ran\t4.0\n",
+        "mrpc/msr-para-test.tsv": "h\n1\t1\t2\ta dog ran\tThe dog ran\n1\t1\t2\ta cat\tThe cat\n",
+        "stsb/sts-dev.csv": "h\n",
+    }.items():
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    assert [pair.first for pair in paraphrase_tests(tmp_path)["MRPC test"]] == ["a cat"]
+
+
 def test_paraphrase_tests_leave_out_doubtful_grades(tmp_path: Path) -> None:
     """An STS grade between 'same' and 'not the same' is no test."""
     for name, text in {
+        "mrpc/msr-para-train.tsv": "h\n",
+        "stsb/sts-train.csv": "h\n",
         "mrpc/msr-para-test.tsv": "h\n0\t1\t2\ta\tb\n",
         "stsb/sts-dev.csv": "h\n0\tx\ta\tb\t4.0\n1\tx\ta\tb\t4.6\n2\tx\ta\tb\t1.0\n",
     }.items():
