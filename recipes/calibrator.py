@@ -13,7 +13,8 @@ from funnel.models.source import EMBEDDED, EMBEDDED_ENCODER
 from recipes.questions import held_apart
 
 _log = structlog.get_logger(__name__)
-TARGET = 0.95
+TARGET = 0.88
+"""What ``configs/embedded.yaml`` asks for; the usual targets are certified beside it."""
 PREVALENCE = 0.54
 """Share of duplicates among nearest earlier questions in a stream of held-out questions
 (``quora_calibration`` of ``recipes/streams.py``): 1,993 of the 3,783 with a cosine of .57,

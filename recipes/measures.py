@@ -17,7 +17,7 @@ from recipes.questions import HeldOut, paraphrase_tests
 
 Figures = dict[str, dict[str, float]]
 _CROSS_WINDOW, _TWIN_WINDOW = 48, 64
-CEILING: float | None = 0.0
+CEILING: float | None = 1.0
 """Of the cross-encoder's logit in ``embedded:duplicate``; the README has the figures of others."""
 _CONTRASTS = Path(__file__).with_name("contrasts.tsv")
 
@@ -56,13 +56,17 @@ class Model:
 
 
 def calibrated(model: Model, dev: Sequence[Pair]) -> Combination:
-    """Weights of the parts whose sum is the log-odds on the development part."""
+    """Weights of the parts whose sum is the log-odds on the development part.
+
+    The base's cosine is none of them. Beside the others Quora's labels give it a weight below zero,
+    for they were drawn among questions that look alike; elsewhere that costs precision.
+    """
     level = Combination(ceiling=CEILING)
     cross_part = level.capped(model.both_orders(dev).mean(axis=0))
-    parts = (cross_part, model.cosines(dev), model.tuned(dev))
+    parts = np.stack([cross_part, model.tuned(dev)], axis=1)
     labels = np.array([pair.label for pair in dev])
-    (cross, cosine, tuned), bias = logistic_regression(np.stack(parts, axis=1), labels)
-    return replace(level, cross=cross, cosine=cosine, tuned=tuned, bias=bias, order="both_mean")
+    (cross, tuned), bias = logistic_regression(parts, labels)
+    return replace(level, cross=cross, tuned=tuned, bias=bias, order="both_mean")
 
 
 def duplicate_figures(
