@@ -10,6 +10,7 @@ from recipes.distil.batches import Ints, Sides, rounded, rounds
 from recipes.distil.losses import contrast, relations
 from recipes.distil.networks import Cross, Twin
 from recipes.distil.opinions import Taught
+from recipes.distil.pair_losses import cross_losses
 from recipes.distil.setting import SEED, Setting
 from recipes.distil.training import Schedule, optimise
 
@@ -25,7 +26,12 @@ def taught_student(setting: Setting, taught: Taught) -> Cross:
     pooler = (setting.base["pooler.dense.weight"], setting.base["pooler.dense.bias"])
     network = Cross(setting.student(_DROPOUT), pooler).to(setting.device.name)
     schedule = Schedule(setting.plan.student, 3e-4, 400)
-    losses = _cross_losses(setting, network, taught)
+    targets = torch.from_numpy(taught.targets)
+
+    def draw() -> Ints:
+        return taught.round(setting.rng)
+
+    losses = cross_losses(setting, network, taught, targets, draw, _CROSS_BATCH)
     optimise(network, losses, schedule, setting.device, setting.log, "student")
     return network
 
@@ -41,24 +47,6 @@ def taught_encoder(setting: Setting, taught: Taught, space: Tensor) -> Twin:
     losses = _encoder_losses(setting, network, taught, space)
     optimise(network, losses, schedule, setting.device, setting.log, "encoder")
     return network
-
-
-def _cross_losses(setting: Setting, network: Cross, taught: Taught) -> Iterator[Tensor]:
-    texts, device = setting.texts, setting.device
-    sides = Sides.of(texts, taught.first, taught.second)
-    targets = torch.from_numpy(taught.targets).to(device.name)
-
-    def draw() -> Ints:
-        return taught.round(setting.rng)
-
-    def sizes(items: Ints) -> Ints:
-        return sides.together(items, network.between)
-
-    for chosen, length in rounds(draw, sizes, _CROSS_BATCH, texts.ids.device, setting.rng):
-        first, second = sides.turned_at_random(chosen)
-        with device.autocast():
-            logits = network(*texts.pairs(first, second, rounded(length), network.between))
-        yield F.binary_cross_entropy_with_logits(logits, targets[chosen])
 
 
 def _encoder_losses(

@@ -16,6 +16,7 @@ from torch.nn import functional as F  # noqa: N812  # torch's own spelling
 from recipes.distil.batches import Ints, Sides, rounded, rounds
 from recipes.distil.losses import contrast, smoothed
 from recipes.distil.networks import Cross, Twin
+from recipes.distil.pair_losses import cross_losses
 from recipes.distil.setting import SEED, Setting
 from recipes.distil.training import Schedule, optimise
 
@@ -49,7 +50,13 @@ def taught_cross(setting: Setting, fold: int) -> Cross:
     torch.manual_seed(SEED + fold)
     network = Cross(setting.teacher(_DROPOUT)).to(setting.device.name)
     schedule = Schedule(setting.plan.cross_encoder, 5e-5, 200)
-    losses = _cross_losses(setting, network, without_fold(setting.data.folds, fold))
+    train, allowed = setting.data.train, without_fold(setting.data.folds, fold)
+    targets = smoothed(torch.from_numpy(train.labels))
+
+    def draw() -> Ints:
+        return capped(setting, allowed)
+
+    losses = cross_losses(setting, network, train, targets, draw, _BATCH)
     optimise(network, losses, schedule, setting.device, setting.log, f"teacher {fold}")
     return network
 
@@ -89,21 +96,3 @@ def _encoder_losses(setting: Setting, network: Twin, reference: Tensor) -> Itera
         loss = F.binary_cross_entropy_with_logits(logits, smoothed(labels[chosen]))
         sure = contrasted[chosen] & (labels[chosen] >= _SURE)
         yield loss + _CONTRAST * contrast(made, sure, numbers, reference[numbers])
-
-
-def _cross_losses(setting: Setting, network: Cross, allowed: Ints) -> Iterator[Tensor]:
-    train, texts, device = setting.data.train, setting.texts, setting.device
-    sides = Sides.of(texts, train.first, train.second)
-    labels = torch.from_numpy(train.labels).to(device.name)
-
-    def draw() -> Ints:
-        return capped(setting, allowed)
-
-    def sizes(items: Ints) -> Ints:
-        return sides.together(items, network.between)
-
-    for chosen, length in rounds(draw, sizes, _BATCH, texts.ids.device, setting.rng):
-        first, second = sides.turned_at_random(chosen)
-        with device.autocast():
-            logits = network(*texts.pairs(first, second, rounded(length), network.between))
-        yield F.binary_cross_entropy_with_logits(logits, smoothed(labels[chosen]))
