@@ -12,7 +12,8 @@ from tests.redis_servers import RedisFarm, RedisServer
 
 TIMEOUT_MS = 150.0
 SLACK_MS = 500.0  # for a busy machine: what matters is that nobody waits for seconds
-WARM_S = 0.7
+WARM_QUERIES = 100  # of each cache: a machine that stalls takes its time for them
+WARM_S = 20.0
 BROKEN_S = 1.0
 RECOVERY_S = 30.0  # the breaker's pauses double while it is broken
 
@@ -47,7 +48,7 @@ async def survive(
     done = False
     loads = [asyncio.create_task(s.run(lambda: done, seed=i)) for i, s in enumerate(streams)]
     try:
-        await asyncio.sleep(WARM_S)
+        await warm(streams)
         broken = time.monotonic()
         await asyncio.to_thread(breaks)
         await asyncio.sleep(BROKEN_S)
@@ -58,6 +59,14 @@ async def survive(
         await asyncio.gather(*loads)
     for stream in streams:
         check(stream, broken)
+
+
+async def warm(streams: Sequence[Stream]) -> None:
+    """Wait until enough queries of each cache tell what is usual."""
+    end = time.monotonic() + WARM_S
+    while any(len(stream.seen) < WARM_QUERIES for stream in streams):
+        assert time.monotonic() < end, "the caches hardly answer before anything is broken"
+        await asyncio.sleep(0.05)
 
 
 async def recover(streams: Sequence[Stream]) -> None:
