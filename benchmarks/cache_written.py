@@ -61,9 +61,9 @@ def judged(
         for (asked, kept), a, b in zip(texts, first, second, strict=True)
     ]
     scores = PairScores(scorer)
-    scores.learn(pair for pair, verdicts in zip(texts, screened, strict=True) if to_score(verdicts))
-    for row, pair, verdicts in zip(pairs, texts, screened, strict=True):
-        known = scores.get(*pair) if to_score(verdicts) else None
+    scores.learn(verdict.read for verdicts in screened for verdict in to_score(verdicts))
+    for row, verdicts in zip(pairs, screened, strict=True):
+        known = scores.get(*verdicts[0].read) if to_score(verdicts) else None
         yield row, decide(verdicts, [] if known is None else [known], policy).verdicts[0]
 
 

@@ -47,6 +47,8 @@ def measurements(data: Path) -> Iterator[Measurement]:
     yield Measurement("cache-scaling", scaling, quick=_FEW_ENTRIES)
     quality = ["benchmarks/cache_quality.py", str(data), "--size", "2000", "--json"]
     yield Measurement("cache-quality", quality, data / "qqp", ["--size", "500"])
+    slips = ["benchmarks/cache_slips.py", str(data), "--json"]
+    yield Measurement("cache-slips", slips, data / "qqp", ["--pairs", "200"])
     corpus = str(movies / "corpus.jsonl")
     speed = ["-m", "benchmarks.indexing", "speed", corpus, "--documents", "2000"]
     yield Measurement("indexing-speed", speed, movies, ["--documents", "300", "--rounds", "1"])

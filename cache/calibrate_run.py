@@ -17,7 +17,7 @@ from funnel.cache.calibration import (
     least_of,
 )
 from funnel.cache.calibrator import Calibrator, CertifiedPoint
-from funnel.cache.decision import Candidate, Policy, Verdict, screen
+from funnel.cache.decision import Candidate, Policy, Verdict, screen, to_score
 from funnel.cache.guards import VERSION, Margins
 from funnel.cache.pair_scores import PairScores, Progress
 from funnel.cache.replay import earlier_neighbours
@@ -149,15 +149,8 @@ class CalibrationRun:
         """The verifier's scores with the guards' margins taken off; -inf for vetoes."""
         verdicts = [self._screen(pair, cosine) for pair, cosine in zip(pairs, cosines, strict=True)]
         known = PairScores(self._scorer, self._progress("verify") if self._progress else None)
-        known.learn(
-            (pair.first, pair.second)
-            for pair, verdict in zip(pairs, verdicts, strict=True)
-            if verdict.reason == "unscored"
-        )
-        values = [
-            _net(known.get(pair.first, pair.second), verdict)
-            for pair, verdict in zip(pairs, verdicts, strict=True)
-        ]
+        known.learn(verdict.read for verdict in to_score(verdicts))
+        values = [_net(known.get(*verdict.read), verdict) for verdict in verdicts]
         return np.asarray(values, dtype=np.float64)
 
     def _screen(self, pair: LabelledPair, cosine: float) -> Verdict:

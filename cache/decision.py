@@ -1,7 +1,7 @@
 """The decision whether a cached question is the asked one; one code for serving and for replay.
 
 Three pure steps: ``screen`` the nearest candidates with floor and guards, score what is left in
-both orders (``pairs_of``, by whoever calls), and ``decide`` at the threshold. The nearest one that
+both orders (``in_orders``, by whoever calls), and ``decide`` at the threshold. The nearest one that
 is left wins if it is accepted, else the one of the highest score: so the others need no score once
 the nearest is the question. On a stream of 2,500 Quora questions both rules gave the same hits at
 six thresholds, and this one was at no threshold less precise.
@@ -9,10 +9,11 @@ six thresholds, and this one was at no threshold less precise.
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from funnel.cache.guards import Finding, Margins, inspect
 from funnel.cache.settings import GuardSettings
+from funnel.cache.spelling import read_alike
 from funnel.cache.words import take_apart
 from funnel.models.base import TextPair
 
@@ -43,12 +44,15 @@ class Policy:
 class Verdict:
     """What became of one candidate.
 
-    ``score`` is the verifier's lower one of both orders, None when it was not asked or ruled the
-    candidate out without a score; ``needed`` is the threshold with the guards' margins. ``reason``
-    is empty when accepted.
+    ``read`` is the asked and the cached question as guards and verifier read them, with ``slips``
+    of the pen respelt. ``score`` is the verifier's lower one of both orders, None when it was not
+    asked or ruled the candidate out without a score; ``needed`` is the threshold with the guards'
+    margins. ``reason`` is empty when accepted.
     """
 
     candidate: Candidate
+    read: TextPair
+    slips: tuple[tuple[str, str], ...] = ()
     findings: tuple[Finding, ...] = ()
     score: float | None = None
     needed: float = math.inf
@@ -94,13 +98,14 @@ def screen(query: str, candidates: Sequence[Candidate], policy: Policy) -> tuple
 
 
 def _screened(query: str, candidate: Candidate, policy: Policy) -> Verdict:
+    plain = (query, candidate.query)
     if candidate.cosine < policy.floor:
-        return Verdict(candidate, reason="below_floor")
-    findings = tuple(inspect(query, candidate.query, policy.guards, policy.margins))
+        return Verdict(candidate, plain, reason="below_floor")
+    read, slips = read_alike(*plain) if policy.guards.spelling else (plain, ())
+    findings = tuple(inspect(*read, policy.guards, policy.margins))
     veto = next((finding for finding in findings if finding.veto), None)
-    if veto is not None:
-        return Verdict(candidate, findings, reason=f"guard_{veto.kind}")
-    return Verdict(candidate, findings, reason="unscored")
+    reason = "unscored" if veto is None else f"guard_{veto.kind}"
+    return Verdict(candidate, read, slips, findings, reason=reason)
 
 
 def to_score(verdicts: Sequence[Verdict]) -> list[Verdict]:
@@ -108,16 +113,15 @@ def to_score(verdicts: Sequence[Verdict]) -> list[Verdict]:
     return [verdict for verdict in verdicts if verdict.reason == "unscored"]
 
 
-def pairs_of(query: str, verdicts: Sequence[Verdict], *, symmetric: bool) -> list[TextPair]:
+def in_orders(pairs: Sequence[TextPair], *, symmetric: bool) -> list[TextPair]:
     """What to score: both orders of each pair side by side, or one if the verifier has none."""
-    texts = [verdict.candidate.query for verdict in verdicts]
     if symmetric:
-        return [(query, text) for text in texts]
-    return [pair for text in texts for pair in ((query, text), (text, query))]
+        return list(pairs)
+    return [ordered for first, second in pairs for ordered in ((first, second), (second, first))]
 
 
 def lower_of_orders(values: Sequence[float], *, symmetric: bool) -> list[float]:
-    """One score per verdict from the scores of ``pairs_of``; NaN when any of them is NaN."""
+    """One score per verdict from the scores of ``in_orders``; NaN when any of them is NaN."""
     if symmetric:
         return list(values)
     halves = zip(values[::2], values[1::2], strict=True)
@@ -150,13 +154,11 @@ def needed_by(verdict: Verdict, policy: Policy) -> float:
 def _judged(verdict: Verdict, score: float | None, policy: Policy) -> Verdict:
     needed = needed_by(verdict, policy)
     if score is None:
-        return Verdict(verdict.candidate, verdict.findings, None, needed, "nearer_one_taken")
+        return replace(verdict, needed=needed, reason="nearer_one_taken")
     scored = math.isfinite(score)
     refused = scored or score == -math.inf  # ruled out without a score
     reason = "" if scored and score >= needed else "below_threshold" if refused else "not_scored"
-    return Verdict(
-        verdict.candidate, verdict.findings, float(score) if scored else None, needed, reason
-    )
+    return replace(verdict, score=float(score) if scored else None, needed=needed, reason=reason)
 
 
 def _reason(judged: Sequence[Verdict]) -> str:

@@ -44,6 +44,9 @@ AUXILIARIES: Final = _words("auxiliaries")
 EITHER_WAY: Final = _words("either_way")
 OWN: Final = _words("own")
 OWNERS: Final = _words("owners")
+NEW_WORDS: Final = _words("new_words")
+PREFIXES: Final = _words("prefixes")
+SUFFIXES: Final = _words("suffixes")
 CONVERSE: Final[dict[str, str]] = _DATA["converse"]
 DEMONYMS: Final[dict[str, frozenset[str]]] = {
     country: frozenset(people.split()) for country, people in _DATA["demonyms"].items()

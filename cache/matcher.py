@@ -12,15 +12,16 @@ from funnel.cache.decision import (
     Policy,
     Verdict,
     decide,
+    in_orders,
     lower_of_orders,
     needed_by,
-    pairs_of,
     readable,
     screen,
     to_score,
 )
 from funnel.cache.guards import VERSION, Margins
 from funnel.cache.settings import CacheSettings
+from funnel.cache.spelling import dictionary
 from funnel.cache.verifier import Verifier, VerifierFault, is_symmetric
 from funnel.deadline import Deadline
 from funnel.errors import FunnelError
@@ -169,6 +170,8 @@ class Matcher:
         await asyncio.to_thread(lambda: self._encoder.dim)  # which loads it
         revision = await asyncio.to_thread(lambda: scorer.revision)
         await scorer.ascore([("warm", "up")], deadline=Deadline())
+        if self._settings.guards.spelling:
+            await asyncio.to_thread(dictionary)
         return revision
 
     async def _read_revision(self) -> str:
@@ -218,10 +221,10 @@ class Matcher:
         waiting = to_score(verdicts)
         first = len(waiting) if thorough else 1
         try:
-            scores = await self._scores(query, waiting[:first], deadline, thorough=thorough)
+            scores = await self._scores(waiting[:first], deadline, thorough=thorough)
             decision = decide(verdicts, scores, self.policy)
             if decision.chosen is None and len(waiting) > first:
-                scores += await self._scores(query, waiting[first:], deadline)
+                scores += await self._scores(waiting[first:], deadline)
                 decision = decide(verdicts, scores, self.policy)
         except VerifierFault as fault:
             return Decision(None, verdicts, fault.reason)
@@ -229,14 +232,13 @@ class Matcher:
 
     async def _scores(
         self,
-        query: str,
         verdicts: Sequence[Verdict],
         deadline: Deadline,
         *,
         thorough: bool = False,
     ) -> list[float]:
         symmetric = is_symmetric(self.verifier.scorer)
-        pairs = pairs_of(query, verdicts, symmetric=symmetric)
+        pairs = in_orders([verdict.read for verdict in verdicts], symmetric=symmetric)
         orders = 1 if symmetric else 2
         cosines = [verdict.candidate.cosine for verdict in verdicts for _ in range(orders)]
         needed = [needed_by(verdict, self.policy) for verdict in verdicts for _ in range(orders)]

@@ -5,7 +5,7 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
-from funnel.cache.decision import Candidate, Verdict, lower_of_orders, pairs_of
+from funnel.cache.decision import in_orders, lower_of_orders
 from funnel.cache.verifier import is_symmetric
 from funnel.deadline import Deadline
 from funnel.models.base import ScoredPairs, Scorer, TextPair
@@ -50,8 +50,8 @@ class PairScores:
 
     def _score(self, batch: Sequence[TextPair]) -> list[float]:
         symmetric = is_symmetric(self._scorer)
-        pairs = [pair for a, b in batch for pair in pairs_of(a, [_verdict(b)], symmetric=symmetric)]
-        return lower_of_orders(self._values(pairs), symmetric=symmetric)
+        values = self._values(in_orders(batch, symmetric=symmetric))
+        return lower_of_orders(values, symmetric=symmetric)
 
     def _values(self, pairs: Sequence[TextPair]) -> list[float]:
         """Scores in the pairs' order; the halves again where one of them was cut."""
@@ -70,7 +70,3 @@ class PairScores:
 
 def _ordered(first: str, second: str) -> TextPair:
     return (first, second) if first <= second else (second, first)
-
-
-def _verdict(text: str) -> Verdict:
-    return Verdict(Candidate("", text, 1.0))

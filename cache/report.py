@@ -89,6 +89,7 @@ def explain_verdict(verdict: Verdict) -> dict[str, Any]:
         "needed": _finite(verdict.needed),
         "accepted": verdict.accepted,
         "reason": verdict.reason or None,
+        "slips": [{"written": written, "read": read} for written, read in verdict.slips],
         "findings": [
             {"kind": f.kind, "detail": f.detail, "veto": f.veto, "margin": f.margin}
             for f in verdict.findings

@@ -86,9 +86,9 @@ class VerifiedRule:
             return None
         verdicts = [self._screen(asked, candidate) for candidate in candidates]
         waiting = to_score(verdicts)
-        known = [self._scores.get(asked, verdict.candidate.query) for verdict in waiting]
+        known = [self._scores.get(*verdict.read) for verdict in waiting]
         if None in known:
-            raise Unscored([(asked, verdict.candidate.query) for verdict in waiting])
+            raise Unscored([verdict.read for verdict in waiting])
         scores = [score for score in known if score is not None]
         chosen = decide(verdicts, scores, self.policy).chosen
         return None if chosen is None else chosen.candidate

@@ -26,7 +26,10 @@ class VerifierSettings(SettingsModel):
 
 
 class GuardSettings(SettingsModel):
-    """Which differences between two questions are looked for before the verifier is believed."""
+    """Which differences between two questions are looked for before the verifier is believed.
+
+    ``spelling`` is the other way round: slips of the pen are no difference.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -35,6 +38,7 @@ class GuardSettings(SettingsModel):
     negation: bool = True
     entities: bool = True
     order: bool = True
+    spelling: bool = True
 
 
 class CacheSettings(SettingsModel):

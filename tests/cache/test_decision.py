@@ -1,6 +1,7 @@
 """Screening and deciding: floor, guards, both orders, thresholds with margins."""
 
 import math
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -10,13 +11,14 @@ from funnel.cache.decision import (
     Candidate,
     Policy,
     decide,
+    in_orders,
     lower_of_orders,
-    pairs_of,
     readable,
     screen,
     to_score,
 )
 from funnel.cache.guards import Margins
+from funnel.cache.settings import GuardSettings
 
 POLICY = Policy(threshold=2.0, floor=0.6, limit=3)
 
@@ -84,21 +86,28 @@ def test_reason_is_that_of_the_candidate_that_came_furthest() -> None:
 
 def test_both_orders_and_the_lower_score() -> None:
     """An asymmetric verifier is asked twice per candidate, and the worse answer counts."""
-    verdicts = screen("asked", _near(0.9, 0.8), POLICY)
-    pairs = pairs_of("asked", verdicts, symmetric=False)
-    assert pairs[:2] == [("asked", "word0 of it"), ("word0 of it", "asked")]
+    pairs = in_orders([("asked", "kept"), ("asked", "other")], symmetric=False)
+    assert pairs[:2] == [("asked", "kept"), ("kept", "asked")]
     assert lower_of_orders([1.0, 2.0, 4.0, 3.0], symmetric=False) == [1.0, 3.0]
     assert math.isnan(lower_of_orders([1.0, math.nan], symmetric=False)[0])
 
 
 def test_symmetric_verifier_is_asked_once() -> None:
     """A verifier without an order is not paid twice."""
-    verdicts = screen("asked", _near(0.9, 0.8), POLICY)
-    assert pairs_of("asked", verdicts, symmetric=True) == [
-        ("asked", "word0 of it"),
-        ("asked", "word1 of it"),
-    ]
+    pairs = [("asked", "kept"), ("asked", "other")]
+    assert in_orders(pairs, symmetric=True) == pairs
     assert lower_of_orders([1.0, 2.0], symmetric=True) == [1.0, 2.0]
+
+
+def test_slips_of_the_pen_are_read_as_the_word_meant() -> None:
+    """Guards and verifier read both questions in one spelling, unless that is switched off."""
+    kept = [Candidate("k", "Where is the Bangalore office?", 0.9)]
+    (verdict,) = screen("where is the bangakore office", kept, POLICY)
+    assert verdict.read == ("where is the Bangalore office", "Where is the Bangalore office?")
+    assert verdict.slips == (("bangakore", "Bangalore"),)
+    off = replace(POLICY, guards=GuardSettings(spelling=False))
+    (plain,) = screen("where is the bangakore office", kept, off)
+    assert (plain.read[0], plain.slips) == ("where is the bangakore office", ())
 
 
 def test_scripts_outside_the_calibration_are_not_read() -> None:

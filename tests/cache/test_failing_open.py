@@ -79,8 +79,8 @@ async def test_a_silent_store_costs_half_of_the_deadline_at_most() -> None:
     world = _world(store, timeout_ms=5_000)
     store.delay_s = 5.0
     began = time.monotonic()
-    served = await world.ask("a word about cats", deadline_ms=200)
-    assert time.monotonic() - began < 0.2
+    served = await world.ask("a word about cats", deadline_ms=800)
+    assert time.monotonic() - began < 0.8
     assert served.answer.hits
     assert (served.info.status, served.info.reason) == ("error", "store_timeout")
 
