@@ -117,6 +117,18 @@ def case(values: Values, place: str) -> Case:
     )
 
 
+def check_writable(name: str, text: str) -> None:
+    """Refuse what JSON may hold and no file in UTF-8 can.
+
+    Raises:
+        InputError: names the field.
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise InputError(f"{name!r} holds a lone surrogate, which is not valid text") from None
+
+
 def _pair(values: Values, place: str, score: float) -> LabelledPair:
     return LabelledPair(
         _text(values, QUERY, "query"),
@@ -147,8 +159,7 @@ def _text(values: Values, names: tuple[str, ...], wanted: str) -> str:
         raise InputError(f"{name!r} is {_shown(value)}, expected text")
     if not value.strip():
         raise InputError(f"{name!r} is empty")
-    if any("\ud800" <= char <= "\udfff" for char in value):
-        raise InputError(f"{name!r} holds a lone surrogate, which is not valid text")
+    check_writable(name, value)
     return value.strip()
 
 
