@@ -300,8 +300,10 @@ def _form(given: str) -> Any:
 
 
 def _reindex(output: Path) -> str:
+    from funnel.training.exports import embedder_usage
+
     return (
-        f"use it: models: embedder: {output}\n"
+        f"use it:\n{embedder_usage(output)}\n"
         "then rebuild the index, whose vectors are the old model's:\n"
         "  funnel index CORPUS --config YOUR.yaml --rebuild"
     )

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from typer.testing import CliRunner, Result
 
 from funnel.cli.train import app
@@ -68,7 +69,9 @@ def test_bi_encoder_tells_the_command_that_reindexes(
 ) -> None:
     """The vectors in an index are the old model's."""
     told = run_json("bi-encoder", file, "--base", tiny_bi, "-o", tmp_path / "m", *QUICK)
-    assert "funnel index CORPUS --config YOUR.yaml --rebuild" in told["use"]
+    use, _, then = told["use"].partition("then rebuild")
+    assert yaml.safe_load(use) == {"use it": None, "models": {"embedder": str(tmp_path / "m")}}
+    assert "funnel index CORPUS --config YOUR.yaml --rebuild" in then
 
 
 def test_a_teacher_scores_pairs_and_triples_on_the_way(
