@@ -69,7 +69,15 @@ def scored_pair(values: Values, place: str) -> LabelledPair:
 
 
 def unlabelled_pair(values: Values, place: str) -> LabelledPair:
-    """Read a pair for a teacher to score; a score in the file is not looked at."""
+    """Read a pair for a teacher to score; a score in the file is not looked at.
+
+    A triple is none: its negative would be lost without a word.
+    """
+    if found := next((name for name in NEGATIVE if _present(values, name)), None):
+        raise InputError(
+            f"{found!r}: got a triple, expected a query and one document; triples are for "
+            "bi-encoder --loss margin_mse, `funnel train mine` writes pairs with --format pairs"
+        )
     return _pair(values, place, 0.0)
 
 
