@@ -118,10 +118,10 @@ def test_each_kind_of_model_is_refused_where_the_other_belongs(
     tmp_path: Path, tiny_base: str, tiny_bi: str, file: Path
 ) -> None:
     """Cosines are no logits for a teacher or a filter, and a cross-encoder gives no vectors."""
-    out = ("-o", tmp_path / "m")
+    out, lines = ("-o", tmp_path / "m"), ("-o", tmp_path / "m.jsonl")
     for arguments in (
         ("bi-encoder", file, "--base", tiny_bi, "--teacher", tiny_bi, *out),
-        ("mine", file, "--bi-encoder", "none", "--cross-encoder", tiny_bi, *out),
+        ("mine", file, "--bi-encoder", "none", "--cross-encoder", tiny_bi, *lines),
     ):
         assert "is a bi-encoder" in str(failure(*arguments))
     cross = tmp_path / "cross"
@@ -210,6 +210,7 @@ def test_bad_lines_stop_the_command_or_are_skipped(
         ("cross-encoder", "x.jsonl", "-o", "m", "--keep", "worst"),
         ("bi-encoder", "x.jsonl", "-o", "m", "--loss", "triplet"),
         ("mine", "x.jsonl", "-o", "m", "--format", "xml"),
+        ("mine", "x.jsonl", "-o", "m.csv"),
         ("evaluate", "x.jsonl", "--tuned", "m", "--on-bad-line", "maybe"),
     ],
 )
