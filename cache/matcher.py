@@ -81,7 +81,7 @@ def _mismatch(
     embedder: tuple[str, str] | None,
 ) -> str:
     """What the certificate is not about, or nothing."""
-    if (calibrator.verifier, calibrator.revision) != (settings.verifier.model, revision):
+    if calibrator.revision != revision:
         return "calibrated_for_another_verifier"
     if embedder is not None and not calibrator.is_of_embedder(*embedder):
         return "calibrated_for_another_embedder"

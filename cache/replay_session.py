@@ -84,13 +84,15 @@ def replay_log(
 def calibrate_file(
     path: Path,
     config: Path,
-    target: float,
+    target: float | None = None,
     *,
     prevalence: float | None = None,
     source: str = "",
     console: "Console | None" = None,
 ) -> CalibrationReport:
     """Calibrate the verifier of a YAML file on labelled pairs or on a log with groups.
+
+    Without a target for what the file asks of the cache.
 
     Raises:
         InputError: the file cannot be read, no line is good, or a log came with a prevalence.
@@ -101,6 +103,7 @@ def calibrate_file(
     without = {**os.environ, f"{PREFIX}CACHE__CALIBRATOR": ""}
     settings = FunnelSettings.from_yaml(config, environment=without)
     cache = settings.cache or CacheSettings()
+    target = cache.target_precision if target is None else target
     log_given = is_log(path)
     if log_given and prevalence is not None:
         raise InputError("--prevalence: a query log has its own; it goes with labelled pairs only")

@@ -73,7 +73,10 @@ def calibrate(
             '{"query": …, "group": …}; or CSV with these columns.'
         ),
     ],
-    target_precision: Annotated[float, typer.Option(min=0.5, max=0.9999)] = 0.99,
+    target_precision: Annotated[
+        float | None,
+        typer.Option(min=0.5, max=0.9999, help="Of the hits; cache.target_precision if not given."),
+    ] = None,
     prevalence: Annotated[
         float | None,
         typer.Option(

@@ -201,6 +201,12 @@ def mine(
         raise ConfigError("--format scored needs a --cross-encoder to give the scores")
     path = data_file(source, "train.jsonl")
     check_file(output, overwrite=overwrite, sources=(path, *path.glob("*.jsonl*")))
+    if output.suffix not in (".jsonl", ".ndjson"):
+        raise typer.BadParameter(
+            f"got {output.name!r}, expected a name that ends in .jsonl: JSON lines are written, "
+            "and training tells formats by the name",
+            param_hint="--output",
+        )
     settings = MiningSettings(
         per_positive=per_positive,
         range_min=range_min,
@@ -300,8 +306,10 @@ def _form(given: str) -> Any:
 
 
 def _reindex(output: Path) -> str:
+    from funnel.training.exports import embedder_usage
+
     return (
-        f"use it: models: embedder: {output}\n"
+        f"use it:\n{embedder_usage(output)}\n"
         "then rebuild the index, whose vectors are the old model's:\n"
         "  funnel index CORPUS --config YOUR.yaml --rebuild"
     )

@@ -21,6 +21,7 @@ from funnel.evaluation.metrics import PerQuery, mean, per_query
 from funnel.indexing.corpus import Corpus, Row
 from funnel.indexing.qdrant import MEMORY, QdrantSettings
 from funnel.log import get_logger
+from funnel.models.pool import ModelPool
 from funnel.models.representations import shared_representations
 from funnel.progress import bar
 from funnel.stages.cross_encoder import CrossEncoderSettings
@@ -140,14 +141,15 @@ def evaluation_settings(
 ) -> "FunnelSettings":
     """Settings for measuring: the operator's stages over a collection of the dataset's own.
 
-    The collection's name holds the dataset's name and a hash of its corpus, the embedder and the
-    index settings, so that nothing of the operator's is overwritten and another corpus or encoder
-    gets another collection. Beside a local index, which loads all that is in its folder whenever it
-    is opened, it lies in a folder of its own. There is no cache, no scores are remembered, and
-    there is no deadline unless one is given.
+    The collection's name holds the dataset's name and a hash of its corpus, the embedder's weights
+    and the index settings, so that nothing of the operator's is overwritten and another corpus or
+    encoder, be it one trained anew in its old place, gets another collection. Beside a local index,
+    which loads all that is in its folder whenever it is opened, it lies in a folder of its own.
+    There is no cache, no scores are remembered, and there is no deadline unless one is given.
 
     Raises:
         InputError: the deadline leaves no time for any stage.
+        ModelError: the embedder is missing or not to be had.
     """
     if deadline_ms is not None and deadline_ms <= base.reserve_ms:
         raise InputError(
@@ -365,7 +367,7 @@ def _apart(qdrant: QdrantSettings) -> QdrantSettings:
 
 def _collection(base: "FunnelSettings", dataset: Dataset) -> str:
     made_by = {
-        "embedder": base.models.embedder,
+        "embedder": ModelPool.shared().encoder(base.models.embedder).revision,
         "bm25": base.bm25.model_dump(mode="json"),
         "token_vectors": base.qdrant.token_vectors,
         "corpus": dataset.fingerprint,

@@ -122,13 +122,13 @@ def state_from(metadata: Mapping[str, Any] | None, name: str) -> CollectionState
 def check_identity(
     state: CollectionState, name: str, encoder: Encoder, bm25: Bm25Settings, *, token_vectors: bool
 ) -> None:
-    """Refuse a collection that other models or settings made.
+    """Refuse a collection that other models or settings made; a model may have moved.
 
     Raises:
         ConfigError: names what made the collection and what the settings ask for.
     """
     mend = "set it back, choose another 'collection', or index again with --rebuild"
-    if (state.encoder, state.revision) != (encoder.name, encoder.revision):
+    if state.revision != encoder.revision:
         raise ConfigError(
             f"collection {name!r} was made with the embedder {state.encoder} (revision "
             f"{state.revision:.12}, {state.dim} dimensions), but the settings name {encoder.name} "

@@ -118,8 +118,7 @@ def export_bi_encoder(model: Any, report: TrainReport) -> None:
     Raises:
         ModelError: the disk is full or cannot be written.
     """
-    shown = f"models:\n  embedder: {yaml_text(report.output)}"
-    _save_model(model, report, model_card(report, usage=shown))
+    _save_model(model, report, model_card(report, usage=embedder_usage(report.output)))
 
 
 def cross_card(report: TrainReport, use: Use) -> str:
@@ -139,6 +138,11 @@ def usage(output: Path, use: Use) -> str:
         f"  # funnel cache calibrate PAIRS --config THIS.yaml --out {quote(calibrator)}\n"
         f"  # calibrator: {yaml_text(calibrator)}"
     )
+
+
+def embedder_usage(output: Path) -> str:
+    """What goes into the YAML for an encoder."""
+    return f"models:\n  embedder: {yaml_text(output)}"
 
 
 def _save_model(model: Any, report: TrainReport, card: str) -> None:

@@ -1,6 +1,6 @@
 """Mine hard negatives: documents that look right to BM25 or the bi-encoder and are not."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -172,14 +172,24 @@ def _candidates(
     pool: Pool, settings: MiningSettings, encode: Encode | None, encode_queries: Encode | None
 ) -> list[_Candidates]:
     lexical = LexicalIndex(pool.documents)
-    deepest = settings.range_max + max(len(found) for found in pool.positives)
+    deepest = settings.range_max + max(len(found) for found in pool.positives) + 1
     by_words = [lexical.top(query, deepest) for query in pool.queries]
     dense = [(np.array([], np.int64), 0)] * len(by_words)
     if encode and encode_queries:
         dense = _dense(pool, encode(pool.documents), encode_queries(pool.queries), deepest)
+    known = _known(pool)
     return [
-        _merged(words, vectors, worst, pool.positives[position], settings)
+        _merged(words, vectors, worst, known[position], settings)
         for position, (words, (vectors, worst)) in enumerate(zip(by_words, dense, strict=True))
+    ]
+
+
+def _known(pool: Pool) -> list[set[int]]:
+    """What is no negative of each query: its positives, and the query itself as a document."""
+    places = {text: place for place, text in enumerate(pool.documents)}
+    return [
+        {*positives, places[query]} if query in places else set(positives)
+        for query, positives in zip(pool.queries, pool.positives, strict=True)
     ]
 
 
@@ -187,11 +197,10 @@ def _merged(
     words: NDArray[np.int64],
     vectors: NDArray[np.int64],
     worst_positive: int,
-    positives: Sequence[int],
+    known: Collection[int],
     settings: MiningSettings,
 ) -> _Candidates:
     window = slice(settings.range_min, settings.range_max)
-    known = set(positives)
     ahead = [int(d) for d in vectors[:worst_positive] if int(d) not in known]
     by_vectors = [int(d) for d in vectors if int(d) not in known][window]
     by_words = [int(d) for d in words if int(d) not in known][window]

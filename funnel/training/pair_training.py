@@ -187,7 +187,8 @@ def check_pairs(pairs: Sequence[LabelledPair], task: PairTask, *, minimum: int) 
     """
     check_size(pairs, "pairs", minimum=minimum)
     if task.loss == "bce":
-        check_probabilities(pairs, what="labels of bce", mend="use 0 and 1, or --loss mse")
+        other = "" if task.symmetric else ", or --loss mse"
+        check_probabilities(pairs, what="labels of bce", mend=f"use 0 and 1{other}")
         check_classes(pairs)
         return
     if task.scale == "probability":

@@ -8,7 +8,7 @@ from typing import Any
 from funnel.errors import ConfigError, InputError
 from funnel.log import get_logger
 from funnel.training.reading import OnBadLine, read_rows
-from funnel.training.records import known_pair
+from funnel.training.records import check_writable, known_pair
 
 _log = get_logger(__name__)
 _RIGHT = 0.5
@@ -81,6 +81,7 @@ def _document(values: Mapping[str, Any], _place: str) -> tuple[str, str]:
     text = " ".join(str(values[key]) for key in ("title", "text") if values.get(key)).strip()
     if not name or not text:
         raise InputError("expected '_id' and 'text'")
+    check_writable("text", text)
     return name, text
 
 

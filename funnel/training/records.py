@@ -69,7 +69,15 @@ def scored_pair(values: Values, place: str) -> LabelledPair:
 
 
 def unlabelled_pair(values: Values, place: str) -> LabelledPair:
-    """Read a pair for a teacher to score; a score in the file is not looked at."""
+    """Read a pair for a teacher to score; a score in the file is not looked at.
+
+    A triple is none: its negative would be lost without a word.
+    """
+    if found := next((name for name in NEGATIVE if _present(values, name)), None):
+        raise InputError(
+            f"{found!r}: got a triple, expected a query and one document; triples are for "
+            "bi-encoder --loss margin_mse, `funnel train mine` writes pairs with --format pairs"
+        )
     return _pair(values, place, 0.0)
 
 
@@ -117,6 +125,18 @@ def case(values: Values, place: str) -> Case:
     )
 
 
+def check_writable(name: str, text: str) -> None:
+    """Refuse what JSON may hold and no file in UTF-8 can.
+
+    Raises:
+        InputError: names the field.
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise InputError(f"{name!r} holds a lone surrogate, which is not valid text") from None
+
+
 def _pair(values: Values, place: str, score: float) -> LabelledPair:
     return LabelledPair(
         _text(values, QUERY, "query"),
@@ -147,8 +167,7 @@ def _text(values: Values, names: tuple[str, ...], wanted: str) -> str:
         raise InputError(f"{name!r} is {_shown(value)}, expected text")
     if not value.strip():
         raise InputError(f"{name!r} is empty")
-    if any("\ud800" <= char <= "\udfff" for char in value):
-        raise InputError(f"{name!r} holds a lone surrogate, which is not valid text")
+    check_writable(name, value)
     return value.strip()
 
 

@@ -89,7 +89,7 @@ def test_replay_for_people(tmp_path: Path, config: Path) -> None:
 
 
 def test_calibrate_says_when_data_is_short(tmp_path: Path, config: Path) -> None:
-    """Two pairs support nothing: exit code 1, the reason, and a file that certifies nothing."""
+    """Two pairs do not support the YAML's target: exit code 1, the reason, an empty certificate."""
     pairs = tmp_path / "pairs.jsonl"
     rows = [
         {"question1": "How do I pay?", "question2": "How can I pay?", "is_duplicate": 1},
@@ -99,7 +99,7 @@ def test_calibrate_says_when_data_is_short(tmp_path: Path, config: Path) -> None
     out = tmp_path / "calibrator.json"
     result = _run("calibrate", pairs, "-c", config, "--out", out)
     assert result.exit_code == 1
-    assert "cannot support 99.0%" in " ".join(result.stdout.split())
+    assert "cannot support 95.0%" in " ".join(result.stdout.split())
     assert Calibrator.load(out).points == ()
 
 

@@ -196,6 +196,15 @@ def test_certificate_is_of_one_embedder() -> None:
     assert same_weights.problem == ""
 
 
+def test_certificate_is_of_the_verifiers_weights() -> None:
+    """Whatever its folder is called: a trained model is calibrated here and served there."""
+    embedder = ("world:topics", "1")
+    moved = _uncertified(verifier={"model": str(Path(__file__).parent)})
+    assert threshold_for(moved, _calibrator(), "1", embedder).problem == ""
+    trained_anew = threshold_for(_uncertified(), _calibrator(), "2", embedder)
+    assert trained_anew.problem == "calibrated_for_another_verifier"
+
+
 def test_older_file_knows_its_embedder_by_name() -> None:
     """One that names no revision and no guards is as good as before."""
     shipped = Calibrator.shipped().model_copy(

@@ -132,16 +132,25 @@ def test_a_failing_reranker_is_counted(dataset: Dataset) -> None:
 
 
 def test_settings_for_measuring_leave_the_operators_things_alone(dataset: Dataset) -> None:
-    """Own collection, no cache, no deadline; another corpus or embedder is another collection."""
+    """Own collection, no cache, no deadline."""
     base = settings(collection="mine", deadline_ms=50, scope_field="tenant")
     measuring = evaluation_settings(base, dataset)
     assert measuring.collection.startswith("eval-tiny-")
     assert (measuring.cache, measuring.deadline_ms) == (None, None)
-    other = settings(models={"embedder": "other/model"})
-    assert evaluation_settings(other, dataset).collection != measuring.collection
     assert evaluation_settings(base, dataset, deadline_ms=90).deadline_ms == 90
     with pytest.raises(InputError, match=r"deadline_ms: got 9, .* reserve_ms \(10\)"):
         evaluation_settings(base, dataset, deadline_ms=9)
+
+
+def test_an_encoder_trained_anew_in_its_place_is_measured(dataset: Dataset, tmp_path: Path) -> None:
+    """Its vectors are others, and nobody could rebuild or rename a collection of ours."""
+    weights = tmp_path / "model.safetensors"
+    base = settings(models={"embedder": str(tmp_path)})
+    names = set()
+    for content in (b"before", b"trained anew", b"before"):
+        weights.write_bytes(content)
+        names.add(evaluation_settings(base, dataset).collection)
+    assert len(names) == 2
 
 
 def test_a_local_index_does_not_load_what_was_measured_beside_it(

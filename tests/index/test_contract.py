@@ -322,8 +322,10 @@ async def test_vectors_that_are_not_finite_are_refused(opened: Opener, value: fl
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"encoder": FakeEncoder("other")}, r"fake:hashing \(rev.*64 dim.*name other \(rev"),
-        ({"encoder": FakeEncoder(revision="2")}, "revision 1.*revision 2"),
+        (
+            {"encoder": FakeEncoder("other", revision="2")},
+            r"fake:hashing \(revision 1, 64 dim.*name other \(revision 2",
+        ),
         ({"bm25": Bm25Settings(language="german")}, "language='english'.*'german'"),
         ({"qdrant": {"token_vectors": True}}, "holds no token vectors"),
     ],

@@ -194,7 +194,9 @@ async def test_another_process_s_rebuild_with_another_embedder_is_refused(
 ) -> None:
     """Vectors of the same length must not be searched with the wrong model, until it fits again."""
     monkeypatch.setattr("funnel.indexing.live._REFRESH_S", 0.0)
-    other = DocumentIndex(QdrantSettings(url=loopback.url), "docs", FakeEncoder("fake:other"))
+    other = DocumentIndex(
+        QdrantSettings(url=loopback.url), "docs", FakeEncoder("fake:other", revision="2")
+    )
     await other.rebuild(DOCUMENTS[:3])
     await index.search(terms="fox")  # does not wait for what it sets going
     assert index._live._refreshing is not None

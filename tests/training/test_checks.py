@@ -63,6 +63,8 @@ def test_scores_outside_zero_and_one_are_named_with_their_lines(
     for loss in ("bce", "mse"):
         with pytest.raises(InputError, match=r"line 97: score 7\.5 is outside \[0, 1\]"):
             train_cross_encoder(bad, RunOptions(output=tmp_path / "m"), base=NO_MODEL, loss=loss)
+    with pytest.raises(InputError, match=r"within \[0, 1\] \(use 0 and 1\):\n  line 97"):
+        train_duplicate(bad, RunOptions(output=tmp_path / "m"), base=NO_MODEL)  # has no other loss
     with pytest.raises(InputError, match="line 97"):
         from_pairs(bad, scale="probability")
     assert max(from_pairs(bad, scale="logit").values) < 1.0

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from typer.testing import CliRunner, Result
 
 from funnel.cli.train import app
@@ -68,7 +69,9 @@ def test_bi_encoder_tells_the_command_that_reindexes(
 ) -> None:
     """The vectors in an index are the old model's."""
     told = run_json("bi-encoder", file, "--base", tiny_bi, "-o", tmp_path / "m", *QUICK)
-    assert "funnel index CORPUS --config YOUR.yaml --rebuild" in told["use"]
+    use, _, then = told["use"].partition("then rebuild")
+    assert yaml.safe_load(use) == {"use it": None, "models": {"embedder": str(tmp_path / "m")}}
+    assert "funnel index CORPUS --config YOUR.yaml --rebuild" in then
 
 
 def test_a_teacher_scores_pairs_and_triples_on_the_way(
@@ -115,10 +118,10 @@ def test_each_kind_of_model_is_refused_where_the_other_belongs(
     tmp_path: Path, tiny_base: str, tiny_bi: str, file: Path
 ) -> None:
     """Cosines are no logits for a teacher or a filter, and a cross-encoder gives no vectors."""
-    out = ("-o", tmp_path / "m")
+    out, lines = ("-o", tmp_path / "m"), ("-o", tmp_path / "m.jsonl")
     for arguments in (
         ("bi-encoder", file, "--base", tiny_bi, "--teacher", tiny_bi, *out),
-        ("mine", file, "--bi-encoder", "none", "--cross-encoder", tiny_bi, *out),
+        ("mine", file, "--bi-encoder", "none", "--cross-encoder", tiny_bi, *lines),
     ):
         assert "is a bi-encoder" in str(failure(*arguments))
     cross = tmp_path / "cross"
@@ -207,6 +210,7 @@ def test_bad_lines_stop_the_command_or_are_skipped(
         ("cross-encoder", "x.jsonl", "-o", "m", "--keep", "worst"),
         ("bi-encoder", "x.jsonl", "-o", "m", "--loss", "triplet"),
         ("mine", "x.jsonl", "-o", "m", "--format", "xml"),
+        ("mine", "x.jsonl", "-o", "m.csv"),
         ("evaluate", "x.jsonl", "--tuned", "m", "--on-bad-line", "maybe"),
     ],
 )

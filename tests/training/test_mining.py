@@ -82,6 +82,13 @@ def test_the_range_leaves_out_the_first_ranks() -> None:
     assert DOCUMENTS[3] not in [row.negative for row in found.triples]
 
 
+def test_a_question_is_no_negative_of_itself() -> None:
+    """In pairs of questions, and in collections whose queries are documents, it is the nearest."""
+    pool = make_pool([("a password", DOCUMENTS[0])], [*DOCUMENTS, "a password"])
+    found = mine(pool, MiningSettings(per_positive=5), encode=None, score=None)
+    assert [row.negative for row in found.triples] == [DOCUMENTS[1]]
+
+
 def test_no_negative_at_all_is_an_error() -> None:
     """A pool of positives only has nothing to offer."""
     pool = make_pool([("a", "a b"), ("a", "a c")])
@@ -178,6 +185,15 @@ def test_judgements_without_a_text_are_counted(tmp_path: Path) -> None:
     assert pool.queries == POOL.queries
     told = {"left_out": 2, "of": 3, "unknown_queries": 1, "unknown_documents": 1}
     assert [told.items() <= entry.items() for entry in logs] == [True]
+
+
+def test_text_that_no_file_can_hold_is_refused_before_the_work(tmp_path: Path) -> None:
+    """Half a surrogate pair, which JSON allows, could not be written once all was mined."""
+    folder = beir(tmp_path / "beir")
+    with (folder / "corpus.jsonl").open("a") as file:
+        file.write('{"_id": "d9", "text": "\\ud83d"}\n')
+    with pytest.raises(CorpusError, match="line 6: 'text' holds a lone surrogate"):
+        read_pool(folder)
 
 
 def test_a_missing_split_names_those_that_exist(tmp_path: Path) -> None:

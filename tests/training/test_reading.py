@@ -8,7 +8,7 @@ import pytest
 from funnel.cli.train_inputs import read_pairs
 from funnel.errors import ConfigError, CorpusError, InputError
 from funnel.training import read_rows
-from funnel.training.records import case, labelled_pair, triple
+from funnel.training.records import case, labelled_pair, triple, unlabelled_pair
 
 GOOD = '{"query": "a", "document": "b", "label": 1}\n'
 
@@ -43,6 +43,13 @@ def test_who_learns_scores_reads_the_score_beside_a_label(tmp_path: Path) -> Non
     assert [row.score for row in read_pairs(str(path), "fail")] == [1.0]
     path = write(tmp_path, "b.jsonl", '{"query": "a", "text": "b", "label": 0.5}\n')
     assert [row.score for row in read_pairs(str(path), "fail", soft=True)] == [0.5]
+
+
+def test_a_triple_is_no_pair_for_a_teacher(tmp_path: Path) -> None:
+    """Its positive could be read as the document, and its negative would be lost without a word."""
+    line = '{"query": "a", "positive": "b", "negative": "c"}\n'
+    with pytest.raises(CorpusError, match="line 1: 'negative': got a triple.*margin_mse"):
+        read_rows(write(tmp_path, "triples.jsonl", line), unlabelled_pair)
 
 
 @pytest.mark.parametrize(
