@@ -2,8 +2,9 @@
 set-up left behind.
 """
 
+import gc
 import os
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 
 import pytest
 import structlog
@@ -16,6 +17,20 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 # A new clone makes hypothesis's tables of characters first, a busy host pauses: slow, not wrong.
 settings.register_profile("suite", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("suite")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """Keep garbage collections, of which each training makes one, off what was imported to stay.
+
+    They would take a second or more to go through all of that.
+    """
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 @pytest.fixture(autouse=True, scope="session")

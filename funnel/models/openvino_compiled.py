@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import openvino
 import torch
+from openvino.tools.ovc.telemetry_utils import init_ovc_telemetry
 from torch import nn
 
 from funnel.log import get_logger
@@ -84,6 +85,8 @@ def _release_all() -> None:
 
 def converted(module: nn.Module, example: Any) -> Any:
     """OpenVINO's form of a module; an example's lengths are not fixed."""
+    # Else its maker is sent a handful of messages, and for each this process is forked.
+    init_ovc_telemetry().consent = False
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # its use of torch.jit.trace is not ours to mend
         return openvino.convert_model(module.eval(), example_input=example)

@@ -35,7 +35,7 @@ def test_a_ladder_is_climbed_and_simulated(
     (tmp_path / "model").mkdir()
     model = save_cross_encoder(tmp_path / "model")
     dataset = load_beir(_toy(tmp_path / "toy"), "test")
-    plan = LoadPlan(shares=(0.5,), seconds=1.5, warm_up=0.5, depth=10)
+    plan = LoadPlan(shares=(0.5,), seconds=0.8, warm_up=0.3, depth=10)
     report = bench_load(dataset, str(model), EMBEDDED_ENCODER, plan)
     assert [(point.cache, point.adapt) for point in report.points] == [
         (False, False),

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+from contextlib import redirect_stdout
 from pathlib import Path
 
 import pytest
@@ -28,8 +29,11 @@ LINES = [
 pytestmark = pytest.mark.slow
 
 
-def funnel(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    return python("-m", "funnel", *arguments, cwd=cwd)
+def funnel(*arguments: str) -> int:
+    """The command line in this process; returns its exit code."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["funnel", *arguments])
+        return run()
 
 
 def python(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
@@ -44,20 +48,29 @@ def python(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def indexed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with settings and an indexed corpus."""
     path = tmp_path_factory.mktemp("cli")
     (path / "small.yaml").write_text(YAML.replace("INDEX", str(path / "index")))
     (path / "corpus.jsonl").write_text("\n".join(map(json.dumps, LINES)))
-    done = funnel("index", "corpus.jsonl", "--config", "small.yaml", "--json", cwd=path)
-    assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)["new"] == 2
+    with redirect_stdout(io.StringIO()) as said:
+        assert funnel("index", f"{path}/corpus.jsonl", "-c", f"{path}/small.yaml", "--json") == 0
+    assert json.loads(said.getvalue())["new"] == 2
     return path
+
+
+@pytest.fixture
+def folder(indexed: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """That folder, as the one where commands are given."""
+    monkeypatch.chdir(indexed)
+    return indexed
 
 
 def test_query_prints_one_json_object(folder: Path) -> None:
     """Hits with what every source and stage said, trace, cache, and the explanation asked for."""
-    done = funnel(
+    done = python(
+        "-m",
+        "funnel",
         "query",
         "forgot password",
         "-c",
@@ -92,11 +105,12 @@ def test_bm25_alone_imports_no_torch(folder: Path, cache: str) -> None:
     assert done.stdout.split() == ["reset", "False"], done.stderr
 
 
-def test_query_shows_a_table(folder: Path) -> None:
+def test_query_shows_a_table(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
     """For people: ranks and scores of each source, and what the cache did."""
-    done = funnel("query", "forgot password", "-c", "small.yaml", cwd=folder)
-    assert "bm25 #1" in done.stdout
-    assert "cache: bypass" in done.stdout
+    assert funnel("query", "forgot password", "-c", "small.yaml") == 0
+    shown = capfd.readouterr().out
+    assert "bm25 #1" in shown
+    assert "cache: bypass" in shown
 
 
 def test_a_query_of_what_was_never_indexed_says_so(
@@ -104,9 +118,7 @@ def test_a_query_of_what_was_never_indexed_says_so(
 ) -> None:
     """Beside the answer, which is empty for another reason than the query's."""
     monkeypatch.setenv("FUNNEL__COLLECTION", "typo")
-    monkeypatch.chdir(folder)
-    monkeypatch.setattr(sys, "argv", ["funnel", "query", "password", "-c", "small.yaml", "--json"])
-    assert run() == 0
+    assert funnel("query", "password", "-c", "small.yaml", "--json") == 0
     said = capfd.readouterr()
     assert json.loads(said.out)["hits"] == []
     assert "collection 'typo' in" in said.err and "funnel index" in said.err
@@ -125,17 +137,10 @@ def test_a_query_of_what_was_never_indexed_says_so(
     ],
 )
 def test_errors_are_one_message(
-    folder: Path,
-    arguments: list[str],
-    code: int,
-    part: str,
-    monkeypatch: pytest.MonkeyPatch,
-    capfd: pytest.CaptureFixture[str],
+    folder: Path, arguments: list[str], code: int, part: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """No stack trace, nothing on standard output, and an exit code that says whose mistake."""
-    monkeypatch.chdir(folder)
-    monkeypatch.setattr(sys, "argv", ["funnel", *arguments])
-    ended = run()
+    ended = funnel(*arguments)
     said = capfd.readouterr()
     assert ended == code, said.err
     assert part in said.err
@@ -143,22 +148,22 @@ def test_errors_are_one_message(
     assert said.out == ""
 
 
-def test_doctor_says_what_is_there(folder: Path) -> None:
+def test_doctor_says_what_is_there(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
     """Core packages, hardware, the opened index and a timed query; healthy means exit code 0."""
-    done = funnel("doctor", "-c", "small.yaml", "--json", cwd=folder)
-    report = json.loads(done.stdout)
+    ended = funnel("doctor", "-c", "small.yaml", "--json")
+    report = json.loads(capfd.readouterr().out)
     status = {check["name"]: check["status"] for check in report["checks"]}
     assert report["healthy"] is True
-    assert done.returncode == 0
+    assert ended == 0
     assert status["torch"] == status["configuration"] == status["query"] == "ok"
 
 
-def test_doctor_fails_with_the_mend(folder: Path) -> None:
+def test_doctor_fails_with_the_mend(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
     """A configuration that cannot load is a failed check, not a crash."""
     (folder / "broken.yaml").write_text("stages: [{kind: bm52, k: 3}]")
-    done = funnel("doctor", "-c", "broken.yaml", "--json", cwd=folder)
-    report = json.loads(done.stdout)
-    assert done.returncode == 1
+    ended = funnel("doctor", "-c", "broken.yaml", "--json")
+    report = json.loads(capfd.readouterr().out)
+    assert ended == 1
     failed = [check for check in report["checks"] if check["status"] == "fail"]
     assert "did you mean 'bm25'" in failed[0]["detail"]
 

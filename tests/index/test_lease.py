@@ -61,11 +61,11 @@ async def test_writes_at_once_lose_nothing(
     one, other = two
     if not is_first:
         await one.upsert([{"id": "base", "text": "fox"}])
-    await asyncio.gather(one.upsert(corpus("x")), other.upsert(corpus("yyyy")))
+    await asyncio.gather(one.upsert(corpus("x", 60)), other.upsert(corpus("yyyy", 60)))
     await asyncio.gather(one.delete(["x0", "x1"]), other.delete(["x1", "x2"]))
     state = await one._live.refresh()
     assert state is not None
-    assert state.documents == await other.count() == 597 + (not is_first)
+    assert state.documents == await other.count() == 117 + (not is_first)
     assert state.total_length == (await one._updates._upkeep.recounted("docs", state)).total_length
     assert not state.writing
     for field in ("field_x", "field_yyyy"):
@@ -122,17 +122,17 @@ async def test_a_long_write_lets_a_short_one_in_between(
         return await slow(texts, side=side)
 
     monkeypatch.setattr(one._encoder, "aencode", slowly)
-    long = asyncio.create_task(one.upsert(corpus("x", 600)))
+    long = asyncio.create_task(one.upsert(corpus("x", 300)))
     while not await other.count() > 20:
         continue
     await other.upsert([{"id": "new", "text": "a fox among others", "metadata": {"short": 1}}])
     assert not long.done()
     await other.delete(["old", "x0"])
     assert not long.done()
-    assert (await long).new == 600
+    assert (await long).new == 300
     state = await one._live.refresh()
     assert state is not None
-    assert state.documents == await other.count() == 600
+    assert state.documents == await other.count() == 300
     assert state.total_length == (await one._updates._upkeep.recounted("docs", state)).total_length
     assert not state.writing
     assert (await one.search(terms="fox", filters={"short": 1})).bm25[0].document.id == "new"

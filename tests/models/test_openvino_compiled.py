@@ -10,6 +10,9 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("openvino")
 
+from openvino.tools.ovc.telemetry_utils import init_ovc_telemetry  # noqa: E402
+from openvino_telemetry.utils.sender import TelemetrySender  # noqa: E402
+
 from funnel.models import openvino_compiled, sealed  # noqa: E402
 from funnel.models.openvino_compiled import Compiled, converted  # noqa: E402
 
@@ -70,6 +73,15 @@ def test_what_was_kept_is_used() -> None:
     row = np.arange(4, dtype=np.float32)[None]
     np.testing.assert_array_equal(first([row]), again([row]))
     assert sealed.read("openvino/kept.blob")
+
+
+def test_nobody_is_told_of_a_conversion(monkeypatch: pytest.MonkeyPatch) -> None:
+    """OpenVINO would send a handful of messages over the network."""
+    sent: list[object] = []
+    monkeypatch.setattr(init_ovc_telemetry(), "consent", True)
+    monkeypatch.setattr(TelemetrySender, "send", lambda *message: sent.append(message))
+    _twice()
+    assert sent == []
 
 
 def test_a_fork_leaves_its_parents_networks_alone(monkeypatch: pytest.MonkeyPatch) -> None:

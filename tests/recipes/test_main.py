@@ -1,6 +1,7 @@
 """The command line of the recipes: what is done, what is left out, what is refused."""
 
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -23,6 +24,14 @@ if TYPE_CHECKING:
     from recipes.network import Base, Words
 
 ALL = ["prepare", "students", "duplicate", "calibrator", "relevance"]
+
+
+@pytest.fixture(autouse=True)
+def _same_threads() -> Iterator[None]:
+    """The command gives torch more threads, which tests after it must not inherit."""
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
 
 
 def _run(monkeypatch: pytest.MonkeyPatch, folder: Path, *more: str) -> None:
