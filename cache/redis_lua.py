@@ -21,6 +21,10 @@ share a hash tag) served by one node of a cluster. With ``P`` for ``{funnel1:NAM
 
 where ID is ``partition:key``. If ``meta`` is lost (a flush, an eviction by the server), a new one
 starts with a floor above every epoch given before, so that what survived is never read again.
+
+While a cluster moves the slot to another node, each of the two has a part of the keys. A script
+that changes records would do half of its work then, and so refuses: both nodes answer a command of
+two keys, neither of which is there, with an error.
 """
 
 import hashlib
@@ -48,6 +52,7 @@ local function birth(seen)
              'seq', 0, 'bytes', 0, 'evictions', 0)
 end
 local function ensure()
+  redis.call('EXISTS', P .. 'none', P .. 'nothing')  -- an error while nodes share the slot's keys
   if not epoch() then birth(0) end
 end
 local function insist()
