@@ -201,7 +201,8 @@ class Invalidator:
         await self._paying.aclose()
 
     def _owe(self, reason: str) -> None:
-        log.warning("cache.invalidation_owed", reason=reason)
+        if self._owed == self._paid:  # of the writes that follow nothing new is to be said
+            log.warning("cache.invalidation_owed", reason=reason)
         self._owed += 1
         self.owes()
 
