@@ -6,6 +6,7 @@ compute. So a cache can let concurrent callers of the same question share one co
 
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
@@ -75,6 +76,13 @@ class QueryCache(ABC):
         self, *, upserted: Sequence[Document] = (), deleted: Sequence[str] = ()
     ) -> None:
         """Forget what a write to the index may have changed; all of it if neither is given."""
+
+    def documents_changing(self) -> AbstractAsyncContextManager[None]:
+        """Enter before a write to the index, leave when ``documents_changed`` has told of it.
+
+        If the process dies in between, nobody serves for long what the write may have changed.
+        """
+        return nullcontext()
 
     async def purge(self, *, scope: str | None = None) -> int:  # noqa: ARG002
         """Drop all entries (of one scope). Returns how many were dropped."""

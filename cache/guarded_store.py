@@ -14,6 +14,7 @@ from funnel.log import get_logger
 
 log = get_logger(__name__)
 T = TypeVar("T")
+_SAY_EVERY_S = 10.0
 _LATELY_S = 5.0  # a store that answered since is taken for well when a hurried caller gave up
 
 
@@ -60,6 +61,8 @@ class GuardedStore:
         self.faults: dict[str, int] = {}
         self.last_stats: StoreStats | None = None
         self._answered = -math.inf
+        self._said = -math.inf
+        self._unsaid = 0
 
     def budget(self, deadline: Deadline = NO_DEADLINE) -> Budget:
         """A fresh budget for one query: half of what it has left, as the stages need time too."""
@@ -105,7 +108,7 @@ class GuardedStore:
             blame = not self._was_hurried(patience_s)
             raise self._failed(budget, "store_timeout", detail, blame=blame) from error
         except CacheError as error:
-            log.warning("cache.store_failed", error=str(error))
+            self._say_seldom(str(error))
             raise self._failed(budget, "store_unavailable", str(error)) from error
         except Exception as error:
             log.error("cache.store_broken", error=type(error).__name__)
@@ -115,6 +118,15 @@ class GuardedStore:
         self._answered = time.monotonic()
         budget.spend(self._answered - began)
         return result
+
+    def _say_seldom(self, error: str) -> None:
+        """A full disk refuses writes and lets read: no breaker opens, and the log would drown."""
+        now = time.monotonic()
+        if now - self._said < _SAY_EVERY_S:
+            self._unsaid += 1
+            return
+        log.warning("cache.store_failed", error=error, not_logged=self._unsaid)
+        self._said, self._unsaid = now, 0
 
     def _was_hurried(self, patience_s: float) -> bool:
         """Whether a timeout says more of the caller's deadline than of the store."""

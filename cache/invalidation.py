@@ -1,14 +1,16 @@
 """What an index write makes wrong: the epoch, the answers that hold a document, those it enters."""
 
 import asyncio
-from collections.abc import Sequence
+import secrets
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 from funnel.cache.background import Background
 from funnel.cache.guarded_store import Budget, GuardedStore, StoreFault
 from funnel.cache.local import LocalTier
 from funnel.cache.settings import CacheSettings
-from funnel.cache.store import ROOM, Epoch, Stored
+from funnel.cache.store import ROOM, Epoch, Store, Stored
 from funnel.log import get_logger
 from funnel.models.base import Encoder
 from funnel.types import Document
@@ -22,6 +24,8 @@ _AFFECTED = 1_000
 _WINDOWS = 512  # of text to embed for one write; beyond that everything is dropped
 _LONGEST_TOKEN = 16  # characters; on average
 _RETRY_S = (0.1, 0.2, 0.5, 1.0)
+_ANNOUNCED_S = 10.0
+_ANNOUNCE_EVERY_S = 3.0
 
 
 class Invalidator:
@@ -31,7 +35,8 @@ class Invalidator:
     store. It rises again at the end: what a process has read between the two, and keeps in its own
     memory, may have been dropped since. What cannot be told to the store is owed: while it is, this
     process serves nothing from the cache, and it tries again until the store has taken it. A write
-    that was interrupted while it was being told is owed too.
+    that was interrupted while it was being told is owed too. A write is announced to the store
+    before it begins: if this process dies before it is told, the epoch ends without it.
     """
 
     def __init__(
@@ -48,6 +53,36 @@ class Invalidator:
         self._owed = 0
         self._paid = 0
         self._paying = Background(1)  # of its own: a debt must not wait for room among the keeps
+
+    @asynccontextmanager
+    async def announced(self) -> AsyncIterator[None]:
+        """Around a write and the telling of it. What stays owed stays announced, too."""
+        if not self._store.store.shared:
+            yield
+            return
+        name = secrets.token_hex(8)
+        await self._announce(name)
+        renewing = asyncio.create_task(self._renew(name))
+        try:
+            yield
+        finally:
+            renewing.cancel()
+            if not self.owes():
+                await self._note(lambda store: store.withdraw(name))
+
+    async def _renew(self, name: str) -> None:
+        while True:
+            await asyncio.sleep(_ANNOUNCE_EVERY_S)
+            await self._announce(name)
+
+    async def _announce(self, name: str) -> None:
+        await self._note(lambda store: store.announce(name, ttl_s=_ANNOUNCED_S))
+
+    async def _note(self, note: Callable[[Store], Awaitable[None]]) -> None:
+        try:
+            await self._store.call(note, Budget(_PATIENCE_S))
+        except StoreFault as fault:
+            log.info("cache.write_not_noted", reason=fault.reason)
 
     async def changed(self, upserted: Sequence[Document], deleted: Sequence[str]) -> None:
         """The index was written. Without any document named, anything may have changed."""
@@ -166,7 +201,8 @@ class Invalidator:
         await self._paying.aclose()
 
     def _owe(self, reason: str) -> None:
-        log.warning("cache.invalidation_owed", reason=reason)
+        if self._owed == self._paid:  # of the writes that follow nothing new is to be said
+            log.warning("cache.invalidation_owed", reason=reason)
         self._owed += 1
         self.owes()
 

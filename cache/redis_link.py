@@ -34,6 +34,7 @@ _READ_ONLY = "read only replica"
 _MENDS = {
     "'maxmemory'": "raise its maxmemory well above cache.max_bytes, or lower that",
     _READ_ONLY: "name the primary in cache.url",
+    "non local key": "try again when the cluster has moved the slot to its new node",
     "permission": "allow its user scripts and reading, writing keys of cache.namespace, as with "
     "ACL SETUSER USER ~{funnel1:* +@all -@dangerous +info",
     "Authentication required": "put user and password into cache.url",

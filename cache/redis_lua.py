@@ -16,11 +16,16 @@ share a hash tag) served by one node of a cluster. With ``P`` for ``{funnel1:NAM
 ``P parts``        hash    records per partition
 ``P v:PARTITION``  vset    keys by query vector, on servers that have vector sets
 ``P l:NAME``       string  a lease, with its own expiry: its owner, token and request
+``P writes``       zset    index writes that the store has not been told of, by when they must be
 ``P log``          stream  capped change log; n is consecutive, so a reader notices a gap
 =================  ======  ==========================================================
 
 where ID is ``partition:key``. If ``meta`` is lost (a flush, an eviction by the server), a new one
 starts with a floor above every epoch given before, so that what survived is never read again.
+
+While a cluster moves the slot to another node, each of the two has a part of the keys. A script
+that changes records would do half of its work then, and so refuses: both nodes answer a command of
+two keys, neither of which is there, with an error.
 """
 
 import hashlib
@@ -42,13 +47,35 @@ local function epoch()
   if not e[1] or not e[2] then return nil end
   return {tonumber(e[1]), tonumber(e[2])}
 end
+local function overdue()  -- writes whose writer died before it told of them
+  local count = redis.pcall('ZCOUNT', P .. 'writes', '-inf', text(now()))
+  return type(count) == 'number' and count > 0
+end
+local function told_epoch()
+  if not overdue() then return epoch() end
+end
 local function birth(seen)
   local start = text(math.max(now(), seen + 1))
   redis.call('HSET', M, 'current', start, 'floor', start, 'token', start, 'born', start,
              'seq', 0, 'bytes', 0, 'evictions', 0)
 end
+local function note(op, id)
+  local n = redis.call('HINCRBY', M, 'seq', 1)
+  redis.call('XADD', P .. 'log', 'MAXLEN', '~', 10000, '*', 'n', n, 'o', op, 'i', id)
+end
+local function raise(invalidate)
+  local current = redis.call('HINCRBY', M, 'current', 1)
+  if not invalidate then return end
+  redis.call('HSET', M, 'floor', current)
+  note('c', '')
+end
 local function ensure()
+  redis.call('EXISTS', P .. 'none', P .. 'nothing')  -- an error while nodes share the slot's keys
   if not epoch() then birth(0) end
+  if overdue() then
+    redis.call('ZREMRANGEBYSCORE', P .. 'writes', '-inf', text(now()))
+    raise(true)
+  end
 end
 local function insist()
   redis.call('UNLINK', P .. 'none')  -- once a script has written, a full server lets it finish
@@ -72,10 +99,6 @@ end
 local function vector(id)
   local v = redis.pcall('HGET', P .. 'r:' .. id, 'v')
   return type(v) == 'string' and v
-end
-local function note(op, id)
-  local n = redis.call('HINCRBY', M, 'seq', 1)
-  redis.call('XADD', P .. 'log', 'MAXLEN', '~', 10000, '*', 'n', n, 'o', op, 'i', id)
 end
 local function unindex(id)
   local side = unpacked(redis.call('HGET', P .. 'side', id))
@@ -121,7 +144,7 @@ class Script:
 
 
 GET = Script("""
-local e = epoch()
+local e = told_epoch()
 if not e then return false end
 local partition, key = ARGV[2], ARGV[3]
 local payload = read(partition .. ':' .. key, e[2])
@@ -133,7 +156,7 @@ return {text(e[1]), text(e[2])}
 """partition, key → false | current, floor[, payload[, target, note]]"""
 
 READ = Script("""
-local e = epoch()
+local e = told_epoch()
 if not e then return false end
 local found = {text(e[1]), text(e[2])}
 for i = 2, #ARGV do found[i + 1] = read(ARGV[i], e[2]) end
@@ -149,7 +172,7 @@ return found
 """ids → vector or nil for each id"""
 
 LIVING = Script("""
-local e = epoch()
+local e = told_epoch()
 local found = {}
 for i = 2, #ARGV do found[i - 1] = e and read(ARGV[i], e[2]) and vector(ARGV[i]) end
 return found
@@ -307,18 +330,14 @@ return page[1]
 """cursor, count → next cursor: aliases whose target is gone"""
 
 EPOCH = Script("""
-local e = epoch()
+local e = told_epoch()
 return e and {text(e[1]), text(e[2])}
 """)
 """→ false | current, floor"""
 
 BUMP = Script("""
 insist()
-local current = redis.call('HINCRBY', M, 'current', 1)
-if ARGV[2] == '1' then
-  redis.call('HSET', M, 'floor', current)
-  note('c', '')
-end
+raise(ARGV[2] == '1')
 local e = epoch()
 return {text(e[1]), text(e[2])}
 """)
@@ -328,10 +347,24 @@ REBIRTH = Script("""
 redis.call('UNLINK', P .. 'none')
 local e = epoch()
 if not e or e[1] < tonumber(ARGV[2]) then birth(tonumber(ARGV[2])) end
+ensure()
 e = epoch()
 return {text(e[1]), text(e[2])}
 """)
-"""highest epoch ever seen → current, floor: begin anew above it, unless someone already has"""
+"""highest epoch ever seen → current, floor: begin anew above it, unless someone already has; and
+end the epoch if a writer died before it told"""
+
+ANNOUNCE = Script("""
+insist()
+redis.call('ZADD', P .. 'writes', text(now() + tonumber(ARGV[3])), ARGV[2])
+return 1
+""")
+"""name, ttl ms → 1"""
+
+WITHDRAW = Script("""
+return redis.call('ZREM', P .. 'writes', ARGV[2])
+""")
+"""name → how many there were"""
 
 ACQUIRE = Script("""
 ensure()

@@ -86,8 +86,12 @@ class RedisVectorSets(QueryVectors):
             await asyncio.gather(self._checker, return_exceptions=True)
 
     async def spot_check(self) -> None:
-        """Look at a few random elements of every set and remove those whose record is gone."""
-        for partition in await self._partitions():
+        """Look at a few random elements of some sets and remove those whose record is gone.
+
+        Of some: there is a set for each tenant and each of its filters, and this runs all the time.
+        """
+        some = await self._link.command("HRANDFIELD", f"{self._link.prefix}parts", _SPOT_CHECK)
+        for partition in (raw.decode() for raw in some):
             keys = await self._link.command("VRANDMEMBER", self._name(partition), _SPOT_CHECK)
             ids = [f"{partition}:{key.decode()}" for key in keys or ()]
             if ids:

@@ -10,6 +10,7 @@ import asyncio
 import random
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
 from typing import Any
 
@@ -184,6 +185,10 @@ class SemanticCache(QueryCache):
     ) -> None:
         """Forget what the written documents may have changed; nothing named means everything."""
         await self._invalidator.changed(upserted, deleted)
+
+    def documents_changing(self) -> AbstractAsyncContextManager[None]:
+        """The store notices, in ten seconds, if this process dies before it has told of a write."""
+        return self._invalidator.announced()
 
     async def settled(self, within_s: float) -> bool:
         """Whether the store knows of all writes, after waiting a while for it to answer."""

@@ -45,7 +45,7 @@ class SqliteFile:
     """
 
     def __init__(self, path: Path, timeout_s: float) -> None:
-        self.path = path.expanduser()
+        self.path = path.expanduser().absolute()
         self._timeout_s = timeout_s
         self._reader = _Worker(self.path, "read")
         self._writer = _Worker(self.path, "write")

@@ -28,6 +28,28 @@ def bump(connection: sqlite3.Connection, *, invalidate: bool) -> Epoch:
     return epoch(connection)
 
 
+def announce(connection: sqlite3.Connection, name: str, expires: float) -> None:
+    """Note an index write that the store must be told of by then."""
+    connection.execute("INSERT OR REPLACE INTO writes VALUES (?, ?)", (name, expires))
+
+
+def withdraw(connection: sqlite3.Connection, name: str) -> None:
+    """Forget an index write: the store was told."""
+    connection.execute("DELETE FROM writes WHERE name = ?", (name,))
+
+
+def is_overdue(connection: sqlite3.Connection, now: float) -> bool:
+    """Whether a writer died before it told the store of its write."""
+    found = connection.execute("SELECT 1 FROM writes WHERE expires <= ? LIMIT 1", (now,))
+    return found.fetchone() is not None
+
+
+def end_overdue(connection: sqlite3.Connection, now: float) -> None:
+    """End the epoch if a writer died, unless somebody has."""
+    if connection.execute("DELETE FROM writes WHERE expires <= ?", (now,)).rowcount:
+        bump(connection, invalidate=True)
+
+
 def begin_anew(connection: sqlite3.Connection, seen: int) -> Epoch:
     """Raise epoch and floor above ``seen``, unless somebody has."""
     connection.execute(

@@ -3,7 +3,7 @@
 APPLICATION_ID = 0x46554E43
 """Marks a file as ours, so that a database of another program is never touched."""
 
-SCHEMA = 1
+SCHEMA = 2
 
 CREATE = """
 CREATE TABLE meta (
@@ -60,6 +60,10 @@ CREATE TABLE leases (
   token INTEGER NOT NULL,
   expires REAL NOT NULL,
   ttl REAL NOT NULL
+) WITHOUT ROWID;
+CREATE TABLE writes (
+  name TEXT PRIMARY KEY,
+  expires REAL NOT NULL
 ) WITHOUT ROWID;
 CREATE TRIGGER record_added AFTER INSERT ON records BEGIN
   UPDATE meta SET entries = entries + 1, bytes = bytes + new.size, seq = new.seq;

@@ -257,6 +257,17 @@ class Store(ABC):
     async def ping(self) -> None:
         """Return when the store answers."""
 
+    async def announce(self, name: str, *, ttl_s: float) -> None:  # noqa: B027
+        """Note that somebody is about to write the index; again to make it hold for longer.
+
+        Unless it is withdrawn within ``ttl_s``, whoever wrote has died before it told what changed:
+        then the epoch ends, as by ``bump(invalidate=True)``, before any process reads a record. A
+        store that is not shared dies with its writer and has nothing to note.
+        """
+
+    async def withdraw(self, name: str) -> None:  # noqa: B027
+        """Note that the writer has told all; a name that is unknown, or was ended, is ignored."""
+
     def touch(self, partition: str, key: str) -> None:  # noqa: B027
         """Count a record as used just now, though it was not read here.
 

@@ -198,6 +198,12 @@ class RedisStore(Store):
             self._in_background(self._drops.stale)
         return epoch
 
+    async def announce(self, name: str, *, ttl_s: float) -> None:  # noqa: D102
+        await self._link.run(lua.ANNOUNCE, name, _ms(ttl_s))
+
+    async def withdraw(self, name: str) -> None:  # noqa: D102
+        await self._link.run(lua.WITHDRAW, name)
+
     async def purge(self, *, scope: str | None = None) -> int:  # noqa: D102
         if scope is not None and (await self._link.facts()).evicts_any_key:
             scope = None  # which records are the tenant's may have been forgotten
@@ -302,7 +308,8 @@ class RedisStore(Store):
         valid = epoch is not None and epoch.current >= self._seen
         if epoch is None or not valid:
             epoch = _epoch(await self._link.run(lua.REBIRTH, self._seen)) or Epoch()
-            log.info("cache.redis.born_anew", server=self._link.where, after=self._seen)
+            log.info("cache.redis.begun_anew", server=self._link.where, after=self._seen)
+            self._in_background(self._drops.stale)
         self._seen = max(self._seen, epoch.current)
         return epoch, valid
 

@@ -6,7 +6,7 @@ import sqlite3
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from funnel.cache import sqlite_records as rows
 from funnel.cache import sqlite_schema as sql
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from funnel.cache.store import Vector
 
 log = get_logger(__name__)
+T = TypeVar("T")
 _ROWS = 2_000  # taken into the mirror per lookup, about 10 ms
 _CHUNK = 500
 _SWEEP = 64
@@ -92,7 +93,7 @@ class SqliteStore(Store):
                 return Epoch(current, floor), Stored(partition, key, payload)
             return Epoch(current, floor), rows.read_by_alias(connection, place)
 
-        epoch, found = await self._file.read(work)
+        epoch, found = await self._read(work)
         epoch, valid = await self._checked(epoch)
         if not valid or isinstance(found, Missing):
             return Reading(MISSING, epoch)
@@ -108,7 +109,7 @@ class SqliteStore(Store):
             found = [rows.read(connection, partition, key, now) for key in keys]
             return rows.epoch(connection), found
 
-        epoch, found = await self._file.read(work)
+        epoch, found = await self._read(work)
         _, valid = await self._checked(epoch)
         return found if valid else [MISSING] * len(keys)
 
@@ -200,11 +201,18 @@ class SqliteStore(Store):
         return lived
 
     async def epoch(self) -> Epoch:  # noqa: D102
-        epoch, _ = await self._checked(await self._file.read(rows.epoch))
+        epoch, _ = await self._checked(await self._read(rows.epoch))
         return epoch
 
     async def bump(self, *, invalidate: bool) -> Epoch:  # noqa: D102
         return await self._bump(invalidate=invalidate)
+
+    async def announce(self, name: str, *, ttl_s: float) -> None:  # noqa: D102
+        expires = self._clock() + ttl_s
+        await self._file.write(lambda connection: rows.announce(connection, name, expires))
+
+    async def withdraw(self, name: str) -> None:  # noqa: D102
+        await self._file.write(lambda connection: rows.withdraw(connection, name))
 
     async def purge(self, *, scope: str | None = None) -> int:  # noqa: D102
         now = self._clock()
@@ -271,6 +279,22 @@ class SqliteStore(Store):
         await self._file.aclose()
         self._mirror.index.close()
 
+    async def _read(
+        self, work: Callable[[sqlite3.Connection], T], *, timeout_s: float | None = None
+    ) -> T:
+        """Read, after the epoch's end if a writer died before it told of its write."""
+        now = self._clock()
+
+        def told(connection: sqlite3.Connection) -> T | Missing:
+            return MISSING if rows.is_overdue(connection, now) else work(connection)
+
+        found = await self._file.read(told, timeout_s=timeout_s)
+        if not isinstance(found, Missing):
+            return found
+        await self._file.write(lambda connection: rows.end_overdue(connection, now))
+        self._in_background(lambda: self._drop_all(sql.STALE, {}))
+        return await self._file.read(work, timeout_s=timeout_s)
+
     async def _bump(self, *, invalidate: bool, timeout_s: float | None = None) -> Epoch:
         epoch = await self._file.write(
             lambda connection: rows.bump(connection, invalidate=invalidate), timeout_s=timeout_s
@@ -320,7 +344,7 @@ class SqliteStore(Store):
     ) -> tuple[list[Stored], Epoch]:
         """Do it again where a later epoch came first: nothing is lost by that."""
         for _ in range(_TRIES):
-            found, epoch = await self._file.read(work, timeout_s=timeout_s)
+            found, epoch = await self._read(work, timeout_s=timeout_s)
             _, valid = await self._checked(epoch)
             if valid:
                 for stored in found:

@@ -43,31 +43,33 @@ class Writer:
         """
         noted = [] if rebuild else _noted(documents)
         write = self._documents.rebuild if rebuild else self._documents.upsert
-        try:
-            report = await write(documents, on_bad=on_bad, progress=progress)
-        except (CorpusError, InputError, AnotherWrites):  # nothing was written
-            raise
-        except BaseException:
-            await self._cache.documents_changed()
-            raise
-        if report.changed or always_tell:
-            await self._cache.documents_changed(upserted=noted)
-        return report
+        async with self._cache.documents_changing():
+            try:
+                report = await write(documents, on_bad=on_bad, progress=progress)
+            except (CorpusError, InputError, AnotherWrites):  # nothing was written
+                raise
+            except BaseException:
+                await self._cache.documents_changed()
+                raise
+            if report.changed or always_tell:
+                await self._cache.documents_changed(upserted=noted)
+            return report
 
     async def delete(self, given: Iterable[str]) -> int:
         """Delete by id; returns how many there were."""
         ids = listed_ids(given)
         if not ids:  # the cache would take no name for all documents
             return 0
-        try:
-            count = await self._documents.delete(ids)
-        except (InputError, AnotherWrites):  # nothing was deleted
-            raise
-        except BaseException:
+        async with self._cache.documents_changing():
+            try:
+                count = await self._documents.delete(ids)
+            except (InputError, AnotherWrites):  # nothing was deleted
+                raise
+            except BaseException:
+                await self._cache.documents_changed(deleted=ids)
+                raise
             await self._cache.documents_changed(deleted=ids)
-            raise
-        await self._cache.documents_changed(deleted=ids)
-        return count
+            return count
 
 
 def _noted(documents: Documents) -> list[Document]:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 BASE_URL = "https://openrouter.ai/api/v1"
 MAX_ANSWER_BYTES = 1_000_000
 _CONNECT_S = 5.0
+_CONNECTIONS = 100
 _GZIP = zlib.MAX_WBITS | 16
 """What makes zlib expect gzip's head."""
 _KEY = re.compile(r"[\x21-\x7e]+")
@@ -83,6 +84,8 @@ class OpenRouter:
         self._key = key
         self._headers = headers
         self._http: httpx.AsyncClient | None = None
+        # In httpx every call looks through all that wait, and the loop stands still for seconds.
+        self._places = asyncio.Semaphore(_CONNECTIONS)
 
     async def post(self, payload: Mapping[str, Any], timeout_s: float) -> Response:
         """Send one request; whatever status comes back is a response. Cancelling closes it.
@@ -94,7 +97,7 @@ class OpenRouter:
         import httpx
 
         try:
-            async with asyncio.timeout(timeout_s):
+            async with asyncio.timeout(timeout_s), self._places:
                 return await self._send(payload, timeout_s)
         except (TimeoutError, httpx.TimeoutException) as error:
             raise StageTimeout(
@@ -138,6 +141,7 @@ class OpenRouter:
                     "Accept-Encoding": "gzip",
                     "Authorization": f"Bearer {self._key}",
                 },
+                limits=httpx.Limits(max_connections=_CONNECTIONS),
                 trust_env=not is_loopback(self._url),  # a proxy is no way to this machine
             )
         return self._http

@@ -1,5 +1,8 @@
 """``funnel serve``: the funnel behind HTTP."""
 
+import faulthandler
+import os
+import threading
 from importlib.util import find_spec
 from typing import Annotated
 
@@ -7,6 +10,11 @@ import typer
 
 from funnel.cli.options import CONFIG, open_funnel
 from funnel.errors import MissingExtra
+from funnel.log import get_logger
+
+log = get_logger(__name__)
+_END_S = 29.0
+"""The longest from a signal to the end, whatever hangs: just before orchestrators kill (30 s)."""
 
 
 def serve(
@@ -43,8 +51,21 @@ def serve(
         max_in_flight=max_in_flight,
     )
     with open_funnel(config) as funnel:
-        listen(funnel, options, host=host, port=port, listening=_say)
+        listen(funnel, options, host=host, port=port, listening=_say, ending=_end_in_time)
 
 
 def _say(address: str) -> None:
     typer.echo(f"listening on {address}", err=True)
+
+
+def _end_in_time() -> None:
+    """See to it that the process ends, also if a thread never comes back from a model or a call."""
+    watch = threading.Timer(_END_S, _give_up)
+    watch.daemon = True
+    watch.start()
+
+
+def _give_up() -> None:
+    log.error("end_forced", after_s=_END_S, threads=[each.name for each in threading.enumerate()])
+    faulthandler.dump_traceback()  # of all threads: what held it
+    os._exit(1)

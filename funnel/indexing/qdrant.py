@@ -40,6 +40,7 @@ T = TypeVar("T")
 MEMORY = ":memory:"
 DENSE, BM25, TOKENS = "dense", "bm25", "tokens"  # names of the vectors
 _OLDEST_SERVER = (1, 16)  # collection metadata
+_CONNECTIONS = 100  # as many as httpx opens
 _WRITE_PAUSES_S = (0.5, 1.0, 2.0)
 _WRITE_LIMIT_S = 60.0  # a busy server takes its time over a batch, and a cluster over a collection
 
@@ -191,6 +192,8 @@ class ServerBackend(Backend):
         self._settings = settings
         self._timeout_s = settings.timeout_ms / 1000
         self._client: AsyncQdrantClient | None = None
+        # In httpx every call looks through all that wait, and the loop stands still for seconds.
+        self._places = asyncio.Semaphore(_CONNECTIONS)
 
     async def open(self) -> None:
         """Connect and ask for the version.
@@ -264,10 +267,15 @@ class ServerBackend(Backend):
     async def _once(
         self, method: str, deadline: Deadline | None, limit_s: float, arguments: dict[str, Any]
     ) -> Any:
-        if self._client is None:
-            raise Closed("the index is closed or was not started; call start() first")
-        call = getattr(self._client, method)(**arguments)
-        return await translated(call, self._settings.place, deadline, limit_s)
+        return await translated(
+            self._in_turn(method, arguments), self._settings.place, deadline, limit_s
+        )
+
+    async def _in_turn(self, method: str, arguments: dict[str, Any]) -> Any:
+        async with self._places:
+            if self._client is None:
+                raise Closed("the index is closed or was not started; call start() first")
+            return await getattr(self._client, method)(**arguments)
 
     def _check_version(self, version: str) -> None:
         try:

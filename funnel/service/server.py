@@ -6,6 +6,7 @@ import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from types import FrameType
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import uvicorn
@@ -36,6 +37,7 @@ def serve(
     host: str,
     port: int,
     listening: Callable[[str], None] = lambda _: None,
+    ending: Callable[[], None] = lambda: None,
 ) -> None:
     """Listen until SIGINT or SIGTERM, then let running queries end; call from the main thread.
 
@@ -45,6 +47,7 @@ def serve(
         host: a name or address of this machine.
         port: 0 takes a free one.
         listening: called with the address as a URL once connections are taken.
+        ending: called when a signal asks for the end.
 
     Raises:
         ConfigError: the address is not to be had, or would let strangers write.
@@ -65,20 +68,31 @@ def serve(
         timeout_keep_alive=_IDLE_S,
         timeout_graceful_shutdown=_DRAIN_S + _ENDING_S,
     )
-    with _terminated_as_exit():
+    with _terminated_as_exit(ending):
         funnel.start()  # here its errors reach the caller as they are
         with _listen(host, port, config.backlog) as door:
             name, number = door.getsockname()[:2]
             listening(f"http://{f'[{name}]' if ':' in name else name}:{number}")
-            _Server(config, funnel).run([door])
+            _Server(config, funnel, ending).run([door])
 
 
 class _Server(uvicorn.Server):
     """Tells the callers of what outlives the drain, instead of dropping them with a stack trace."""
 
-    def __init__(self, config: uvicorn.Config, funnel: "Funnel") -> None:
+    def __init__(
+        self,
+        config: uvicorn.Config,
+        funnel: "Funnel",
+        ending: Callable[[], None] = lambda: None,
+    ) -> None:
         super().__init__(config)
         self._funnel = funnel
+        self._ending = ending
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """As uvicorn does, once it is said that this is the end."""
+        self._ending()
+        super().handle_exit(sig, frame)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """As uvicorn does; calls that run past the drain end with ``Closed``, which is a 503."""
@@ -113,13 +127,14 @@ def _listen(host: str, port: int, backlog: int) -> socket.socket:
 
 
 @contextmanager
-def _terminated_as_exit() -> Iterator[None]:
+def _terminated_as_exit(ending: Callable[[], None]) -> Iterator[None]:
     """SIGTERM as SystemExit, or nothing would close: uvicorn raises it again when it has ended.
 
     A start takes it too, which the first process of a container would otherwise not notice.
     """
 
     def end(*_: Any) -> NoReturn:
+        ending()
         raise SystemExit(0)
 
     before = signal.signal(signal.SIGTERM, end)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
 from funnel.cache.breaker import BreakerSettings, CircuitBreaker
 from funnel.cache.guarded_store import GuardedStore, StoreFault
@@ -161,6 +162,26 @@ async def test_store_that_cannot_be_written_still_serves() -> None:
     assert (await world.ask("a word about dogs")).info.status == "miss"
     assert (await world.ask("a word about cats")).info.status == "hit"
     assert world.cache.counters.events["not_stored_store_unavailable"] == 1
+
+
+async def test_a_full_disk_does_not_fill_the_log() -> None:
+    """It lets read and refuses writes, so no breaker opens: one line in ten seconds says it."""
+
+    class Full(MemoryStore):
+        async def put(self, record: Record) -> bool:
+            raise CacheError("disk I/O error")
+
+        async def bump(self, *, invalidate: bool) -> Epoch:
+            raise CacheError("disk I/O error")
+
+    world = World(store=Full(), local_entries=0)
+    with capture_logs() as logs:
+        for _ in range(5):
+            await world.ask("a word about cats")
+            await world.cache.documents_changed()
+    said = [each["event"] for each in logs if each["log_level"] == "warning"]
+    assert said == ["cache.store_failed", "cache.invalidation_owed"]
+    await world.cache.aclose()
 
 
 async def test_touch_that_fails_is_no_fault_of_the_hit() -> None:

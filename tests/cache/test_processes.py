@@ -5,6 +5,7 @@ import time
 
 import pytest
 
+from funnel.cache import invalidation
 from funnel.cache.background import Background
 from tests.cache.conftest import SHARED_KINDS, MakeStore
 from tests.cache.world import Stages, World, settle
@@ -79,6 +80,28 @@ async def test_index_write_here_ends_hits_there(make_store: MakeStore) -> None:
     assert (await there.ask("a word about cats")).info.status == "hit"
     await here.cache.documents_changed()
     assert (await there.ask("a word about cats")).info.status == "miss"
+
+
+async def test_a_process_that_dies_between_a_write_and_telling_of_it(
+    make_store: MakeStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The other serves nothing from before once the dead one is silent for its time, no sooner."""
+    monkeypatch.setattr(invalidation, "_ANNOUNCED_S", 0.4)
+    monkeypatch.setattr(invalidation, "_ANNOUNCE_EVERY_S", 0.1)
+    here, there = await _worlds(make_store, 2)
+    await there.ask("a word about cats")
+    await _kept(there)
+    async with here.cache.documents_changing():
+        await asyncio.sleep(0.6)
+        assert (await there.ask("a word about cats")).info.status == "hit"
+    await asyncio.sleep(0.6)
+    assert (await there.ask("a word about cats")).info.status == "hit"
+    monkeypatch.setattr(invalidation, "_ANNOUNCE_EVERY_S", 60)
+    write = here.cache.documents_changing()
+    await write.__aenter__()
+    await asyncio.sleep(0.5)
+    assert (await there.ask("a word about cats")).info.status == "miss"
+    await write.__aexit__(None, None, None)
 
 
 async def test_a_write_that_found_no_room_gives_its_lease_back(make_store: MakeStore) -> None:

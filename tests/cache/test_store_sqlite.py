@@ -230,6 +230,21 @@ async def test_a_failed_call_is_reported_once(tmp_path: Path) -> None:
     assert untaken == []
 
 
+async def test_a_program_that_changes_its_folder_keeps_its_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A relative path is read from where the program was, as it is opened again by that name."""
+    monkeypatch.chdir(tmp_path)
+    store = SqliteStore(Path("cache.sqlite"), LIMITS)
+    await keep(store, "00")
+    (tmp_path / "other").mkdir()
+    monkeypatch.chdir(tmp_path / "other")
+    monkeypatch.setattr("funnel.cache.sqlite_file._STAT_EVERY_S", 0.0)
+    assert await payload(store, "00") is not None
+    assert store.where == str(tmp_path / "cache.sqlite")
+    await store.aclose()
+
+
 async def test_a_deleted_file_is_begun_anew(store: SqliteStore, path: Path) -> None:
     """Without its file the store does not go on with a ghost: others would not see it."""
     await keep(store, "00", vector=axis(0))

@@ -7,6 +7,8 @@ from typing import Any
 import pytest
 import redis
 
+from funnel.cache.redis_link import Argument, RedisLink
+from funnel.cache.redis_vset import RedisVectorSets
 from funnel.cache.store import StoreLimits
 from funnel.cache.store_redis import RedisStore
 from funnel.errors import CacheError
@@ -49,6 +51,28 @@ class TestVectorSets:
 
         await eventually(removed, within_s=5.0)
         await store.aclose()
+
+    async def test_a_spot_check_costs_the_same_with_thousands_of_tenants(
+        self, redis_server: RedisServer, vector_set_server: VectorSetServer
+    ) -> None:
+        """It runs every second in every process: some twenty sets are looked at, not all."""
+        link = RedisLink(vector_set_server.url, uuid.uuid4().hex, 5.0)
+        with redis_server.client() as client:
+            parts = {f"{number:04x}": 1 for number in range(2000)}
+            client.hset(f"{link.prefix}parts", mapping=parts)
+        vectors = RedisVectorSets(link)
+        asked = 0
+        command = link.command
+
+        async def counted(*words: Argument) -> Any:
+            nonlocal asked
+            asked += 1
+            return await command(*words)
+
+        link.command = counted  # type: ignore[method-assign]
+        await vectors.spot_check()
+        assert asked == 21
+        await link.aclose()
 
     async def test_a_search_that_failed_is_not_an_empty_one(
         self, door: "Door", through: RedisStore

@@ -421,6 +421,34 @@ class TestSharing:
         assert (reading.found, reading.epoch) == (MISSING, epoch)
         assert await near(other, axis(0)) == []
 
+    async def test_a_writer_that_died_before_it_told(self, pair: Sequence[Store]) -> None:
+        """Nothing from before is read when its time is over, by whatever way of reading."""
+        one, other = pair
+        await keep(other, "00", vector=axis(0))
+        before = await one.epoch()
+        await one.announce("w1", ttl_s=0.2)
+        await one.announce("w2", ttl_s=60)
+        assert await payload(other, "00") is not None
+        await asyncio.sleep(0.3)
+        assert await payload(other, "00") is None
+        assert await near(other, axis(0)) == []
+        assert not await keep(one, "01", epoch=before.current)
+        ended = await one.epoch()
+        assert ended.floor > before.current
+        assert await other.epoch() == ended  # once only
+
+    async def test_a_writer_that_told(self, pair: Sequence[Store]) -> None:
+        """It may take its time as long as it says so, and leaves nothing behind."""
+        one, other = pair
+        await keep(one, "00", vector=axis(0))
+        for _ in range(3):
+            await one.announce("w1", ttl_s=0.4)
+            await asyncio.sleep(0.2)
+        await one.withdraw("w1")
+        await one.withdraw("w1")
+        await asyncio.sleep(0.4)
+        assert await payload(other, "00") is not None
+
     async def test_an_old_answer_is_refused_at_the_other(self, pair: Sequence[Store]) -> None:
         """An epoch raised by one refuses the other's late put."""
         one, other = pair

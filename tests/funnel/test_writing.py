@@ -1,13 +1,14 @@
 """Writes: what the cache is told of them, whatever happens to the write."""
 
 from collections.abc import AsyncIterator, Iterable, Sequence
+from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
 
 from funnel.cache.null import NullCache
 from funnel.errors import BackendUnavailable, CorpusError, InputError
-from funnel.index import DocumentIndex
+from funnel.index import DocumentIndex, IndexReport
 from funnel.indexing.qdrant import QdrantSettings
 from funnel.writing import Writer
 from tests.fakes import FakeEncoder
@@ -20,10 +21,20 @@ class Watcher(NullCache):
 
     def __init__(self) -> None:
         self.told: list[tuple[list[str], list[str]]] = []
+        self.writing = False
+
+    @asynccontextmanager
+    async def documents_changing(self) -> AsyncIterator[None]:
+        self.writing = True
+        try:
+            yield
+        finally:
+            self.writing = False
 
     async def documents_changed(
         self, *, upserted: Sequence[Any] = (), deleted: Sequence[str] = ()
     ) -> None:
+        assert self.writing  # from before the write until it is told
         self.told.append(([document.id for document in upserted], list(deleted)))
 
 
@@ -76,6 +87,21 @@ async def test_a_delete_that_was_refused_tells_nothing(watcher: Watcher, ids: An
     with pytest.raises(InputError, match="nothing was deleted"):
         await Writer(index, watcher).delete(ids)
     assert watcher.told == []
+    await index.aclose()
+
+
+async def test_a_write_is_announced_before_it_begins(watcher: Watcher) -> None:
+    """Whoever dies in the middle of it has told of it beforehand."""
+
+    class Looks(DocumentIndex):
+        async def upsert(self, *_: Any, **__: Any) -> IndexReport:
+            assert watcher.writing
+            raise InputError("enough")
+
+    index = Looks(QdrantSettings(), "docs", FakeEncoder())
+    with pytest.raises(InputError, match="enough"):
+        await _write(Writer(index, watcher))
+    assert not watcher.writing
     await index.aclose()
 
 

@@ -18,7 +18,7 @@ from funnel.errors import (
     StageTimeout,
 )
 from funnel.index import DocumentIndex
-from funnel.indexing.qdrant import QdrantSettings
+from funnel.indexing.qdrant import QdrantSettings, ServerBackend
 from tests.fakes import FakeEncoder
 from tests.index.conftest import DOCUMENTS
 from tests.index.loopback import Loopback, serving
@@ -94,6 +94,28 @@ async def test_a_slow_server_without_a_deadline_ends_at_the_settings_limit(
     with pytest.raises(BackendUnavailable, match=r"did not answer within \d+ ms.*timeout_ms"):
         await index.count()
     await index.aclose()
+
+
+async def test_a_storm_waits_outside_of_the_client(loopback: Loopback) -> None:
+    """In it every call looks through all that wait: 250 held the loop past their ends."""
+    inside = most = 0
+
+    class Crowd:
+        async def info(self) -> None:
+            nonlocal inside, most
+            inside += 1
+            most = max(most, inside)
+            await asyncio.sleep(0.01)
+            inside -= 1
+
+        async def close(self) -> None:
+            pass
+
+    backend = ServerBackend(QdrantSettings(url=loopback.url))
+    backend._client = Crowd()  # type: ignore[assignment]
+    await asyncio.gather(*(backend.call("info") for _ in range(150)))
+    assert most == 100
+    await backend.aclose()
 
 
 async def test_a_connection_closed_by_the_server_is_opened_again(

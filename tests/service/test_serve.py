@@ -40,9 +40,12 @@ pytestmark = pytest.mark.slow
 
 
 @contextmanager
-def _serving(folder: Path, *arguments: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
+def _serving(
+    folder: Path, *arguments: str, code: str | None = None
+) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    program = ["-m", "funnel"] if code is None else ["-c", code]
     process = subprocess.Popen(
-        [sys.executable, "-m", "funnel", "serve", *arguments],
+        [sys.executable, *program, "serve", *arguments],
         cwd=folder,
         env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
         stderr=subprocess.PIPE,
@@ -80,6 +83,25 @@ def test_it_listens_answers_and_ends(folder: Path) -> None:
         assert httpx.get(f"{url}/readyz").json()["ready"]
         rebound = {"host": "rebound.example"}
         assert httpx.get(f"{url}/metrics", headers=rebound).status_code == 403
+
+
+def test_it_ends_whatever_hangs(folder: Path) -> None:
+    """A thread that never comes back is named, and left behind."""
+    stuck = """
+import time
+from funnel.cli import app, serve
+from funnel.threads import Threads
+serve._END_S, say = 1.0, serve._say
+pool = Threads(1, "stuck")
+serve._say = lambda url: (pool.submit(time.sleep, 600), say(url))
+app.main()
+"""
+    with _serving(folder, "-c", "small.yaml", "--port", "0", code=stuck) as (process, _):
+        process.send_signal(signal.SIGTERM)
+        said = process.communicate(timeout=30)[1]
+    assert process.returncode == 1
+    assert "end_forced" in said
+    assert "stuck-0" in said
 
 
 def test_answers_are_sent_at_once() -> None:

@@ -1,11 +1,13 @@
 """Every row of the status table, against a real server on loopback."""
 
+import asyncio
 import gzip
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 
+import httpx
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -22,8 +24,10 @@ from funnel.errors import (
     StageTimeout,
 )
 from funnel.stages import attempts
+from funnel.stages.openrouter import OpenRouter
 from funnel.stages.openrouter_answer import Response, content, retry_after_s
 from tests.openrouter_server import (
+    TEST_KEY,
     Answer,
     OpenRouterServer,
     completion,
@@ -284,3 +288,28 @@ def test_retry_after_is_read_in_both_forms(value: str | None, seconds: float | N
     """Seconds or an HTTP date; a date gone by is now, nonsense is nothing."""
     now = datetime(2026, 11, 21, 10, 0, 0, tzinfo=UTC)
     assert retry_after_s(value, now) == seconds
+
+
+async def test_a_storm_waits_outside_of_the_client() -> None:
+    """In it every call looks through all that wait: 300 held the loop for seconds past any end."""
+    client = OpenRouter("http://127.0.0.1:1", TEST_KEY, {})
+    transport = client._client()._transport = Crowd()
+    done = await asyncio.gather(*(client.post({}, 0.2) for _ in range(150)), return_exceptions=True)
+    assert {type(each) for each in done} == {StageTimeout}
+    assert transport.most == 100
+    await client.aclose()
+
+
+class Crowd(httpx.AsyncBaseTransport):
+    """Never answers; counts who is inside at once."""
+
+    inside = most = 0
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        self.inside += 1
+        self.most = max(self.most, self.inside)
+        try:
+            await asyncio.sleep(60)
+        finally:
+            self.inside -= 1
+        raise AssertionError(request)
