@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 
 import openvino
 import torch
-from openvino.tools.ovc.telemetry_utils import init_ovc_telemetry
 from torch import nn
 
 from funnel.log import get_logger
@@ -85,11 +84,19 @@ def _release_all() -> None:
 
 def converted(module: nn.Module, example: Any) -> Any:
     """OpenVINO's form of a module; an example's lengths are not fixed."""
-    # Else its maker is sent a handful of messages, and for each this process is forked.
-    init_ovc_telemetry().consent = False
+    _tell_nobody()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # its use of torch.jit.trace is not ours to mend
         return openvino.convert_model(module.eval(), example_input=example)
+
+
+def _tell_nobody() -> None:
+    """Else its maker is sent a handful of messages, and for each this process is forked."""
+    try:
+        from openvino.tools.ovc.telemetry_utils import init_ovc_telemetry
+    except ImportError:  # no part of its documented interface
+        return
+    init_ovc_telemetry().consent = False
 
 
 def version() -> str:
