@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from funnel.cache.null import NullCache
 from funnel.errors import BackendUnavailable
 from funnel.index import DocumentIndex
 from funnel.indexing.lease import WRITERS
@@ -160,7 +161,7 @@ async def test_a_long_write_that_cannot_go_on_is_told_to_the_cache(
     monkeypatch.setattr(one._updates._lease, "_take", once)
     monkeypatch.setattr(one._updates._lease, "wanted", wanted)
     with pytest.raises(BackendUnavailable, match="20 of this was written"):
-        await Writer(one, cache).index(  # type: ignore[arg-type]
+        await Writer(one, cache).index(
             corpus("x", 60), on_bad="fail", rebuild=False, progress=False
         )
     assert cache.told
@@ -222,7 +223,7 @@ async def test_one_writer_pays_three_requests(
     assert len(asked) == 3
 
 
-class NotedCache:
+class NotedCache(NullCache):
     """What a cache is told of changed documents."""
 
     def __init__(self) -> None:
@@ -239,7 +240,7 @@ async def test_a_refused_write_leaves_kept_answers_alone(
     """Nothing was written: hours of another one's indexing must not empty a service's cache."""
     one, cache = two[0], NotedCache()
     await one.upsert(DOCUMENTS)
-    writer = Writer(one, cache)  # type: ignore[arg-type]
+    writer = Writer(one, cache)
 
     async def refused(_: int) -> float:
         raise one._updates._lease._refusal({"writer": "another one"})
