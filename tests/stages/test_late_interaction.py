@@ -163,6 +163,7 @@ class _SlowEmbedder(Embedder):
         return super()._run_tokens(batch)
 
 
+@pytest.mark.alone
 async def test_a_short_deadline_ranks_what_was_read() -> None:
     """The best candidates' window first; the rest is left out and said."""
     stage = _stage(_SlowEmbedder(EMBEDDED_ENCODER))
