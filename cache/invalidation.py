@@ -62,18 +62,25 @@ class Invalidator:
             return
         name = secrets.token_hex(8)
         await self._announce(name)
-        renewing = asyncio.create_task(self._renew(name))
+        ended = asyncio.Event()
+        renewing = asyncio.create_task(self._renew(name, ended))
         try:
             yield
         finally:
-            renewing.cancel()
+            ended.set()
+            await renewing  # not cancelled: what is on its way could arrive after the withdrawal
             if not self.owes():
                 await self._note(lambda store: store.withdraw(name))
 
-    async def _renew(self, name: str) -> None:
+    async def _renew(self, name: str, ended: asyncio.Event) -> None:
         while True:
-            await asyncio.sleep(_ANNOUNCE_EVERY_S)
-            await self._announce(name)
+            try:
+                async with asyncio.timeout(_ANNOUNCE_EVERY_S):
+                    await ended.wait()
+            except TimeoutError:
+                await self._announce(name)
+            else:
+                return
 
     async def _announce(self, name: str) -> None:
         await self._note(lambda store: store.announce(name, ttl_s=_ANNOUNCED_S))
