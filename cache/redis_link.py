@@ -31,10 +31,12 @@ _IDLE_CHECK_S = 15
 _LOOK_UP_EVERY_S = 1.0
 _POLICY_MAY_EVICT_ANYTHING = "allkeys"
 _READ_ONLY = "read only replica"
+_MOVING = "try again when the cluster has moved the slot to its new node"
 _MENDS = {
     "'maxmemory'": "raise its maxmemory well above cache.max_bytes, or lower that",
     _READ_ONLY: "name the primary in cache.url",
-    "non local key": "try again when the cluster has moved the slot to its new node",
+    "non local key": _MOVING,
+    "TTL exhausted": _MOVING,  # each of two nodes named the other, sixteen times
     "permission": "allow its user scripts and reading, writing keys of cache.namespace, as with "
     "ACL SETUSER USER ~{funnel1:* +@all -@dangerous +info",
     "Authentication required": "put user and password into cache.url",
@@ -147,6 +149,7 @@ class RedisLink:
     async def _answer(self, work: Coroutine[Any, Any, T], patience_s: float | None = None) -> T:
         from redis.exceptions import (
             AuthenticationError,
+            ClusterError,
             MovedError,
             RedisClusterException,
             RedisError,
@@ -159,7 +162,7 @@ class RedisLink:
         except MovedError as error:
             await self._disconnect()  # it has become a cluster: look again
             raise CacheError(f"Redis at {self.where} refused: {error}") from error
-        except (AuthenticationError, ResponseError) as error:
+        except (AuthenticationError, ClusterError, ResponseError) as error:
             if _READ_ONLY in str(error):  # before Redis 7 it comes as an error of the script
                 await self._look_up_again()
             raise CacheError(

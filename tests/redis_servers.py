@@ -14,6 +14,8 @@ from pathlib import Path
 
 import pytest
 import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 HOST = "127.0.0.1"
 _START_S = 10.0
@@ -36,12 +38,15 @@ def redis_binary() -> str:
 
 
 def free_port() -> int:
-    """A port that was free a moment ago, low enough for a cluster bus 10,000 above it."""
+    """A port that was free a moment ago, as was that of a cluster's bus, 10,000 above it."""
     while True:
-        with socket.socket() as probe:
+        with socket.socket() as probe, socket.socket() as bus:
             probe.bind((HOST, 0))
             port = int(probe.getsockname()[1])
-        if port < 55_000:
+            try:
+                bus.bind((HOST, port + 10_000))
+            except (OSError, OverflowError):
+                continue
             return port
 
 
@@ -58,12 +63,24 @@ class RedisServer:
     def url(self) -> str:
         return f"redis://{HOST}:{self.port}/0"
 
-    def client(self) -> redis.Redis:
-        """A patient client for looking behind the store's back."""
-        return redis.Redis(host=HOST, port=self.port, socket_timeout=5.0)
+    def client(self, timeout_s: float = 5.0) -> redis.Redis:
+        """A client, a patient one by default, for looking behind the store's back."""
+        once = Retry(NoBackoff(), 0)
+        return redis.Redis(host=HOST, port=self.port, socket_timeout=timeout_s, retry=once)
 
     def start(self) -> "RedisServer":
-        """Start (again, on the same port and folder) and wait until it answers."""
+        """Start (again, on the same port and folder) and wait until it answers.
+
+        Somebody may have taken the port since: a new server takes another, an old one waits for it.
+        """
+        is_new, end = self.process is None, time.monotonic() + _START_S
+        while not self._started():
+            assert time.monotonic() < end, f"no redis-server starts on port {self.port}"
+            if is_new:
+                self.port = free_port()
+        return self
+
+    def _started(self) -> bool:
         words = [
             redis_binary(),
             "--port",
@@ -73,8 +90,7 @@ class RedisServer:
             *self._plain(),
         ]
         self.process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        self._wait()
-        return self
+        return self._answers()
 
     def kill(self) -> None:
         """SIGKILL: nothing is saved."""
@@ -106,16 +122,19 @@ class RedisServer:
         assert self.process is not None
         self.process.send_signal(number)
 
-    def _wait(self) -> None:
+    def _answers(self) -> bool:
+        """Wait for an answer; whether it came before the process ended."""
+        assert self.process is not None
         end = time.monotonic() + _START_S
         while True:
             try:
-                with self.client() as client:
+                with self.client(timeout_s=0.5) as client:
                     client.ping()
-                return
+                    return self.process.poll() is None
             except redis.exceptions.RedisError:
-                if time.monotonic() > end:
-                    raise
+                if self.process.poll() is not None:
+                    return False
+                assert time.monotonic() < end, "redis-server does not answer"
                 time.sleep(0.01)
 
 

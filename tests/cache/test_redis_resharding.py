@@ -1,6 +1,7 @@
 """A slot of a cluster that moves to another node, key by key, while the cache is at work."""
 
 import uuid
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -45,11 +46,20 @@ class _Reshard:
         self._clients[node].execute_command("CLUSTER SETSLOT", self._slot, state, owner)
 
 
-@pytest.mark.parametrize("first", ["side", "meta"])
-async def test_nothing_is_done_by_halves(redis_cluster: list[RedisServer], first: str) -> None:
-    """While each node has a part of the keys changes are refused, and what was kept stays whole."""
+@pytest.fixture
+async def store(redis_cluster: list[RedisServer]) -> AsyncIterator[RedisStore]:
+    """A store whose slot is its own."""
     limits = StoreLimits(namespace=uuid.uuid4().hex, timeout_ms=5000.0)
     store = RedisStore(redis_cluster[0].url, limits)
+    yield store
+    await store.aclose()
+
+
+@pytest.mark.parametrize("first", ["side", "meta"])
+async def test_nothing_is_done_by_halves(
+    redis_cluster: list[RedisServer], store: RedisStore, first: str
+) -> None:
+    """While each node has a part of the keys changes are refused, and what was kept stays whole."""
     await keep(store, "00", documents=["old"], vector=axis(0), payload=b"old")
     epoch = (await store.epoch()).current
     slot = _Reshard(redis_cluster, store.prefix)
@@ -62,4 +72,3 @@ async def test_nothing_is_done_by_halves(redis_cluster: list[RedisServer], first
     assert await payload(store, "00") == b"old"
     assert await store.delete_documents(["old"]) == 1
     assert await payload(store, "00") is None
-    await store.aclose()

@@ -39,7 +39,7 @@ def test_a_rebuild_replaces_all_documents(funnel: Funnel) -> None:
 
 
 @pytest.mark.parametrize(
-    "change", [{"encoder": FakeEncoder("fake:other", dim=32)}, {"bm25": {"k1": 1.2}}]
+    "change", [{"encoder": FakeEncoder("fake:other", dim=32, revision="2")}, {"bm25": {"k1": 1.2}}]
 )
 def test_a_rebuild_works_where_start_refuses(tmp_path: Path, change: dict[str, Any]) -> None:
     """Other settings than the collection's are what it is for; the cache is told of it."""
