@@ -26,6 +26,7 @@ qdrant: { path: ":memory:" }
 cache:
   store: sqlite
   path: FOLDER/cache.sqlite
+  timeout_ms: 2000  # a disk that stalls is not what is tested
   audit_share: 0
   threshold: 0.0
 """
