@@ -1,6 +1,6 @@
 """Mine hard negatives: documents that look right to BM25 or the bi-encoder and are not."""
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -110,8 +110,8 @@ def mine(
             triples += [_triple(pool, position, positive, bad, probabilities) for bad in chosen]
     if not triples:
         raise InputError(
-            "no negative was found for any query: widen the range, lower the margin, "
-            "or give a larger corpus"
+            "no negative was found for any query: widen the range, lower the margin, or give a "
+            "larger corpus (in a file of pairs, what a chain of positives joins is no negative)"
         )
     total = sum(len(found.documents) for found in candidates)
     errors = sum(len(found.errors) for found in candidates)
@@ -172,25 +172,30 @@ def _candidates(
     pool: Pool, settings: MiningSettings, encode: Encode | None, encode_queries: Encode | None
 ) -> list[_Candidates]:
     lexical = LexicalIndex(pool.documents)
-    deepest = settings.range_max + max(len(found) for found in pool.positives) + 1
-    by_words = [lexical.top(query, deepest) for query in pool.queries]
-    dense = [(np.array([], np.int64), 0)] * len(by_words)
-    if encode and encode_queries:
-        dense = _dense(pool, encode(pool.documents), encode_queries(pool.queries), deepest)
-    known = _known(pool)
-    return [
-        _merged(words, vectors, worst, known[position], settings)
-        for position, (words, (vectors, worst)) in enumerate(zip(by_words, dense, strict=True))
-    ]
-
-
-def _known(pool: Pool) -> list[set[int]]:
-    """What is no negative of each query: its positives, and the query itself as a document."""
     places = {text: place for place, text in enumerate(pool.documents)}
-    return [
-        {*positives, places[query]} if query in places else set(positives)
-        for query, positives in zip(pool.queries, pool.positives, strict=True)
-    ]
+    dense: Iterable[FloatArray | None] = [None] * len(pool.queries)
+    if encode and encode_queries:
+        dense = _similarities(encode(pool.documents), encode_queries(pool.queries))
+    found: list[_Candidates] = []
+    for position, (query, scores) in enumerate(zip(pool.queries, dense, strict=True)):
+        known = _known(pool, position, places)
+        deepest = settings.range_max + len(known)
+        vectors, worst = np.array([], np.int64), 0
+        if scores is not None:
+            vectors = best(scores, deepest)
+            worst = int((scores > scores[list(pool.positives[position])].min()).sum())
+        found.append(_merged(lexical.top(query, deepest), vectors, worst, known, settings))
+    return found
+
+
+def _known(pool: Pool, position: int, places: Mapping[str, int]) -> set[int]:
+    """What is no negative of a query: its positives, what a chain of such joins, and itself."""
+    known = set(pool.positives[position])
+    if pool.chained:
+        known.update(pool.chained[position])
+    if pool.queries[position] in places:
+        known.add(places[pool.queries[position]])
+    return known
 
 
 def _merged(
@@ -214,13 +219,7 @@ def _in_turn(left: Sequence[int], right: Sequence[int]) -> list[int]:
     return [side[rank] for rank in range(longest) for side in (left, right) if rank < len(side)]
 
 
-def _dense(
-    pool: Pool, documents: "FloatArray", queries: "FloatArray", k: int
-) -> list[tuple[NDArray[np.int64], int]]:
-    """For each query: the nearest documents, and how many of them precede its worst positive."""
-    found: list[tuple[NDArray[np.int64], int]] = []
+def _similarities(documents: "FloatArray", queries: "FloatArray") -> Iterator["FloatArray"]:
+    """For each query its cosines with all documents, computed in blocks."""
     for start in range(0, len(queries), _BLOCK):
-        for offset, scores in enumerate(queries[start : start + _BLOCK] @ documents.T):
-            worst = scores[list(pool.positives[start + offset])].min()
-            found.append((best(scores, k), int((scores > worst).sum())))
-    return found
+        yield from queries[start : start + _BLOCK] @ documents.T

@@ -1,6 +1,7 @@
 """What mining draws from: queries with their known positives, and documents."""
 
-from collections.abc import Mapping
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from funnel.errors import ConfigError, InputError
 from funnel.log import get_logger
 from funnel.training.reading import OnBadLine, read_rows
 from funnel.training.records import check_writable, known_pair
+from funnel.training.splits import joined
 
 _log = get_logger(__name__)
 _RIGHT = 0.5
@@ -16,19 +18,26 @@ _RIGHT = 0.5
 
 @dataclass(frozen=True, slots=True)
 class Pool:
-    """``positives[i]`` are the positions in ``documents`` known to answer ``queries[i]``."""
+    """``positives[i]`` are the positions in ``documents`` known to answer ``queries[i]``.
+
+    ``chained[i]`` are those that no negative of it may come from, for a chain of positives leads
+    there; there may be none of them.
+    """
 
     queries: tuple[str, ...]
     documents: tuple[str, ...]
     positives: tuple[tuple[int, ...], ...]
+    chained: tuple[tuple[int, ...], ...] = ()
 
 
 def read_pool(path: Path, *, split: str = "train", on_bad_line: OnBadLine = "fail") -> Pool:
     """Read a BEIR folder (corpus.jsonl, queries.jsonl, qrels/SPLIT.tsv) or a file of pairs.
 
     In a file of (query, positive) pairs, the positives of all queries are the documents. If its
-    rows carry labels, those below 0.5 are documents, too, but answer nothing. Judgements of queries
-    or documents that the folder has no text of are left out, with a warning that counts them.
+    rows carry labels, those below 0.5 are documents, too, but answer nothing. What a chain of its
+    positives joins is chained, as :func:`make_pool` says; in a folder nothing is. Judgements of
+    queries or documents that the folder has no text of are left out, with a warning that counts
+    them.
 
     Raises:
         ConfigError: a file is missing.
@@ -42,8 +51,15 @@ def read_pool(path: Path, *, split: str = "train", on_bad_line: OnBadLine = "fai
     return make_pool(right, [pair.document for pair in pairs])
 
 
-def make_pool(pairs: list[tuple[str, str]], documents: list[str] | None = None) -> Pool:
-    """Join repeated queries and documents; ``documents`` adds more to draw negatives from."""
+def make_pool(
+    pairs: list[tuple[str, str]], documents: list[str] | None = None, *, chained: bool = True
+) -> Pool:
+    """Join repeated queries and documents; ``documents`` adds more to draw negatives from.
+
+    Unless ``chained`` is off, whatever a chain of pairs joins (a with b, c with b, c with d: so a
+    with d), case and spaces aside, is no negative of each other: of questions that ask the same it
+    asks the same, too. Where one document answers many queries for different reasons, turn it off.
+    """
     positions: dict[str, int] = {}
     for text in [*(positive for _, positive in pairs), *(documents or [])]:
         positions.setdefault(text, len(positions))
@@ -52,7 +68,32 @@ def make_pool(pairs: list[tuple[str, str]], documents: list[str] | None = None) 
         wanted.setdefault(query, {})[positions[positive]] = None
     if not wanted:
         raise InputError("no query has a positive document: there is nothing to mine for")
-    return Pool(tuple(wanted), tuple(positions), tuple(tuple(found) for found in wanted.values()))
+    positives = tuple(tuple(found) for found in wanted.values())
+    together = _chained(pairs, tuple(wanted), tuple(positions)) if chained else ()
+    return Pool(tuple(wanted), tuple(positions), positives, together)
+
+
+def _chained(
+    pairs: Sequence[tuple[str, str]], queries: Sequence[str], documents: Sequence[str]
+) -> tuple[tuple[int, ...], ...]:
+    """For each query: the documents that a chain of pairs joins with it, itself among them."""
+    groups = joined(pairs, lambda pair: map(_plain, pair))
+    group_of = {
+        _plain(text): place
+        for place, group in enumerate(groups)
+        for index in group
+        for text in pairs[index]
+    }
+    members: defaultdict[int, list[int]] = defaultdict(list)
+    for position, text in enumerate(documents):
+        if (place := group_of.get(_plain(text))) is not None:
+            members[place].append(position)
+    shared = {place: tuple(found) for place, found in members.items()}
+    return tuple(shared[group_of[_plain(query)]] for query in queries)
+
+
+def _plain(text: str) -> str:
+    return " ".join(text.casefold().split())
 
 
 def _from_beir(folder: Path, split: str, on_bad_line: OnBadLine) -> Pool:
@@ -73,7 +114,8 @@ def _from_beir(folder: Path, split: str, on_bad_line: OnBadLine) -> Pool:
             unknown_queries=len({query for query, _ in right} - queries.keys()),
             unknown_documents=len({document for _, document in right} - documents.keys()),
         )
-    return make_pool(pairs, list(documents.values()))
+    # A document that answers two queries does not make them one.
+    return make_pool(pairs, list(documents.values()), chained=False)
 
 
 def _document(values: Mapping[str, Any], _place: str) -> tuple[str, str]:

@@ -24,7 +24,7 @@ def split_by_group(
     where ``kind`` tells a row's.
     """
     wanted = round(share * len(rows))
-    groups = _groups(rows, keys)
+    groups = joined(rows, keys)
     random.Random(seed).shuffle(groups)
     kinds = _Kinds([kind(row) for row in rows] if kind else [])
     dev: set[int] = set()
@@ -34,6 +34,26 @@ def split_by_group(
             kinds.take(group)
     train = [row for index, row in enumerate(rows) if index not in dev]
     return train, [rows[index] for index in sorted(dev)]
+
+
+def joined(rows: Sequence[Row], keys: Callable[[Row], Iterable[Hashable]]) -> list[list[int]]:
+    """Positions of ``rows`` in groups: rows that share a key, be it through others (union-find)."""
+    parents = list(range(len(rows)))
+
+    def root(index: int) -> int:
+        while parents[index] != index:
+            parents[index] = parents[parents[index]]
+            index = parents[index]
+        return index
+
+    first_with: dict[Hashable, int] = {}
+    for index, row in enumerate(rows):
+        for key in keys(row):
+            parents[root(index)] = root(first_with.setdefault(key, index))
+    members: defaultdict[int, list[int]] = defaultdict(list)
+    for index in range(len(rows)):
+        members[root(index)].append(index)
+    return list(members.values())
 
 
 class _Kinds:
@@ -58,22 +78,3 @@ class _Kinds:
 
     def _counts(self, group: Sequence[int]) -> Counter[Hashable]:
         return Counter(self._kinds[index] for index in group) if self._kinds else Counter()
-
-
-def _groups(rows: Sequence[Row], keys: Callable[[Row], Iterable[Hashable]]) -> list[list[int]]:
-    parents = list(range(len(rows)))
-
-    def root(index: int) -> int:
-        while parents[index] != index:
-            parents[index] = parents[parents[index]]
-            index = parents[index]
-        return index
-
-    first_with: dict[Hashable, int] = {}
-    for index, row in enumerate(rows):
-        for key in keys(row):
-            parents[root(index)] = root(first_with.setdefault(key, index))
-    members: defaultdict[int, list[int]] = defaultdict(list)
-    for index in range(len(rows)):
-        members[root(index)].append(index)
-    return list(members.values())

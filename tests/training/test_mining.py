@@ -89,6 +89,47 @@ def test_a_question_is_no_negative_of_itself() -> None:
     assert [row.negative for row in found.triples] == [DOCUMENTS[1]]
 
 
+CHAIN = [
+    ("is tea good", "is tea healthy"),
+    ("Is  coffee or tea good", "is tea healthy"),  # one positive of two questions
+    ("is coffee or tea good", "is tea fine"),  # the question before, in other letters
+    ("is tea fine", "is green tea good"),  # a positive that asks, too
+    ("is milk good", "is milk healthy"),
+]
+
+
+def test_what_a_chain_of_positives_joins_is_no_negative() -> None:
+    """If a asks the same as b and b the same as c, then a and c do so, labelled or not."""
+    pool = make_pool(CHAIN, ["is tea cheap"])
+    many = MiningSettings(per_positive=20)
+    found = {(row.query, row.negative) for row in mine(pool, many, encode=None, score=None).triples}
+    assert {text for query, text in found if "tea" in query} == {"is tea cheap"}
+    assert {text for query, text in found if "milk" in query} == {"is green tea good"}
+    apart = mine(make_pool(CHAIN, chained=False), many, encode=None, score=None).triples
+    assert ("is tea good", "is green tea good") in {(row.query, row.negative) for row in apart}
+
+
+def test_a_chain_in_a_file_wins_over_a_label_of_0(tmp_path: Path) -> None:
+    """The labels contradict each other there, and a wrong negative costs more than none."""
+    path = tmp_path / "pairs.jsonl"
+    rows = [(*pair, 1) for pair in CHAIN] + [("is tea good", "is green tea good", 0)]
+    lines = [{"question1": a, "question2": b, "is_duplicate": label} for a, b, label in rows]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    found = mine(read_pool(path), MiningSettings(per_positive=20), encode=None, score=None).triples
+    assert ("is tea good", "is green tea good") not in {(row.query, row.negative) for row in found}
+
+
+def test_a_folder_has_no_chains(tmp_path: Path) -> None:
+    """A document may answer two queries for two reasons, and what else answers one is hard."""
+    folder = beir(tmp_path / "beir")
+    with (folder / "queries.jsonl").open("a") as file:
+        file.write('{"_id": "q2", "text": "password length"}\n')
+    with (folder / "qrels" / "train.tsv").open("a") as file:
+        file.write("q2\td0\t1\nq2\td1\t1\n")
+    found = mine(read_pool(folder), ONE, encode=None, score=None).triples
+    assert DOCUMENTS[1] in [row.negative for row in found if row.query == POOL.queries[0]]
+
+
 def test_no_negative_at_all_is_an_error() -> None:
     """A pool of positives only has nothing to offer."""
     pool = make_pool([("a", "a b"), ("a", "a c")])
