@@ -1,6 +1,7 @@
-"""BEIR folders: ``corpus.jsonl``, ``queries.jsonl`` and ``qrels/SPLIT.tsv``."""
+"""BEIR folders: ``corpus.jsonl``, ``queries.jsonl`` and ``qrels/SPLIT.tsv``, each also ``.gz``."""
 
 import hashlib
+import io
 import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -10,7 +11,14 @@ from typing import Any
 from funnel.errors import ConfigError, InputError
 from funnel.evaluation.metrics import Qrels
 from funnel.evaluation.trec import bad_lines
-from funnel.indexing.corpus import Corpus, read_corpus
+from funnel.indexing.corpus import (
+    READ_ERRORS,
+    Corpus,
+    opened,
+    packed_or_not,
+    read_corpus,
+    unreadable,
+)
 from funnel.query import normalise_query
 
 _HEADER = "query-id\tcorpus-id\tscore"
@@ -59,9 +67,14 @@ def load_beir(folder: str | Path, split: str = "test") -> Dataset:
         InputError: names every bad line; or no query is judged.
     """
     folder = Path(folder)
-    qrels_file = _split_file(folder, split)
-    corpus_file = _corpus_file(folder)
-    texts = _read(folder / "queries.jsonl", _query, '{"_id": "q1", "text": "…"}')
+    if not folder.is_dir():
+        raise ConfigError(
+            f"dataset {folder}: no such folder; expected a BEIR folder with corpus.jsonl, "
+            "queries.jsonl and qrels/SPLIT.tsv"
+        )
+    qrels_file = split_file(folder, split)
+    queries_file, corpus_file = _file(folder, "queries.jsonl"), _file(folder, "corpus.jsonl")
+    texts = _read(queries_file, _query, '{"_id": "q1", "text": "…"}')
     known = set(texts)
     qrels = _by_query(_read(qrels_file, lambda line: _judgement(line, known), _HEADER))
     judged = {query_id: text for query_id, text in texts.items() if query_id in qrels}
@@ -78,33 +91,38 @@ def load_beir(folder: str | Path, split: str = "test") -> Dataset:
     )
 
 
-def _split_file(folder: Path, split: str) -> Path:
-    if not folder.is_dir():
-        raise ConfigError(
-            f"dataset {folder}: no such folder; expected a BEIR folder with corpus.jsonl, "
-            "queries.jsonl and qrels/SPLIT.tsv"
-        )
-    file = folder / "qrels" / f"{split}.tsv"
-    if not file.is_file():
-        found = ", ".join(sorted(other.stem for other in folder.glob("qrels/*.tsv"))) or "none"
+def split_file(folder: Path, split: str) -> Path:
+    """The judgements of a split, packed or not.
+
+    Raises:
+        ConfigError: there is no such split; names those that there are.
+    """
+    file = packed_or_not(folder / "qrels" / f"{split}.tsv")
+    if file is None:
+        names = {other.name.partition(".tsv")[0] for other in folder.glob("qrels/*.tsv*")}
+        found = ", ".join(sorted(names)) or "none"
         raise ConfigError(f"dataset {folder}: no qrels/{split}.tsv; splits found: {found}")
-    if not (folder / "queries.jsonl").is_file():
-        raise ConfigError(f"dataset {folder}: no queries.jsonl")
     return file
 
 
-def _corpus_file(folder: Path) -> Path:
-    for name in ("corpus.jsonl", "corpus.jsonl.gz"):
-        if (folder / name).is_file():
-            return folder / name
-    raise ConfigError(f"dataset {folder}: no corpus.jsonl (or corpus.jsonl.gz)")
+def _file(folder: Path, name: str) -> Path:
+    file = packed_or_not(folder / name)
+    if file is None:
+        raise ConfigError(f"dataset {folder}: no {name} (or {name}.gz)")
+    return file
 
 
 def _fingerprint(file: Path) -> str:
+    """Of what is in it: packed or not, a corpus is the same."""
     digest = hashlib.blake2b(digest_size=6)
-    with file.open("rb") as stream:
-        while chunk := stream.read(_CHUNK):
-            digest.update(chunk)
+    reached = 0
+    try:
+        with opened(file) as stream:
+            while chunk := stream.read(_CHUNK):
+                digest.update(chunk)
+                reached += len(chunk)
+    except READ_ERRORS as error:
+        raise unreadable(str(file), error, f"after {reached:,} bytes") from None
     return digest.hexdigest()
 
 
@@ -127,13 +145,17 @@ def _read(
 
 
 def _lines(file: Path) -> Iterator[tuple[int, str]]:
+    reached = "at its start"
     try:
-        with file.open(encoding="utf-8-sig", newline="\n") as stream:
+        with io.TextIOWrapper(opened(file), encoding="utf-8-sig", newline="\n") as stream:
             for number, line in enumerate(stream, start=1):
                 if line.strip():
                     yield number, line.rstrip("\r\n")
-    except (OSError, UnicodeDecodeError) as error:
+                reached = f"after line {number}"
+    except UnicodeDecodeError as error:
         raise InputError(f"{file}: got {error}, expected a readable file in UTF-8") from error
+    except READ_ERRORS as error:
+        raise unreadable(str(file), error, reached) from None
 
 
 def _put(rows: dict[Any, Any], key: Any, value: Any) -> None:

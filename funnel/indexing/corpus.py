@@ -74,10 +74,10 @@ def read_corpus(path: str | Path, *, texts: bool = False) -> Corpus:
     file = _corpus_file(Path(path))
     kind = Path(file.stem).suffix.lower() if file.suffix.lower() == ".gz" else file.suffix.lower()
     if kind in (".jsonl", ".ndjson"):
-        return _corpus(str(file), _json_rows(lambda: _opened(file)))
+        return _corpus(str(file), _json_rows(lambda: opened(file)))
     if kind in (".csv", ".tsv"):
         delimiter = "," if kind == ".csv" else "\t"
-        rows = _csv_rows(lambda: _opened(file), str(file), delimiter, texts=texts)
+        rows = _csv_rows(lambda: opened(file), str(file), delimiter, texts=texts)
         return _corpus(str(file), rows)
     raise ConfigError(
         f"corpus {file}: got the suffix {kind!r}, expected .jsonl, .ndjson, .csv or .tsv "
@@ -102,15 +102,19 @@ def given_corpus(documents: Iterable[Document | Mapping[str, Any]]) -> Corpus:
 
 
 def _corpus_file(path: Path) -> Path:
-    file = path / "corpus.jsonl" if path.is_dir() else path
-    if not file.is_file() and Path(f"{file}.gz").is_file():
-        return Path(f"{file}.gz")
-    if not file.is_file():
+    file = packed_or_not(path / "corpus.jsonl" if path.is_dir() else path)
+    if file is None:
         raise ConfigError(f"corpus {path}: no such file, nor a folder with corpus.jsonl")
     return file
 
 
-def _opened(file: Path) -> IO[bytes]:
+def packed_or_not(file: Path) -> Path | None:
+    """The file, or the same with ``.gz`` after its name, or None if there is neither."""
+    return next((each for each in (file, Path(f"{file}.gz")) if each.is_file()), None)
+
+
+def opened(file: Path) -> IO[bytes]:
+    """The file's bytes, of ``.gz`` the unpacked ones; see :func:`unreadable`."""
     if file.suffix.lower() == ".gz":
         return cast("IO[bytes]", gzip.open(file, "rb"))
     return file.open("rb")
@@ -127,19 +131,28 @@ def _readable(source: str, rows: Iterator[Row]) -> Iterator[Row]:
         for row in rows:
             yield row
             reached = f"after {row.place}"
-    except EOFError:
-        raise InputError(
+    except READ_ERRORS as error:
+        raise unreadable(source, error, reached) from None
+
+
+READ_ERRORS = (EOFError, OSError, zlib.error)
+"""What reading a file that was ``opened`` may raise."""
+
+
+def unreadable(source: str, error: Exception, reached: str) -> InputError:
+    """One sentence for one of ``READ_ERRORS``; ``reached`` is the place, as ``at its start``."""
+    if isinstance(error, EOFError):
+        return InputError(
             f"{source}: the gzip data end too early, {reached}; the file is cut off, "
             "copy it or pack it again"
-        ) from None
-    except (gzip.BadGzipFile, zlib.error) as error:
-        raise InputError(
+        )
+    if isinstance(error, gzip.BadGzipFile | zlib.error):
+        return InputError(
             f"{source}: cannot be unpacked {reached} ({error}), expected gzip data as the name "
             "says; pack it again, or rename it if it is not packed"
-        ) from None
-    except OSError as error:
-        why = error.strerror or str(error)
-        raise InputError(f"{source}: cannot be read {reached}: {why}; mend or replace it") from None
+        )
+    why = getattr(error, "strerror", None) or str(error)
+    return InputError(f"{source}: cannot be read {reached}: {why}; mend or replace it")
 
 
 def _json_rows(opened: Callable[[], IO[bytes]]) -> Iterator[Row]:

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from funnel.errors import ConfigError, InputError
+from funnel.errors import InputError
+from funnel.evaluation.beir import split_file
 from funnel.log import get_logger
 from funnel.training.reading import OnBadLine, read_rows
 from funnel.training.records import check_writable, known_pair
@@ -99,7 +100,7 @@ def _plain(text: str) -> str:
 def _from_beir(folder: Path, split: str, on_bad_line: OnBadLine) -> Pool:
     documents = dict(read_rows(folder / "corpus.jsonl", _document, on_bad_line=on_bad_line))
     queries = dict(read_rows(folder / "queries.jsonl", _document, on_bad_line=on_bad_line))
-    judged = _judgements(folder / "qrels" / f"{split}.tsv", on_bad_line)
+    judged = read_rows(split_file(folder, split), _judgement, on_bad_line=on_bad_line)
     right = [(query, document) for query, document, grade in judged if grade > 0]
     pairs = [
         (queries[query], documents[document])
@@ -125,13 +126,6 @@ def _document(values: Mapping[str, Any], _place: str) -> tuple[str, str]:
         raise InputError("expected '_id' and 'text'")
     check_writable("text", text)
     return name, text
-
-
-def _judgements(path: Path, on_bad_line: OnBadLine) -> list[tuple[str, str, float]]:
-    if not path.is_file():
-        found = sorted(file.stem for file in path.parent.glob("*.tsv"))
-        raise ConfigError(f"{path} does not exist; splits there: {', '.join(found) or 'none'}")
-    return read_rows(path, _judgement, on_bad_line=on_bad_line)
 
 
 def _judgement(values: Mapping[str, Any], _place: str) -> tuple[str, str, float]:

@@ -1,5 +1,6 @@
 """Small BEIR folders and funnels over them."""
 
+import gzip
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -52,6 +53,14 @@ def beir_folder(
     header = "query-id\tcorpus-id\tscore\n"
     (path / "qrels" / "test.tsv").write_text(header + lines, encoding="utf-8")
     return path
+
+
+def packed(folder: Path, *names: str) -> Path:
+    """Pack files of a folder, each in place of the one without ``.gz``."""
+    for name in names:
+        (folder / f"{name}.gz").write_bytes(gzip.compress((folder / name).read_bytes()))
+        (folder / name).unlink()
+    return folder
 
 
 def shared_letters(query: str, candidates: Sequence[Candidate]) -> list[float]:

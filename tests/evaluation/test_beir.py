@@ -7,7 +7,9 @@ import pytest
 
 from funnel.errors import ConfigError, InputError
 from funnel.evaluation.beir import load_beir
-from tests.evaluation.folders import CORPUS, beir_folder
+from tests.evaluation.folders import CORPUS, beir_folder, packed
+
+FILES = ("corpus.jsonl", "queries.jsonl", "qrels/test.tsv")
 
 
 def test_judged_queries_are_loaded(tmp_path: Path) -> None:
@@ -48,6 +50,36 @@ def test_a_missing_file_is_named(tmp_path: Path, gone: str) -> None:
     (folder / gone).unlink()
     with pytest.raises(ConfigError, match=gone):
         load_beir(folder)
+
+
+@pytest.mark.parametrize("names", [FILES, *((name,) for name in FILES)])
+def test_packed_files_are_the_same_dataset(tmp_path: Path, names: tuple[str, ...]) -> None:
+    """As BEIR publishes some; also of one corpus, packed or not, there is one collection."""
+    folder = beir_folder(tmp_path / "a")
+    plain, documents = load_beir(folder), list(load_beir(folder).corpus().rows)
+    dataset = load_beir(packed(folder, *names))
+    assert dataset == plain
+    assert list(dataset.corpus().rows) == documents
+
+
+def test_a_packed_split_is_found_by_its_name(tmp_path: Path) -> None:
+    """It is listed without its endings."""
+    folder = packed(beir_folder(tmp_path / "a"), "qrels/test.tsv")
+    with pytest.raises(ConfigError, match=r"dev\.tsv; splits found: test$"):
+        load_beir(folder, "dev")
+
+
+@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize(
+    ("cut", "says"), [(slice(0, -9), "end too early"), (slice(5, None), "cannot be unpacked")]
+)
+def test_a_broken_gzip_is_named(tmp_path: Path, name: str, cut: slice, says: str) -> None:
+    """Whichever file it is, cut off or no gzip at all."""
+    file = packed(beir_folder(tmp_path / "a"), name) / f"{name}.gz"
+    file.write_bytes(file.read_bytes()[cut])
+    with pytest.raises(InputError, match=says) as caught:
+        load_beir(tmp_path / "a")
+    assert str(file) in str(caught.value)
 
 
 def test_a_missing_split_says_which_there_are(tmp_path: Path) -> None:

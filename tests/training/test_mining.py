@@ -17,6 +17,7 @@ from funnel.training import MiningSettings, Triple, make_pool, mine, read_pool, 
 from funnel.training.lexical import LexicalIndex
 from funnel.training.records import labelled_pair, triple
 from funnel.training.writing import FORMS, write_mined
+from tests.evaluation.folders import packed
 
 DOCUMENTS = [
     "reset the password from the sign-in page",
@@ -239,8 +240,16 @@ def test_text_that_no_file_can_hold_is_refused_before_the_work(tmp_path: Path) -
 
 def test_a_missing_split_names_those_that_exist(tmp_path: Path) -> None:
     """A typing error in --split is easy to mend."""
-    with pytest.raises(ConfigError, match="splits there: train"):
+    with pytest.raises(ConfigError, match="splits found: train"):
         read_pool(beir(tmp_path / "beir"), split="dev")
+
+
+def test_a_packed_folder_is_the_same_pool(tmp_path: Path) -> None:
+    """As BEIR publishes some, each file with .gz."""
+    folder = beir(tmp_path / "beir")
+    plain = read_pool(folder)
+    packed(folder, "corpus.jsonl", "queries.jsonl", "qrels/train.tsv")
+    assert read_pool(folder) == plain
 
 
 def test_pairs_in_a_file_are_a_pool(tmp_path: Path) -> None:
