@@ -17,7 +17,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from funnel.errors import FunnelError, InputError, Overloaded
-from funnel.log import get_logger
+from funnel.log import Seldom, get_logger
 from funnel.service import bodies
 from funnel.service.failures import Forbidden, Unauthorised, body_of, headers_of, status_of
 from funnel.service.metrics import CONTENT_TYPE, ServiceMetrics
@@ -65,6 +65,7 @@ class _Service:
         self._metrics = ServiceMetrics()
         self._in_flight = 0
         self._writing = 0
+        self._seldom = Seldom(log)
 
     def routes(self) -> dict[str, dict[str, Handler]]:
         """The handlers by path and method of every route that asks for the token."""
@@ -103,9 +104,19 @@ class _Service:
         except ClientDisconnect:
             return Response(status_code=_LEFT)
         except FunnelError as error:
-            return _failed(request, error)
+            return self._failed(request, error)
         except Exception as error:
             return _crashed(request, error)
+
+    def _failed(self, request: Request, error: FunnelError) -> Response:
+        status = status_of(error)
+        if status == HTTPStatus.INTERNAL_SERVER_ERROR:
+            return _crashed(request, error)
+        if status > HTTPStatus.INTERNAL_SERVER_ERROR:
+            told, path = body_of(error)["error"], request.url.path
+            about = (path, told["type"], told.get("stage"))
+            self._seldom.warning("request_failed", about=about, path=path, error=str(error))
+        return _json(body_of(error), status, headers_of(error))
 
     # -- queries
 
@@ -291,15 +302,6 @@ async def _no_route(request: Request, error: Exception) -> Response:
     message = f"{request.method} {request.url.path}: {status.phrase.lower()}"
     told = {"type": status.phrase.replace(" ", ""), "message": message}
     return _json({"error": told}, status, refusal.headers)
-
-
-def _failed(request: Request, error: FunnelError) -> Response:
-    status = status_of(error)
-    if status == HTTPStatus.INTERNAL_SERVER_ERROR:
-        return _crashed(request, error)
-    if status > HTTPStatus.INTERNAL_SERVER_ERROR:
-        log.warning("request_failed", path=request.url.path, error=str(error))
-    return _json(body_of(error), status, headers_of(error))
 
 
 def _crashed(request: Request, error: Exception) -> Response:
