@@ -54,6 +54,7 @@ def make_app(funnel: "Funnel", options: ServiceOptions | None = None) -> Starlet
         lifespan=service.lifespan,
         exception_handlers={HTTPException: _no_route},
     )
+    app.state.end = service.end
     app.router.redirect_slashes = False  # to an address that the caller's Host header names
     return app
 
@@ -66,6 +67,7 @@ class _Service:
         self._in_flight = 0
         self._writing = 0
         self._seldom = Seldom(log)
+        self._bodies = bodies.Bodies()
 
     def routes(self) -> dict[str, dict[str, Handler]]:
         """The handlers by path and method of every route that asks for the token."""
@@ -78,6 +80,10 @@ class _Service:
             "/cache/purge": {"POST": self._cache_purge},
             "/metrics": {"GET": self._exposition},
         }
+
+    def end(self) -> None:
+        """No longer wait for callers who are still sending; on the event loop that serves them."""
+        self._bodies.end()
 
     @asynccontextmanager
     async def lifespan(self, _: Starlette) -> AsyncIterator[None]:
@@ -122,7 +128,7 @@ class _Service:
 
     async def _query(self, request: Request) -> Response:
         self._check_room()  # at once, before the body
-        body = await bodies.read(request, bodies.QueryBody, self._options.max_body_bytes)
+        body = await self._bodies.read(request, bodies.QueryBody, self._options.max_body_bytes)
         self._check_limits(body)
         with self._slot():  # only now: a caller who sends slowly must not hold a place
             work = self._funnel.arun(
@@ -172,7 +178,7 @@ class _Service:
     async def _index(self, request: Request) -> Response:
         self._check_writes()
         with self._write():
-            body = await bodies.read(request, bodies.DocumentsBody, self._documents_bytes)
+            body = await self._bodies.read(request, bodies.DocumentsBody, self._documents_bytes)
             on_bad = cast("Literal['skip', 'fail']", body.on_bad)
             report = await self._funnel.aindex(body.documents, on_bad=on_bad)
         return _json({**asdict(report), "problems": report.problems})
@@ -180,7 +186,7 @@ class _Service:
     async def _delete(self, request: Request) -> Response:
         self._check_writes()
         with self._write():
-            body = await bodies.read(request, bodies.IdsBody, self._documents_bytes)
+            body = await self._bodies.read(request, bodies.IdsBody, self._documents_bytes)
             return _json({"deleted": await self._funnel.adelete(body.ids)})
 
     @contextmanager
@@ -219,11 +225,11 @@ class _Service:
 
     async def _cache_purge(self, request: Request) -> Response:
         self._check_writes()
-        body = await bodies.read(request, bodies.ScopeBody, self._options.max_body_bytes)
+        body = await self._bodies.read(request, bodies.ScopeBody, self._options.max_body_bytes)
         return _json({"dropped": await asyncio.to_thread(self._purge, body.scope)})
 
     async def _cache_body(self, request: Request) -> bodies.CacheBody:
-        return await bodies.read(request, bodies.CacheBody, self._options.max_body_bytes)
+        return await self._bodies.read(request, bodies.CacheBody, self._options.max_body_bytes)
 
     def _explain(self, body: bodies.CacheBody) -> Mapping[str, Any]:
         return self._funnel.explain_cache(
