@@ -11,7 +11,7 @@ from funnel.cache.flights import Flight, Flights
 from funnel.cache.lookup import Found, Looking, Lookup, Near
 from funnel.cache.matcher import Matcher
 from funnel.deadline import Deadline
-from funnel.log import get_logger
+from funnel.log import Seldom, get_logger
 
 log = get_logger(__name__)
 _MOST = 3  # times the policy's limit: how many flights one query is compared with at most
@@ -53,6 +53,7 @@ class Approach:
         self._flights = flights
         self._max_wait_s = max_wait_s
         self._turns = asyncio.Semaphore(_AT_ONCE)
+        self._seldom = Seldom(log)
 
     async def match(self, looking: Looking, flight: Flight) -> Found | Joined | None:
         """A kept paraphrase, one in flight, or None: then this query has to lead.
@@ -93,7 +94,7 @@ class Approach:
             looking.reason = "embedding_timeout"
             return False
         except Exception as error:
-            log.warning("cache.embedding_failed", error=type(error).__name__)
+            self._seldom.warning("cache.embedding_failed", error=type(error).__name__)
             looking.reason = "embedding_failed"
             return False
         return True

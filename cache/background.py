@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-from funnel.log import get_logger
+from funnel.log import Seldom, get_logger
 
 log = get_logger(__name__)
 
@@ -15,6 +15,7 @@ class Background:
     def __init__(self, limit: int) -> None:
         self._limit = limit
         self._tasks: set[asyncio.Task[None]] = set()
+        self._seldom = Seldom(log)
 
     def start(
         self, work: Callable[[], Coroutine[Any, Any, Any]], name: str
@@ -37,7 +38,8 @@ class Background:
         try:
             await work()
         except Exception as error:
-            log.warning("cache.background_failed", work=name, error=type(error).__name__)
+            kind = type(error).__name__
+            self._seldom.warning("cache.background_failed", about=name, work=name, error=kind)
 
     async def finish(self, timeout_s: float) -> None:
         """Wait a little for what runs."""

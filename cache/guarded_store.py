@@ -10,11 +10,10 @@ from funnel.cache.breaker import CircuitBreaker
 from funnel.cache.store import Store, StoreStats
 from funnel.deadline import NO_DEADLINE, Deadline
 from funnel.errors import CacheError
-from funnel.log import get_logger
+from funnel.log import Seldom, get_logger
 
 log = get_logger(__name__)
 T = TypeVar("T")
-_SAY_EVERY_S = 10.0
 _LATELY_S = 5.0  # a store that answered since is taken for well when a hurried caller gave up
 
 
@@ -61,8 +60,7 @@ class GuardedStore:
         self.faults: dict[str, int] = {}
         self.last_stats: StoreStats | None = None
         self._answered = -math.inf
-        self._said = -math.inf
-        self._unsaid = 0
+        self._seldom = Seldom(log)
 
     def budget(self, deadline: Deadline = NO_DEADLINE) -> Budget:
         """A fresh budget for one query: half of what it has left, as the stages need time too."""
@@ -108,25 +106,18 @@ class GuardedStore:
             blame = not self._was_hurried(patience_s)
             raise self._failed(budget, "store_timeout", detail, blame=blame) from error
         except CacheError as error:
-            self._say_seldom(str(error))
+            # A full disk refuses writes and lets read: no breaker opens.
+            self._seldom.warning("cache.store_failed", error=str(error))
             raise self._failed(budget, "store_unavailable", str(error)) from error
         except Exception as error:
-            log.error("cache.store_broken", error=type(error).__name__)
+            name = type(error).__name__
+            self._seldom.error("cache.store_broken", about=name, error=name)
             detail = f"{where} failed with {type(error).__name__}"
             raise self._failed(budget, "store_error", detail) from error
         self.breaker.succeeded()
         self._answered = time.monotonic()
         budget.spend(self._answered - began)
         return result
-
-    def _say_seldom(self, error: str) -> None:
-        """A full disk refuses writes and lets read: no breaker opens, and the log would drown."""
-        now = time.monotonic()
-        if now - self._said < _SAY_EVERY_S:
-            self._unsaid += 1
-            return
-        log.warning("cache.store_failed", error=error, not_logged=self._unsaid)
-        self._said, self._unsaid = now, 0
 
     def _was_hurried(self, patience_s: float) -> bool:
         """Whether a timeout says more of the caller's deadline than of the store."""

@@ -24,7 +24,7 @@ from funnel.cache.store import Lease
 from funnel.cache.writer import Writer, answer_of, copy_of
 from funnel.deadline import RESERVE_SHARE
 from funnel.errors import InputError
-from funnel.log import get_logger
+from funnel.log import Seldom, get_logger
 from funnel.types import CacheInfo, Usage
 
 log = get_logger(__name__)
@@ -78,6 +78,7 @@ class Serving:
         self._writes = parts.writes
         self._clock = clock
         self._spread = spread
+        self._seldom = Seldom(log)
 
     async def serve(self, looking: Looking, compute: Compute) -> Served:
         """The answer to one lookup, wherever it comes from."""
@@ -286,7 +287,7 @@ class Serving:
         """A stale answer instead of an error, if one is at hand and allowed."""
         if looking.late is None or isinstance(error, InputError):
             raise error
-        log.warning("cache.stale_on_error", error=type(error).__name__)
+        self._seldom.warning("cache.stale_on_error", error=type(error).__name__)
         info = replace(looking.late.info(), reason="stages_failed", lookup_ms=looking.ms)
         return Served(answer_of(looking.late.entry), info)
 

@@ -11,7 +11,7 @@ from typing import Any
 from funnel.cache.breaker import BreakerSettings, CircuitBreaker
 from funnel.deadline import Deadline
 from funnel.errors import CacheError, FunnelError
-from funnel.log import get_logger
+from funnel.log import Seldom, get_logger
 from funnel.models.base import Scorer, TextPair
 
 log = get_logger(__name__)
@@ -58,6 +58,7 @@ class Verifier:
         self.pairs = 0
         self._waiting: deque[_Job] = deque()
         self._worker: asyncio.Task[None] | None = None
+        self._seldom = Seldom(log)
 
     async def score(
         self,
@@ -116,10 +117,10 @@ class Verifier:
                 self._refuse(jobs, "verifier_closed")
                 raise
             except FunnelError as error:
-                log.warning("cache.verifier_failed", error=str(error))
+                self._seldom.warning("cache.verifier_failed", error=str(error))
                 self._refuse(jobs, "verifier_error")
             except Exception as error:
-                log.error("cache.verifier_broken", error=type(error).__name__)
+                self._seldom.error("cache.verifier_broken", error=type(error).__name__)
                 self._refuse(jobs, "verifier_error")
 
     def _next_jobs(self) -> list[_Job]:

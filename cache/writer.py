@@ -17,7 +17,7 @@ from funnel.cache.lookup import Found
 from funnel.cache.place import Place
 from funnel.cache.settings import CacheSettings
 from funnel.cache.store import ROOM, Record
-from funnel.log import get_logger
+from funnel.log import Seldom, get_logger
 from funnel.types import Hit
 
 if TYPE_CHECKING:
@@ -74,6 +74,7 @@ class Writer:
         self._spread = spread
         self._doorkeeper = Doorkeeper(4 * settings.max_entries)
         self._asked = 0
+        self._seldom = Seldom(log)
 
     def cacheable(self, answer: Answer) -> bool:
         """Degraded answers never; empty ones only if they have a lifetime."""
@@ -146,7 +147,7 @@ class Writer:
             async with asyncio.timeout(_VECTOR_S):
                 return await request.query.vector()
         except Exception as error:
-            log.warning("cache.embedding_failed", error=type(error).__name__)
+            self._seldom.warning("cache.embedding_failed", error=type(error).__name__)
             return None
 
     async def alias(self, place: Place, found: Found) -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from funnel.cache.base import Answer
 from funnel.deadline import NO_DEADLINE, Deadline
 from funnel.errors import FunnelError, InputError, Overloaded, StageError, StageTimeout
-from funnel.log import get_logger
+from funnel.log import Seldom, get_logger
 from funnel.pacing import Pace
 from funnel.query import Query
 from funnel.ranking import Selection, select
@@ -72,6 +72,7 @@ class Chain:
     def __init__(self, pace: Pace, overloaded: Callable[[], bool] = lambda: False) -> None:
         self._pace = pace
         self._overloaded = overloaded
+        self._seldom = Seldom(log)
 
     async def run(
         self,
@@ -158,7 +159,7 @@ class Chain:
                 return await step.stage.run(request, step.read(candidates))
         except TimeoutError as error:
             if not limit.expired():
-                raise _unforeseen(step, error) from error
+                raise self._unforeseen(step, error) from error
             raise StageTimeout(_late(step, budget_s), stage=step.name, cause=error) from error
         except StageError as error:
             error.stage = error.stage or step.name
@@ -174,9 +175,16 @@ class Chain:
         except asyncio.CancelledError as error:
             if _is_cancelled():
                 raise
-            raise _unforeseen(step, error) from error  # of something that the stage waited for
+            raise self._unforeseen(step, error) from error  # of something that the stage waited for
         except (Exception, SystemExit, KeyboardInterrupt) as error:
-            raise _unforeseen(step, error) from error
+            raise self._unforeseen(step, error) from error
+
+    def _unforeseen(self, step: Step, error: BaseException) -> StageError:
+        name = type(error).__name__
+        self._seldom.error("stage_failed", about=(step.name, name), stage=step.name, exc_info=error)
+        return StageError(
+            f"stage {step.name!r} failed: {name}: {error}", stage=step.name, cause=error
+        )
 
     def _failed(
         self,
@@ -190,7 +198,13 @@ class Chain:
             self._pace.observe(step.name, seconds)
         if step.raises:
             raise error
-        log.warning("stage_skipped", stage=step.name, reason=error.reason, message=str(error))
+        self._seldom.warning(
+            "stage_skipped",
+            about=(step.name, error.reason),
+            stage=step.name,
+            reason=error.reason,
+            message=str(error),
+        )
         _skip(
             step,
             error.reason,
@@ -215,15 +229,6 @@ def _is_cancelled() -> bool:
     """Whether somebody gave up this call."""
     task = asyncio.current_task()
     return task is None or task.cancelling() > 0
-
-
-def _unforeseen(step: Step, error: BaseException) -> StageError:
-    log.error("stage_failed", stage=step.name, exc_info=error)
-    return StageError(
-        f"stage {step.name!r} failed: {type(error).__name__}: {error}",
-        stage=step.name,
-        cause=error,
-    )
 
 
 def _select(step: Step, output: StageOutput, candidates: Sequence[Candidate]) -> Selection:

@@ -339,7 +339,10 @@ class Funnel:
             began = time.perf_counter()
             deadline = Deadline.after_ms(options.deadline_ms)
             target = Deadline.after_ms(self.settings.p99_target_ms)
-            served = await self._serve(query, steps, deadline, k, options, target)
+            try:
+                served = await self._serve(query, steps, deadline, k, options, target)
+            finally:
+                query.leave()
             result = self._result(query, served, (time.perf_counter() - began) * 1000)
             _log_summary(result, query)
             return result

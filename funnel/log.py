@@ -6,10 +6,15 @@ library's loggers under ``funnel.…``, silent below WARNING unless the service 
 """
 
 import logging
+import threading
+import time
+from collections.abc import Hashable
 from functools import cache
 from typing import Any
 
 import structlog
+
+SAY_EVERY_S = 10.0
 
 
 class Log:
@@ -54,6 +59,44 @@ def _standard(name: str) -> Any:
         ],
         wrapper_class=structlog.stdlib.BoundLogger,
     )
+
+
+class Seldom:
+    """What every query may bring while something is down, and would drown the log.
+
+    Of each kind the first is logged at once and then one in ``SAY_EVERY_S``, whose ``not_logged``
+    counts those between. A kind is the event and what it is ``about``, of which there must be few.
+    Any thread may call.
+    """
+
+    def __init__(self, target: Log) -> None:
+        self._target = target
+        self._lock = threading.Lock()
+        self._said: dict[Hashable, float] = {}
+        self._unsaid: dict[Hashable, int] = {}
+
+    def warning(self, event: str, *, about: Hashable = None, **fields: Any) -> None:
+        """Log something that was degraded."""
+        unsaid = self._due((event, about))
+        if unsaid is not None:
+            self._target.warning(event, **fields, not_logged=unsaid)
+
+    def error(self, event: str, *, about: Hashable = None, **fields: Any) -> None:
+        """Log something that failed."""
+        unsaid = self._due((event, about))
+        if unsaid is not None:
+            self._target.error(event, **fields, not_logged=unsaid)
+
+    def _due(self, kind: Hashable) -> int | None:
+        """How many of the kind were not logged since the last, or None if this is another."""
+        now = time.monotonic()
+        with self._lock:
+            said = self._said.get(kind)
+            if said is not None and now - said < SAY_EVERY_S:
+                self._unsaid[kind] = self._unsaid.get(kind, 0) + 1
+                return None
+            self._said[kind] = now
+            return self._unsaid.pop(kind, 0)
 
 
 @cache

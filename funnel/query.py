@@ -57,7 +57,19 @@ class Query:
         scope: the tenant or other hard partition.
     """
 
-    __slots__ = ("_embed", "_task", "asked", "filters", "id", "scope", "shortened", "text")
+    __slots__ = (
+        "_embed",
+        "_left",
+        "_others",
+        "_task",
+        "_waiting",
+        "asked",
+        "filters",
+        "id",
+        "scope",
+        "shortened",
+        "text",
+    )
 
     def __init__(
         self,
@@ -75,6 +87,9 @@ class Query:
         self.scope = scope
         self._embed = embed
         self._task: asyncio.Task[Vector] | None = None
+        self._waiting = 0
+        self._left = False
+        self._others: list[Query] = []
 
     @property
     def is_embedded(self) -> bool:
@@ -84,12 +99,33 @@ class Query:
     async def vector(self) -> Vector:
         """The query's embedding, a float32 array of shape (dim,) and unit length.
 
-        Computed once and shared; a caller that gives up waiting does not stop it for the others.
+        Computed once and shared; a caller that gives up waiting does not stop it for the others,
+        nor for those still to come, until the call is over: see :meth:`leave`.
         """
         if self._task is None:
             self._task = asyncio.ensure_future(self._compute())
             self._task.add_done_callback(_seen)  # nobody may be waiting any more
-        return await asyncio.shield(self._task)
+        self._waiting += 1
+        try:
+            return await asyncio.shield(self._task)
+        finally:
+            self._waiting -= 1
+            self._stop_if_unwanted()
+
+    def leave(self) -> None:
+        """The call is over: from now on the embedding is computed only while somebody waits for it.
+
+        Else those of callers who went away would queue before those of all who come.
+        """
+        self._left = True
+        self._stop_if_unwanted()
+        for other in self._others:
+            other.leave()
+
+    def _stop_if_unwanted(self) -> None:
+        if self._left and not self._waiting and self._task is not None and not self._task.done():
+            self._task.cancel()
+            self._task = None
 
     async def _compute(self) -> Vector:
         return await self._embed(self.text)
@@ -100,6 +136,8 @@ class Query:
             text, query_id=self.id, embed=self._embed, filters=self.filters, scope=self.scope
         )
         made.asked = self.asked
+        made._left = self._left
+        self._others.append(made)
         return made
 
     @property

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from funnel.errors import MalformedOutput
-from funnel.log import get_logger
+from funnel.log import Seldom, get_logger
 from funnel.stages.attempts import Attempts
 from funnel.stages.base import Ranked, StageOutput
 from funnel.stages.listwise_prompt import PROMPT_VERSION, listwise_prompt
@@ -30,6 +30,7 @@ class ListwisePass:
     template: str
     shuffle_seed: int | None
     raises: bool
+    seldom: Seldom = field(default_factory=lambda: Seldom(log))
     answers: Counter[str] = field(default_factory=Counter)
     repairs: Counter[str] = field(default_factory=Counter)
     models: dict[str, None] = field(default_factory=dict)
@@ -93,7 +94,7 @@ class ListwisePass:
         message = f"{models} named no passage in its answer; the prior order stands"
         if self.raises:
             raise MalformedOutput(message)
-        log.warning("llm_answer_malformed", stage=self.stage, models=models)
+        self.seldom.warning("llm_answer_malformed", stage=self.stage, models=models)
         self.degrade(MalformedOutput.reason, message)
 
     def _details(self, windows: int) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from pydantic import Field, SecretStr, field_validator, model_validator
 
 from funnel.deadline import Deadline
 from funnel.errors import ConfigError, StageError
-from funnel.log import get_logger
+from funnel.log import Seldom, get_logger
 from funnel.stages.attempts import Attempts, MaxPrice, Wishes, models_of
 from funnel.stages.base import Ranked, Role, Stage, StageOutput, StageRequest, StageSettings
 from funnel.stages.document_text import TITLE_AND_TEXT, Template
@@ -121,6 +121,7 @@ class LlmListwiseStage(Stage):
         self._key = key
         self._ledger = ledger
         self._client: OpenRouter | None = None
+        self._seldom = Seldom(log)
 
     @classmethod
     def build(cls, settings: StageSettings, resources: "Resources") -> Self:
@@ -207,6 +208,7 @@ class LlmListwiseStage(Stage):
             template=settings.template,
             shuffle_seed=settings.shuffle_seed,
             raises=settings.on_error == "raise",
+            seldom=self._seldom,
         )
 
     def _connected(self) -> OpenRouter:

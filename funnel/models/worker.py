@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from funnel.deadline import Deadline
 from funnel.errors import FunnelError, ModelError, Overloaded
-from funnel.log import get_logger
+from funnel.log import Seldom, get_logger
 from funnel.models.base import Shortening
 from funnel.models.hardware import available_cores, set_torch_threads
 from funnel.models.jobs import Item, Job, JobResult, Lane, Row, fill, fits, windows_of
@@ -78,6 +78,7 @@ class ModelWorker:
         self._threads: list[threading.Thread] = []
         self._closed = False
         self._pid = os.getpid()
+        self._seldom = Seldom(log)
 
     def submit(
         self,
@@ -158,6 +159,7 @@ class ModelWorker:
         self._pid = os.getpid()
         self._jobs, self._threads = [], []
         self._changed = threading.Condition()
+        self._seldom = Seldom(log)
 
     def _job(
         self,
@@ -263,7 +265,7 @@ class ModelWorker:
     def _execute(self, lane: Lane[Any, Any], taken: list[tuple[Job, int]]) -> None:
         began = time.perf_counter()
         try:
-            rows = _run_halving(lane, [job.items[position] for job, position in taken])
+            rows = self._run_halving(lane, [job.items[position] for job, position in taken])
         except BaseException as error:
             self._fail(taken, lane, error)
             if not isinstance(error, Exception):
@@ -276,6 +278,18 @@ class ModelWorker:
                 job.rows[position] = row
                 self._settle(job, position)
 
+    def _run_halving(self, lane: Lane[Item, Row], items: Sequence[Item]) -> list[Row]:
+        """Run a batch; when memory does not suffice, run its halves."""
+        try:
+            return list(lane.run(items))
+        except Exception as error:
+            if not _out_of_memory(error) or len(items) == 1:
+                raise
+            name = lane.name
+            self._seldom.warning("model_batch_halved", about=name, model=name, rows=len(items))
+        middle = len(items) // 2
+        return self._run_halving(lane, items[:middle]) + self._run_halving(lane, items[middle:])
+
     def _settle(self, job: Job, position: int) -> None:
         job.running -= 1
         job.left -= 1
@@ -287,23 +301,14 @@ class ModelWorker:
         self, taken: list[tuple[Job, int]], lane: Lane[Any, Any], error: BaseException
     ) -> None:
         failure = error if isinstance(error, FunnelError) else _model_error(lane.name, error)
-        log.error("model_batch_failed", model=lane.name, rows=len(taken), error=str(failure))
+        name = lane.name
+        self._seldom.error(
+            "model_batch_failed", about=name, model=name, rows=len(taken), error=str(failure)
+        )
         with self._changed:
             for job, _ in taken:
                 job.windows.clear()
                 job.fail(failure)
-
-
-def _run_halving(lane: Lane[Item, Row], items: Sequence[Item]) -> list[Row]:
-    """Run a batch; when memory does not suffice, run its halves."""
-    try:
-        return list(lane.run(items))
-    except Exception as error:
-        if not _out_of_memory(error) or len(items) == 1:
-            raise
-        log.warning("model_batch_halved", model=lane.name, rows=len(items))
-    middle = len(items) // 2
-    return _run_halving(lane, items[:middle]) + _run_halving(lane, items[middle:])
 
 
 def _out_of_memory(error: BaseException) -> bool:

@@ -17,7 +17,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from funnel.errors import FunnelError, InputError, Overloaded
-from funnel.log import get_logger
+from funnel.log import Seldom, get_logger
 from funnel.service import bodies
 from funnel.service.failures import Forbidden, Unauthorised, body_of, headers_of, status_of
 from funnel.service.metrics import CONTENT_TYPE, ServiceMetrics
@@ -54,6 +54,7 @@ def make_app(funnel: "Funnel", options: ServiceOptions | None = None) -> Starlet
         lifespan=service.lifespan,
         exception_handlers={HTTPException: _no_route},
     )
+    app.state.end = service.end
     app.router.redirect_slashes = False  # to an address that the caller's Host header names
     return app
 
@@ -65,6 +66,8 @@ class _Service:
         self._metrics = ServiceMetrics()
         self._in_flight = 0
         self._writing = 0
+        self._seldom = Seldom(log)
+        self._bodies = bodies.Bodies()
 
     def routes(self) -> dict[str, dict[str, Handler]]:
         """The handlers by path and method of every route that asks for the token."""
@@ -77,6 +80,10 @@ class _Service:
             "/cache/purge": {"POST": self._cache_purge},
             "/metrics": {"GET": self._exposition},
         }
+
+    def end(self) -> None:
+        """No longer wait for callers who are still sending; on the event loop that serves them."""
+        self._bodies.end()
 
     @asynccontextmanager
     async def lifespan(self, _: Starlette) -> AsyncIterator[None]:
@@ -103,15 +110,25 @@ class _Service:
         except ClientDisconnect:
             return Response(status_code=_LEFT)
         except FunnelError as error:
-            return _failed(request, error)
+            return self._failed(request, error)
         except Exception as error:
             return _crashed(request, error)
+
+    def _failed(self, request: Request, error: FunnelError) -> Response:
+        status = status_of(error)
+        if status == HTTPStatus.INTERNAL_SERVER_ERROR:
+            return _crashed(request, error)
+        if status > HTTPStatus.INTERNAL_SERVER_ERROR:
+            told, path = body_of(error)["error"], request.url.path
+            about = (path, told["type"], told.get("stage"))
+            self._seldom.warning("request_failed", about=about, path=path, error=str(error))
+        return _json(body_of(error), status, headers_of(error))
 
     # -- queries
 
     async def _query(self, request: Request) -> Response:
         self._check_room()  # at once, before the body
-        body = await bodies.read(request, bodies.QueryBody, self._options.max_body_bytes)
+        body = await self._bodies.read(request, bodies.QueryBody, self._options.max_body_bytes)
         self._check_limits(body)
         with self._slot():  # only now: a caller who sends slowly must not hold a place
             work = self._funnel.arun(
@@ -161,7 +178,7 @@ class _Service:
     async def _index(self, request: Request) -> Response:
         self._check_writes()
         with self._write():
-            body = await bodies.read(request, bodies.DocumentsBody, self._documents_bytes)
+            body = await self._bodies.read(request, bodies.DocumentsBody, self._documents_bytes)
             on_bad = cast("Literal['skip', 'fail']", body.on_bad)
             report = await self._funnel.aindex(body.documents, on_bad=on_bad)
         return _json({**asdict(report), "problems": report.problems})
@@ -169,7 +186,7 @@ class _Service:
     async def _delete(self, request: Request) -> Response:
         self._check_writes()
         with self._write():
-            body = await bodies.read(request, bodies.IdsBody, self._documents_bytes)
+            body = await self._bodies.read(request, bodies.IdsBody, self._documents_bytes)
             return _json({"deleted": await self._funnel.adelete(body.ids)})
 
     @contextmanager
@@ -208,11 +225,11 @@ class _Service:
 
     async def _cache_purge(self, request: Request) -> Response:
         self._check_writes()
-        body = await bodies.read(request, bodies.ScopeBody, self._options.max_body_bytes)
+        body = await self._bodies.read(request, bodies.ScopeBody, self._options.max_body_bytes)
         return _json({"dropped": await asyncio.to_thread(self._purge, body.scope)})
 
     async def _cache_body(self, request: Request) -> bodies.CacheBody:
-        return await bodies.read(request, bodies.CacheBody, self._options.max_body_bytes)
+        return await self._bodies.read(request, bodies.CacheBody, self._options.max_body_bytes)
 
     def _explain(self, body: bodies.CacheBody) -> Mapping[str, Any]:
         return self._funnel.explain_cache(
@@ -291,15 +308,6 @@ async def _no_route(request: Request, error: Exception) -> Response:
     message = f"{request.method} {request.url.path}: {status.phrase.lower()}"
     told = {"type": status.phrase.replace(" ", ""), "message": message}
     return _json({"error": told}, status, refusal.headers)
-
-
-def _failed(request: Request, error: FunnelError) -> Response:
-    status = status_of(error)
-    if status == HTTPStatus.INTERNAL_SERVER_ERROR:
-        return _crashed(request, error)
-    if status > HTTPStatus.INTERNAL_SERVER_ERROR:
-        log.warning("request_failed", path=request.url.path, error=str(error))
-    return _json(body_of(error), status, headers_of(error))
 
 
 def _crashed(request: Request, error: Exception) -> Response:

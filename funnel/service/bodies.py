@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 import msgspec
 from starlette.requests import Request
 
-from funnel.errors import FunnelError, InputError
+from funnel.errors import Closed, FunnelError, InputError
 
 T = TypeVar("T")
 
@@ -15,6 +15,8 @@ _DIGITS = 18
 _PATIENCE_S = 10.0
 _SLOWEST_BYTES_PER_S = 256 * 1024
 """A body may take ``_PATIENCE_S``, and what its greatest length takes at this pace."""
+_LAST_PATIENCE_S = 2.0
+"""What is still on its way when the service ends may take this long."""
 
 
 class BodyTooLarge(FunnelError):
@@ -74,29 +76,59 @@ class ScopeBody(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     scope: str | None = None
 
 
-async def read(request: Request, shape: type[T], max_bytes: int) -> T:
-    """Read and decode the body.
+class Bodies:
+    """Reads the bodies of one service, until it ends."""
 
-    Raises:
-        NotJson: another content type.
-        BodyTooLarge: more than ``max_bytes``; what follows is not read.
-        BodyTooSlow: it did not arrive in time.
-        InputError: not JSON, or not of this shape.
-        ClientDisconnect: the caller left before the end.
-    """
-    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if kind != "application/json":
-        raise NotJson(f"content-type: got {kind!r}, expected application/json")
-    patience = _PATIENCE_S + max_bytes / _SLOWEST_BYTES_PER_S
-    try:
-        async with asyncio.timeout(patience):
-            body = await _bytes(request, max_bytes)
-    except TimeoutError as error:
-        raise BodyTooSlow(f"body: not complete after {patience:.0f} s; send it faster") from error
-    try:
-        return msgspec.json.decode(body, type=shape)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise InputError(f"body: {error or type(error).__name__}") from error
+    def __init__(self) -> None:
+        self._limits: set[asyncio.Timeout] = set()
+        self._end: float | None = None
+
+    async def read(self, request: Request, shape: type[T], max_bytes: int) -> T:
+        """Read and decode a body.
+
+        Raises:
+            NotJson: another content type.
+            BodyTooLarge: more than ``max_bytes``; what follows is not read.
+            BodyTooSlow: it did not arrive in time.
+            Closed: it did not arrive before the service's end.
+            InputError: not JSON, or not of this shape.
+            ClientDisconnect: the caller left before the end.
+        """
+        kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+        if kind != "application/json":
+            raise NotJson(f"content-type: got {kind!r}, expected application/json")
+        body = await self._in_time(request, max_bytes)
+        try:
+            return msgspec.json.decode(body, type=shape)
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+            raise InputError(f"body: {error or type(error).__name__}") from error
+
+    def end(self) -> None:
+        """Wait for those still on their way only a moment: a stalled one would hold the end."""
+        self._end = asyncio.get_running_loop().time() + _LAST_PATIENCE_S
+        for limit in self._limits:
+            if not limit.expired():
+                limit.reschedule(self._end_of(limit.when()))
+
+    async def _in_time(self, request: Request, max_bytes: int) -> bytes:
+        patience = _PATIENCE_S + max_bytes / _SLOWEST_BYTES_PER_S
+        limit = asyncio.timeout_at(self._end_of(asyncio.get_running_loop().time() + patience))
+        self._limits.add(limit)
+        try:
+            async with limit:
+                return await _bytes(request, max_bytes)
+        except TimeoutError as error:
+            if self._end is not None:
+                raise Closed("this service is ending; send it again, to another") from error
+            raise BodyTooSlow(
+                f"body: not complete after {patience:.0f} s; send it faster"
+            ) from error
+        finally:
+            self._limits.discard(limit)
+
+    def _end_of(self, when: float | None) -> float:
+        """The earlier of a body's own time and the service's end."""
+        return min(end for end in (when, self._end) if end is not None)
 
 
 async def _bytes(request: Request, max_bytes: int) -> bytes:

@@ -10,6 +10,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import uvicorn
+from starlette.applications import Starlette
 
 from funnel.errors import ConfigError
 from funnel.log import get_logger
@@ -57,8 +58,9 @@ def serve(
     check_reach(host, options)
     if options.token is None and is_loopback(host):
         options = replace(options, local_only=True)
+    app = make_app(funnel, options)
     config = uvicorn.Config(
-        make_app(funnel, options),
+        app,
         host=host,
         port=port,
         log_config=None,
@@ -73,7 +75,7 @@ def serve(
         with _listen(host, port, config.backlog) as door:
             name, number = door.getsockname()[:2]
             listening(f"http://{f'[{name}]' if ':' in name else name}:{number}")
-            _Server(config, funnel, ending).run([door])
+            _Server(config, app, funnel, ending).run([door])
 
 
 class _Server(uvicorn.Server):
@@ -82,10 +84,12 @@ class _Server(uvicorn.Server):
     def __init__(
         self,
         config: uvicorn.Config,
+        app: Starlette,
         funnel: "Funnel",
         ending: Callable[[], None] = lambda: None,
     ) -> None:
         super().__init__(config)
+        self._app = app
         self._funnel = funnel
         self._ending = ending
 
@@ -95,12 +99,24 @@ class _Server(uvicorn.Server):
         super().handle_exit(sig, frame)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """As uvicorn does; calls that run past the drain end with ``Closed``, which is a 503."""
+        """As uvicorn does; calls that run past the drain end with ``Closed``, which is a 503.
+
+        So do those that run when SIGINT comes a second time, which waits for no drain.
+        """
+        self._app.state.end()
         closing = asyncio.create_task(self._close_late())
         try:
             await super().shutdown(sockets)
         finally:
             closing.cancel()
+        if self.force_exit:
+            await self._cut_short()
+
+    async def _cut_short(self) -> None:
+        if running := set(self.server_state.tasks):
+            await self._funnel.aclose()
+            await asyncio.wait(running, timeout=_ENDING_S)
+        await self.lifespan.shutdown()  # which uvicorn then leaves out, for a stack trace
 
     async def _close_late(self) -> None:
         await asyncio.sleep(_DRAIN_S)
@@ -130,15 +146,20 @@ def _listen(host: str, port: int, backlog: int) -> socket.socket:
 def _terminated_as_exit(ending: Callable[[], None]) -> Iterator[None]:
     """SIGTERM as SystemExit, or nothing would close: uvicorn raises it again when it has ended.
 
-    A start takes it too, which the first process of a container would otherwise not notice.
+    A start takes it too, which the first process of a container would otherwise not notice. A
+    second one is not needed, and must not kill while the index and the cache are being closed.
     """
+    before = signal.getsignal(signal.SIGTERM)
+    after = before
 
     def end(*_: Any) -> NoReturn:
+        nonlocal after
+        after = signal.SIG_IGN
         ending()
         raise SystemExit(0)
 
-    before = signal.signal(signal.SIGTERM, end)
+    signal.signal(signal.SIGTERM, end)
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        signal.signal(signal.SIGTERM, after)

@@ -5,6 +5,7 @@ import math
 from collections.abc import Sequence
 
 import pytest
+from structlog.testing import capture_logs
 
 from funnel.cache.base import Answer
 from funnel.chain import Chain, Step
@@ -71,6 +72,24 @@ async def test_a_failing_reranker_is_skipped_visibly() -> None:
     assert answer.degraded == ("function:unavailable",)
     assert answer.trace[1].skipped == "unavailable"
     assert answer.trace[1].message == "down"
+
+
+async def test_an_outage_does_not_fill_the_log() -> None:
+    """A reason and stage is logged once in a while, also of a bug; every query's trace has it."""
+    chain = Chain(Pace(0.0))
+    steps = [
+        step(),
+        step(FunctionStage, name="down", k=9, act=fail(BackendUnavailable("down"))),
+        step(FunctionStage, name="bug", k=8, act=fail(ValueError("a bug"))),
+    ]
+    with capture_logs() as logs:
+        answers = [await chain.run(query(), steps, Deadline(), 5) for _ in range(50)]
+    said = [(each["event"], each["stage"]) for each in logs]
+    assert said == [("stage_skipped", "down"), ("stage_failed", "bug"), ("stage_skipped", "bug")]
+    assert {answer.degraded for answer in answers} == {("down:unavailable", "bug:error")}
+    assert {answer.trace[2].message for answer in answers} == {
+        "stage 'bug' failed: ValueError: a bug"
+    }
 
 
 async def test_on_error_raise_fails_the_query() -> None:

@@ -15,10 +15,12 @@ import structlog
 
 from funnel import Funnel, FunnelSettings
 from funnel.cache.null import NullCache
-from funnel.errors import Closed, ConfigError, InputError
+from funnel.errors import Closed, ConfigError, InputError, StageTimeout
 from funnel.models import encoder
+from funnel.models.base import Side
 from funnel.models.pool import ModelPool
 from funnel.types import Candidate
+from tests.fakes import FakeEncoder, FloatArray
 from tests.funnel.funnels import CORPUS, make
 
 AT_EXIT = """
@@ -158,6 +160,32 @@ def test_a_part_that_fails_to_close_leaves_no_other_open(broken: str, tmp_path: 
         assert not thread.is_alive(), thread.name
     with make(qdrant={"path": str(tmp_path / "index")}) as again:
         assert again.run("password").hits
+
+
+@pytest.mark.parametrize("leaves", [True, False])
+async def test_nobody_s_query_is_not_embedded(leaves: bool) -> None:
+    """Of a caller who left or whose deadline passed: it would queue before those who come."""
+    begun, ended = threading.Event(), threading.Event()
+
+    class Slow(FakeEncoder):
+        async def aencode(self, texts: Sequence[str], *, side: Side | None = None) -> FloatArray:
+            if side == "query":
+                begun.set()
+                try:
+                    await asyncio.Event().wait()
+                finally:
+                    ended.set()
+            return await super().aencode(texts, side=side)
+
+    async with make(Slow()) as funnel:
+        await funnel.aindex(CORPUS)
+        call = asyncio.create_task(funnel.arun("password", deadline_ms=None if leaves else 50))
+        await asyncio.to_thread(begun.wait, 5)
+        if leaves:
+            call.cancel()
+        with pytest.raises(asyncio.CancelledError if leaves else StageTimeout):
+            await call
+        assert await asyncio.to_thread(ended.wait, 5)
 
 
 async def test_a_failed_start_is_tried_again() -> None:

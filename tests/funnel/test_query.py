@@ -105,3 +105,35 @@ async def test_an_embedding_that_fails_when_nobody_waits_is_no_noise() -> None:
     del query
     gc.collect()
     assert told == []
+
+
+async def test_an_embedding_nobody_wants_is_not_computed() -> None:
+    """After the call, and of other words too; who still waits gets it, who comes later another."""
+    running = 0
+
+    async def embed(text: str) -> Vector:
+        nonlocal running
+        running += 1
+        try:
+            await asyncio.sleep(0.02)
+        finally:
+            running -= 1
+        return np.ones(2, dtype=np.float32)
+
+    query = Query("text", query_id="q", embed=embed)
+    other = query.reworded("the same")
+    for each in (query, other):
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(each.vector(), 0.001)
+    assert running == 2
+    waits = asyncio.ensure_future(query.vector())
+    await asyncio.sleep(0)
+    query.leave()
+    await asyncio.sleep(0)
+    assert running == 1
+    assert (await waits).shape == (2,)
+    assert (await other.vector()).shape == (2,)
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(query.reworded("too late").vector(), 0.001)
+    await asyncio.sleep(0)
+    assert running == 0

@@ -6,7 +6,9 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self, cast
@@ -14,12 +16,13 @@ from typing import Any, Self, cast
 import httpx
 import pytest
 import uvicorn
+from starlette.requests import Request
 from typer.testing import CliRunner
 
 from funnel import Funnel
 from funnel.cli.app import app
 from funnel.errors import ConfigError
-from funnel.service import ServiceOptions, make_app
+from funnel.service import ServiceOptions, bodies, make_app
 from funnel.service import server as service_server
 from funnel.service.server import _listen, _Server, serve
 from funnel.settings import FunnelSettings
@@ -149,6 +152,97 @@ async def test_a_caller_who_hangs_up_frees_the_place(monkeypatch: pytest.MonkeyP
         await serving
 
 
+async def test_a_caller_who_stalls_does_not_hold_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Half a query, then nothing: the end does not wait as long as a running service does."""
+    reading, read = asyncio.Event(), bodies._bytes
+
+    async def noted(request: Request, max_bytes: int) -> bytes:
+        reading.set()
+        return await read(request, max_bytes)
+
+    monkeypatch.setattr(bodies, "_bytes", noted)
+    monkeypatch.setattr(bodies, "_LAST_PATIENCE_S", 0.05)
+    head = "POST /query HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+    with Funnel(FunnelSettings.model_validate(SMALL)) as funnel, socket.socket() as door:
+        door.bind(("127.0.0.1", 0))
+        door.listen()
+        service = make_app(funnel)
+        server = _Server(uvicorn.Config(service, log_config=None), service, funnel)
+        serving = asyncio.ensure_future(server.serve([door]))
+        answer, caller = await asyncio.open_connection(*door.getsockname())
+        caller.write(f'{head}Content-Length: 50\r\n\r\n{{"query'.encode())
+        await reading.wait()
+        server.should_exit = True
+        async with asyncio.timeout(5):
+            await serving
+        told = (await answer.read()).decode()
+        caller.close()
+    assert told.startswith("HTTP/1.1 503 ")
+    assert '"type":"Closed"' in told
+
+
+@pytest.mark.parametrize(
+    ("second", "status", "code"), [(signal.SIGINT, 503, 130), (signal.SIGTERM, 200, 0)]
+)
+def test_a_second_signal(folder: Path, second: signal.Signals, status: int, code: int) -> None:
+    """SIGINT waits no longer for what runs, and tells its caller; SIGTERM changes nothing."""
+    slow = """
+import asyncio
+from funnel import Funnel
+from funnel.cli import app
+run = Funnel.arun
+async def slow(self, *args, **kwargs):
+    async def work():
+        print("running", file=sys.stderr, flush=True)
+        await asyncio.sleep(3)
+    await self._loop.acall(work())
+    return await run(self, *args, **kwargs)
+Funnel.arun = slow
+app.main()
+"""
+    arguments = ("-c", "small.yaml", "--port", "0")
+    with (
+        _serving(folder, *arguments, code=f"import sys{slow}") as (process, url),
+        ThreadPoolExecutor(1) as callers,
+    ):
+        call = callers.submit(httpx.post, f"{url}/query", json={"query": "x"}, timeout=60)
+        assert process.stderr is not None
+        while "running" not in process.stderr.readline():
+            pass
+        process.send_signal(second)
+        time.sleep(0.5)
+        process.send_signal(second)
+        assert call.result(30).status_code == status
+        said = process.communicate(timeout=30)[1]
+    assert process.returncode == code
+    assert "Traceback" not in said
+
+
+def test_a_second_sigterm_does_not_cut_the_closing_short(folder: Path) -> None:
+    """It comes while the index is being closed, and the process still ends in order."""
+    slow = """
+import sys, time
+from funnel import Funnel
+from funnel.cli import app
+close = Funnel.close
+def slow(self):
+    print("closing", file=sys.stderr, flush=True)
+    time.sleep(1)
+    close(self)
+    print("closed", file=sys.stderr, flush=True)
+Funnel.close = slow
+app.main()
+"""
+    with _serving(folder, "-c", "small.yaml", "--port", "0", code=slow) as (process, _):
+        process.send_signal(signal.SIGTERM)
+        assert process.stderr is not None
+        while "closing" not in process.stderr.readline():
+            pass
+        process.send_signal(signal.SIGTERM)
+        said = process.communicate(timeout=30)[1]
+    assert (process.returncode, "closed" in said) == (0, True)
+
+
 async def test_what_outlives_the_drain_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     """A query that is still running then ends as a 503 in JSON, and the server after it."""
     monkeypatch.setattr(service_server, "_DRAIN_S", 0.05)
@@ -167,7 +261,8 @@ async def test_what_outlives_the_drain_is_told(monkeypatch: pytest.MonkeyPatch) 
     with socket.socket() as door:
         door.bind(("127.0.0.1", 0))
         door.listen()
-        server = _Server(uvicorn.Config(make_app(funnel), log_config=None), funnel)
+        service = make_app(funnel)
+        server = _Server(uvicorn.Config(service, log_config=None), service, funnel)
         serving = asyncio.ensure_future(server.serve([door]))
         url = "http://{}:{}/query".format(*door.getsockname())
         async with asyncio.timeout(60), httpx.AsyncClient(timeout=60) as client:
