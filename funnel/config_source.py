@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -10,16 +10,14 @@ from typing import Any, TypeAlias
 import yaml
 
 from funnel.errors import ConfigError
+from funnel.yaml_source import K_NAMES, KeyPath, YamlSource, read_yaml, too_deep
 
-KeyPath: TypeAlias = tuple[str | int, ...]
+_Place: TypeAlias = Callable[[KeyPath], str]
 
 PREFIX = "FUNNEL__"
 _REFERENCE = re.compile(r"\$\{(?P<name>[A-Za-z_][A-Za-z0-9_]*)(?::-(?P<default>[^}]*))?\}")
 _SECRET_KEYS = frozenset({"api_key", "password", "secret", "token"})
 _CACHE_ADDRESS: tuple[KeyPath, ...] = (("cache",), ("cache", "url"))
-_K_ALIASES = frozenset({"top_k", "top_n"})
-_Pair: TypeAlias = tuple[yaml.Node, yaml.Node]
-_MERGE = "tag:yaml.org,2002:merge"
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,13 +27,15 @@ class RawConfig:
     data: dict[str, Any]
     source: str
     from_environment: Mapping[KeyPath, str] = field(default_factory=dict)
+    file: YamlSource | None = None
 
     def place(self, path: KeyPath) -> str:
-        """Where a key was set, for messages: the file, or an environment variable."""
+        """Where a key was set, for messages: the file's line, or an environment variable."""
         for length in range(len(path), 0, -1):
             if (name := self.from_environment.get(path[:length])) is not None:
                 return f"environment variable {name}"
-        return self.source
+        line = None if self.file is None else self.file.line(path)
+        return self.source if line is None else f"{self.source}: line {line}"
 
 
 def read_config(path: str | Path, environment: Mapping[str, str] | None = None) -> RawConfig:
@@ -46,15 +46,21 @@ def read_config(path: str | Path, environment: Mapping[str, str] | None = None) 
     """
     env = os.environ if environment is None else environment
     source = str(path)
-    return overlay(_parse(Path(path), source), source, env)
+    file = read_yaml(Path(path), source)
+    return overlay(file.data, source, env, file)
 
 
-def overlay(data: Mapping[str, Any], source: str, environment: Mapping[str, str]) -> RawConfig:
+def overlay(
+    data: Mapping[str, Any],
+    source: str,
+    environment: Mapping[str, str],
+    file: YamlSource | None = None,
+) -> RawConfig:
     """Fill references and lay the environment's overrides over ``data`` (which is not changed)."""
     try:
-        filled = _fill(data, (), source, environment)
+        filled = _fill(data, (), RawConfig({}, source, file=file).place, environment)
     except RecursionError as error:
-        raise _too_deep(source) from error
+        raise too_deep(source) from error
     _fold_k(filled)
     if "qdrant" in filled:
         filled["qdrant"] = qdrant_mapping(filled["qdrant"])
@@ -62,7 +68,7 @@ def overlay(data: Mapping[str, Any], source: str, environment: Mapping[str, str]
     for name, path, value in _overrides(environment):
         _set(filled, path, qdrant_mapping(value) if path == ["qdrant"] else value, name)
         origins[tuple(_index(part) for part in path)] = name
-    return RawConfig(filled, source, origins)
+    return RawConfig(filled, source, origins, file)
 
 
 def qdrant_mapping(value: Any) -> Any:
@@ -89,112 +95,29 @@ def shown(path: KeyPath, value: object) -> str:
     return "a list" if isinstance(value, list | tuple) else f"{value!r:.80}"
 
 
-class _UniqueKeyLoader(yaml.SafeLoader):
-    """Refuses a key written twice, which YAML would silently resolve to the last."""
-
-    def __init__(self, stream: str) -> None:
-        super().__init__(stream)
-        self._flat: set[int] = set()
-
-    def flatten_mapping(self, node: yaml.MappingNode) -> None:
-        """Take over the keys that ``<<: *name`` refers to; the mapping's own, each unique, win.
-
-        Of several names the first wins. PyYAML gets both wrong where mappings take over in turn.
-        """
-        if id(node) in self._flat:
-            return
-        self._flat.add(id(node))
-        pairs = self._own(node)
-        for key_node, value_node in node.value:
-            if key_node.tag == _MERGE:
-                for key, pair in self._referred(value_node):
-                    pairs.setdefault(key, pair)
-        node.value = list(pairs.values())
-
-    def _own(self, node: yaml.MappingNode) -> dict[Any, _Pair]:
-        pairs: dict[Any, _Pair] = {}
-        for key_node, value_node in node.value:
-            if key_node.tag == _MERGE:
-                continue
-            key = self.construct_object(key_node, deep=True)
-            if key in pairs:
-                raise yaml.MarkedYAMLError(
-                    problem=f"the key {key!r} is written twice", problem_mark=key_node.start_mark
-                )
-            pairs[key] = (key_node, value_node)
-        return pairs
-
-    def _referred(self, value: yaml.Node) -> Iterator[tuple[Any, _Pair]]:
-        for source in value.value if isinstance(value, yaml.SequenceNode) else [value]:
-            if not isinstance(source, yaml.MappingNode):
-                raise yaml.MarkedYAMLError(
-                    problem="'<<' expects the *name of a mapping", problem_mark=source.start_mark
-                )
-            self.flatten_mapping(source)
-            yield from self._own(source).items()
-
-
-def _parse(path: Path, source: str) -> dict[str, Any]:
-    try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError as error:
-        raise ConfigError(f"{source}: no such file; give the path of a YAML file") from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{source}: cannot be read as UTF-8 text: {error}") from error
-    try:
-        data = yaml.load(text, Loader=_UniqueKeyLoader)  # noqa: S506 - a SafeLoader
-    except yaml.MarkedYAMLError as error:
-        raise ConfigError(f"{source}: {_yaml_problem(error, text)}") from error
-    except RecursionError as error:
-        raise _too_deep(source) from error
-    except (yaml.YAMLError, TypeError, ValueError) as error:
-        raise ConfigError(f"{source}: not valid YAML: {error}") from error
-    if not isinstance(data, dict):
-        raise ConfigError(
-            f"{source}: got {type(data).__name__} at the top level, expected keys such as 'stages:'"
-        )
-    return data
-
-
-def _yaml_problem(error: yaml.MarkedYAMLError, text: str) -> str:
-    problem, mark = f"not valid YAML: {error.problem or error}", error.problem_mark
-    if mark is None:
-        return problem
-    line = "".join(text.splitlines()[mark.line : mark.line + 1])
-    mend = "; a '${NAME}' within { } or [ ] needs quotes" if _REFERENCE.search(line) else ""
-    return f"line {mark.line + 1}, column {mark.column + 1}: {problem}{mend}"
-
-
-def _too_deep(source: str) -> ConfigError:
-    return ConfigError(
-        f"{source}: got lists or mappings nested too deeply, or an alias inside what it stands "
-        "for; write each value out"
-    )
-
-
-def _fill(value: Any, path: KeyPath, source: str, environment: Mapping[str, str]) -> Any:
+def _fill(value: Any, path: KeyPath, place: _Place, environment: Mapping[str, str]) -> Any:
     if isinstance(value, Mapping):
-        return {k: _fill(v, (*path, k), source, environment) for k, v in value.items()}
+        return {k: _fill(v, (*path, k), place, environment) for k, v in value.items()}
     if isinstance(value, list | tuple):
-        return [_fill(v, (*path, i), source, environment) for i, v in enumerate(value)]
+        return [_fill(v, (*path, i), place, environment) for i, v in enumerate(value)]
     if not isinstance(value, str):
         return value
     if path and path[-1] in _SECRET_KEYS and value and not _REFERENCE.fullmatch(value):
         name = f"{path[-1]}".upper()
         raise ConfigError(
-            f"{source}: {dotted(path)}: a secret is written out; expected a reference to the "
+            f"{place(path)}: {dotted(path)}: a secret is written out; expected a reference to the "
             f"environment, such as ${{{name}}}"
         )
-    return _REFERENCE.sub(lambda found: _lookup(found, path, source, environment), value)
+    return _REFERENCE.sub(lambda found: _lookup(found, path, place, environment), value)
 
 
 def _lookup(
-    found: re.Match[str], path: KeyPath, source: str, environment: Mapping[str, str]
+    found: re.Match[str], path: KeyPath, place: _Place, environment: Mapping[str, str]
 ) -> str:
     value = environment.get(found["name"], found["default"])
     if value is None:
         raise ConfigError(
-            f"{source}: {dotted(path)}: the environment variable {found['name']} is not set; "
+            f"{place(path)}: {dotted(path)}: the environment variable {found['name']} is not set; "
             f"set it, or write ${{{found['name']}:-default}}"
         )
     return value
@@ -204,7 +127,7 @@ def _fold_k(data: dict[str, Any]) -> None:
     """Name each stage's size ``k``, so that the environment finds it whatever the file calls it."""
     stages = data.get("stages")
     for stage in stages if isinstance(stages, list) else ():
-        names = [name for name in ("k", *_K_ALIASES) if isinstance(stage, dict) and name in stage]
+        names = [name for name in K_NAMES if isinstance(stage, dict) and name in stage]
         if len(names) == 1:  # more are left for validation to refuse
             stage["k"] = stage.pop(names[0])
 
@@ -213,7 +136,7 @@ def _overrides(environment: Mapping[str, str]) -> Iterator[tuple[str, list[str],
     for name in sorted(environment):
         if name.upper().startswith(PREFIX) and len(name) > len(PREFIX):
             path = name[len(PREFIX) :].lower().split("__")
-            if len(path) == 3 and path[0] == "stages" and path[2] in _K_ALIASES:
+            if len(path) == 3 and path[0] == "stages" and path[2] in K_NAMES:
                 path[2] = "k"
             yield name, path, _value(environment[name].strip(), secret=path[-1] in _SECRET_KEYS)
 

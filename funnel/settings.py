@@ -20,7 +20,6 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from funnel.cache.settings import CacheSettings
 from funnel.config_source import (
-    KeyPath,
     RawConfig,
     dotted,
     overlay,
@@ -32,9 +31,10 @@ from funnel.errors import ConfigError, InputError
 from funnel.indexing.filters import check_filters
 from funnel.indexing.qdrant import Bm25Settings, QdrantSettings
 from funnel.models.names import EncoderName
-from funnel.registry import stage_class, suggestion
+from funnel.registry import known_kinds, stage_class, suggestion
 from funnel.settings_model import SettingsModel
 from funnel.stages.base import StageSettings
+from funnel.yaml_source import KeyPath
 
 DEFAULT_EMBEDDER = "embedded:all-MiniLM-L6-v2"
 
@@ -281,9 +281,15 @@ def _stage(raw: RawConfig, index: int, item: Any) -> StageSettings:
     if isinstance(item, StageSettings):
         return item
     place = raw.place(("stages", index))
-    if not isinstance(item, Mapping) or not isinstance(item.get("kind"), str):
+    if not isinstance(item, Mapping) or "kind" not in item:
         raise ConfigError(
             f"{place}: stages[{index}]: got {shown((), item)}, expected a mapping with a 'kind'"
+        )
+    place = raw.place(("stages", index, "kind"))
+    if not isinstance(item["kind"], str):
+        raise ConfigError(
+            f"{place}: stages[{index}].kind: got {shown((), item['kind'])}, expected a text; "
+            f"known: {', '.join(known_kinds())}"
         )
     try:
         model = stage_class(item["kind"]).Settings

@@ -458,3 +458,50 @@ def test_what_a_model_needs_and_is_not_installed_is_told_when_settings_are_read(
     assert f"pip install 'retrieval-funnel[{extra}]'" in refusal(tmp_path, text)
     if extra != "embedded":
         load(tmp_path, YAML)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "line"),
+    [
+        ("k: 10\n", "k: ten\n", 9),
+        ("k: 10\n", "top_k: ten\n", 9),
+        ("k: 10\n", "k: 200\n", 9),
+        ("k: 10\n", "k: 10\n    modle: x\n", 10),
+        ("    k: 10\n", "", 7),
+        ("kind: hybrid", "kind: hybird", 5),
+        ("kind: hybrid", "kind: 3", 5),
+        ("  - kind: hybrid", "  - hybrid\n  - kind: bm25", 5),
+        ("kind: hybrid", "<<: {kind: hybrid, api_key: x}", 5),
+        ("${QDRANT_KEY:-}", "${NOT_SET}", 10),
+        ("http://localhost:6333", "localhost", 10),
+        ("{ store: memory }", "\n  store: memory\n  ttl_s: soon", 13),
+        ("deadline_ms: 800", "deadline_ms: 1", 3),
+    ],
+)
+def test_what_is_wrong_has_its_line(tmp_path: Path, old: str, new: str, line: int) -> None:
+    """Of the key, or of what lacks one."""
+    assert f"funnel.yaml: line {line}: " in refusal(tmp_path, YAML.replace(old, new))
+
+
+def test_a_few_lines_of_aliases_do_not_fill_the_memory(tmp_path: Path) -> None:
+    """Each list ten times the one before: refused instead of written out."""
+    lines = ["a0: &a0 [x]", *(f"a{i}: &a{i} [{f'*a{i - 1}, ' * 10}]" for i in range(1, 12))]
+    assert "aliases that stand for more than 1,000,000" in refusal(tmp_path, "\n".join(lines))
+
+
+def test_what_is_no_file_of_settings_is_not_read_to_the_end(tmp_path: Path) -> None:
+    """A corpus by mistake, a device without an end, a folder."""
+    big = tmp_path / "corpus.yaml"
+    big.write_text("a: b\n" * 250_000)
+    for path in (big, Path("/dev/zero")):
+        with pytest.raises(ConfigError, match="more than 1,048,576 bytes, expected a file of"):
+            FunnelSettings.from_yaml(path)
+    with pytest.raises(ConfigError, match="it is a folder"):
+        FunnelSettings.from_yaml(tmp_path)
+
+
+def test_a_tab_and_an_empty_file_are_told_in_plain_words(tmp_path: Path) -> None:
+    """Python's names for them help nobody."""
+    assert "line 2, column 1: " in (said := refusal(tmp_path, "stages:\n\t- kind: bm25"))
+    assert said.endswith("indent with spaces")
+    assert "got nothing at the top level" in refusal(tmp_path, "# all commented out\n")
