@@ -25,6 +25,7 @@ from funnel.cli.cache import cache_app
 from funnel.cli.demo import demo
 from funnel.cli.doctor import doctor
 from funnel.cli.eval import eval_
+from funnel.cli.evaluations import evaluations
 from funnel.cli.index import index
 from funnel.cli.query import query
 from funnel.cli.serve import serve
@@ -80,6 +81,7 @@ app.command()(index)
 app.command()(query)
 app.command("eval")(eval_)
 app.command()(tune)
+app.command()(evaluations)
 app.command()(serve)
 app.command()(doctor)
 app.add_typer(train.app, name="train")

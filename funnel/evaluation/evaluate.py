@@ -159,7 +159,7 @@ def evaluation_settings(
     return base.model_copy(
         update={
             "collection": _collection(base, dataset),
-            "qdrant": _apart(base.qdrant),
+            "qdrant": apart(base.qdrant),
             "stages": tuple(_forgetful(stage) for stage in base.stages),
             "cache": None,
             "deadline_ms": deadline_ms,
@@ -359,7 +359,8 @@ def _reasons(reasons: Any) -> dict[str, int]:
     return dict(Counter(reason for reason in reasons if reason is not None))
 
 
-def _apart(qdrant: QdrantSettings) -> QdrantSettings:
+def apart(qdrant: QdrantSettings) -> QdrantSettings:
+    """Where the collections of evaluations are: of a local index, in a folder of their own."""
     if qdrant.url is not None or qdrant.place == MEMORY:
         return qdrant
     return qdrant.model_copy(update={"path": str(Path(qdrant.place) / _FOLDER)})

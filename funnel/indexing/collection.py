@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 DOCUMENT_KEYS = ["id", "title", "text", "metadata"]
 IDENTITY_KEYS = ["hash", "text_hash", "length"]
 FORMAT = 1
-_METADATA_KEY = "funnel"
+METADATA_KEY = "funnel"
 _NAMESPACE = uuid.UUID("6f0d4a3e-54c2-5d86-9a2b-1f7b8f9f2f11")
 
 
@@ -69,7 +69,7 @@ class CollectionState:
 
     def metadata(self) -> dict[str, Any]:
         """As stored with the collection."""
-        return {_METADATA_KEY: asdict(self)}
+        return {METADATA_KEY: asdict(self)}
 
     def written(self, **changes: Any) -> "CollectionState":
         """The state after a write: the changes and a new epoch."""
@@ -106,7 +106,7 @@ def state_from(metadata: Mapping[str, Any] | None, name: str) -> CollectionState
     Raises:
         ConfigError: the collection was not made by this library, or by a newer one.
     """
-    stored = (metadata or {}).get(_METADATA_KEY)
+    stored = (metadata or {}).get(METADATA_KEY)
     if not isinstance(stored, Mapping) or stored.get("format") != FORMAT:
         found = stored.get("format") if isinstance(stored, Mapping) else "none"
         raise ConfigError(

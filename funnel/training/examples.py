@@ -106,6 +106,19 @@ class Place:
             data_name=data,
         )
 
+    def check(self, model: str) -> None:
+        """Refuse a model that is there, maybe of an interrupted example, unless told what to do.
+
+        Raises:
+            ConfigError: names both ways.
+        """
+        output = self.folder / model
+        if output.exists() and not (self.overwrite or self.resume):
+            raise ConfigError(
+                f"{output} exists already; if the example was interrupted, go on with --resume, "
+                "else name another output or start over with --overwrite"
+            )
+
     def has(self, model: str, *, teacher: str | None = None) -> bool:
         """Whether a model is there that an interrupted example had finished.
 
@@ -191,6 +204,7 @@ def _made(
 ) -> _Made:
     if place.has(model, teacher=teacher):
         return _Made(place.folder / model, None)
+    place.check(model)
     report = train(place.options(model))
     return _Made(report.output, report)
 

@@ -7,7 +7,8 @@ import yaml
 
 from funnel.errors import ConfigError
 from funnel.models.adapters import CARD_FILE, Adapter, is_adapter, read_adapter
-from funnel.models.source import EMBEDDED, EMBEDDED_ENCODER, locate
+from funnel.models.source import EMBEDDED, EMBEDDED_ENCODER, check_scorer_name, locate
+from funnel.training.output import MODEL_FILES, holds_model
 
 _FENCE = "---"
 
@@ -54,9 +55,25 @@ def trained_from(model: str) -> str:
     """The name of the model that a directory made by ``funnel train`` started from.
 
     Raises:
-        ConfigError: it is no such directory, so that what to compare it with must be said.
+        ConfigError: there is no model of that name here, or it is one of another origin, so that
+            what to compare it with must be said.
+        ModelError: no embedded model has that name.
     """
-    found = _front_matter(Path(model).expanduser() / CARD_FILE).get("base_model")
+    folder = Path(model).expanduser()
+    if model.startswith(EMBEDDED):
+        if model != EMBEDDED_ENCODER:
+            check_scorer_name(model)
+    elif not folder.is_dir():
+        raise ConfigError(
+            f"{model}: got no such folder, expected one that `funnel train` wrote; a model of the "
+            "hub needs to be told what it is compared with: --base MODEL"
+        )
+    elif not holds_model(folder):
+        raise ConfigError(
+            f"{model}: got a folder without a model ({', '.join(MODEL_FILES)}: none is there), "
+            "expected one that `funnel train` wrote"
+        )
+    found = _front_matter(folder / CARD_FILE).get("base_model")
     if not isinstance(found, str) or not found:
         raise ConfigError(
             f"{model}: no card says what it was trained from (base_model in its {CARD_FILE}); "

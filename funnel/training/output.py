@@ -11,7 +11,8 @@ from pathlib import Path
 
 from funnel.errors import ConfigError, ModelError
 
-_MODEL = ("adapter.json", "config.json", "modules.json")
+MODEL_FILES = ("adapter.json", "config.json", "modules.json")
+"""Any of them shows that a folder holds a model."""
 _TRY_AGAIN = "nothing was written there, free space or mend that and try again"
 
 
@@ -85,6 +86,11 @@ def check_ours(folder: Path, marks: Sequence[str], what: str) -> None:
     )
 
 
+def holds_model(folder: Path) -> bool:
+    """Whether it looks like a model's directory."""
+    return any((folder / name).is_file() for name in MODEL_FILES)
+
+
 @contextmanager
 def atomic_directory(path: Path) -> Iterator[Path]:
     """Give a temporary directory that becomes ``path`` if the block ends well.
@@ -155,7 +161,7 @@ def _check_replaceable(path: Path) -> None:
             f"output {str(path)!r} has no name of its own, expected the name of a directory to "
             "write; name one, such as ./my-model"
         )
-    check_ours(path, _MODEL, "a model's directory")
+    check_ours(path, MODEL_FILES, "a model's directory")
 
 
 def _swap(staging: Path, path: Path) -> None:

@@ -195,6 +195,14 @@ def test_a_student_of_an_earlier_teacher_is_not_taken(tmp_path: Path) -> None:
     assert again.has("security", teacher="security-teacher")
 
 
+def test_a_second_run_of_an_example_names_the_ways_to_go_on(tmp_path: Path) -> None:
+    """Starting over would lose what an interrupted example has finished."""
+    (tmp_path / "security-teacher").mkdir()
+    (tmp_path / "security-teacher" / "adapter.json").touch()
+    with pytest.raises(ConfigError, match="interrupted, go on with --resume.*--overwrite"):
+        run_example("security", tmp_path)
+
+
 def test_an_interrupted_overwrite_of_an_example_ends_with_the_new_model(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_base: str
 ) -> None:

@@ -7,7 +7,7 @@ from shutil import copytree
 import pytest
 import yaml
 
-from funnel.errors import ConfigError, TrainingStopped
+from funnel.errors import ConfigError, ModelError, TrainingStopped
 from funnel.models.adapters import read_adapter
 from funnel.training import LabelledPair, RunOptions, TrainSettings, train_cross_encoder
 from funnel.training.card import model_card
@@ -103,6 +103,7 @@ def test_a_card_gives_back_the_folder_whatever_its_name(
     """Named from where it lay, it is found from another working directory."""
     (tmp_path / name).mkdir()
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "config.json").touch()
     (tmp_path / "README.md").write_text(model_card(report(Path("m"), name), usage=""), "utf-8")
     monkeypatch.chdir("/")
     assert trained_from(str(tmp_path)) == str(tmp_path / name)
@@ -111,13 +112,35 @@ def test_a_card_gives_back_the_folder_whatever_its_name(
 @pytest.mark.parametrize("name", ODD_NAMES)
 def test_a_name_that_is_no_folder_stays_as_it_is(tmp_path: Path, name: str) -> None:
     """A hub id may be a number, too."""
+    (tmp_path / "config.json").touch()
     (tmp_path / "README.md").write_text(model_card(report(Path("m"), name), usage=""), "utf-8")
     assert trained_from(str(tmp_path)) == name
+
+
+@pytest.mark.parametrize(
+    ("model", "says"),
+    [
+        ("TYPO", r"TYPO: got no such folder.* hub .*--base MODEL"),
+        ("empty", r"empty: got a folder without a model \(adapter.json"),
+        ("embedded:relevnce", "did you mean 'embedded:relevance'"),
+        ("embedded:relevance", "--base MODEL"),
+        ("embedded:all-MiniLM-L6-v2", "--base MODEL"),
+    ],
+)
+def test_what_is_no_trained_model_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model: str, says: str
+) -> None:
+    """A slip of the hand is not taken for a model without a card."""
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises((ConfigError, ModelError), match=says):
+        trained_from(model)
 
 
 @pytest.mark.parametrize("card", ["", "# m", "---\nbase_model: b\n", "--- \nbase_model: b\n---\n"])
 def test_a_card_without_a_front_matter_is_told(tmp_path: Path, card: str) -> None:
     """Nothing is guessed from what only looks like one."""
+    (tmp_path / "config.json").touch()
     (tmp_path / "README.md").write_text(card, encoding="utf-8")
     with pytest.raises(ConfigError, match="--base MODEL"):
         trained_from(str(tmp_path))
