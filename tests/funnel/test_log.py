@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -46,7 +47,7 @@ def test_no_room_goes_round_the_logger() -> None:
 def test_what_every_query_may_bring_is_logged_seldom(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of each kind the first at once, and later one that counts those between."""
     moment = 100.0
-    monkeypatch.setattr(funnel_log.time, "monotonic", lambda: moment)
+    monkeypatch.setattr(time, "monotonic", lambda: moment)
     seldom = Seldom(get_logger("funnel.test"))
     with capture_logs() as logs:
         for _ in range(5):
