@@ -117,6 +117,14 @@ class RedisLink:
         """Run one plain command on the namespace's node; raises as ``run`` does."""
         return await self._answer(self._execute(words, on_node=True))
 
+    async def commands(self, many: Sequence[Sequence[Argument]], *, passed_over: str) -> list[Any]:
+        """Run plain commands on the namespace's node, in one round trip; raises as ``run`` does.
+
+        ``passed_over`` is a refusal that stands for no reply, None, instead of being raised.
+        """
+        replies = await self._answer(self._execute_all(many, passed_over))
+        return list(replies)
+
     async def aclose(self) -> None:
         """Close the connections; further calls raise CacheError."""
         self._closed = True
@@ -143,6 +151,35 @@ class RedisLink:
             if on_node:
                 client = self._node(client)
             return await client.execute_command(*words)
+        finally:
+            self._slots.release()
+
+    async def _execute_all(
+        self, many: Sequence[Sequence[Argument]], passed_over: str
+    ) -> Sequence[Any]:
+        from redis.exceptions import ResponseError
+
+        replies = await self._replies(many)
+        for reply in replies:
+            refused = isinstance(reply, ResponseError)
+            if isinstance(reply, BaseException) and not (refused and passed_over in str(reply)):
+                raise reply
+        return [None if isinstance(reply, ResponseError) else reply for reply in replies]
+
+    async def _replies(self, many: Sequence[Sequence[Argument]]) -> Sequence[Any]:
+        """Replies and errors, in the commands' order."""
+        client = await self._connected()
+        if self._facts is None or self._facts.cluster:  # a cluster's node has no pipeline
+            work = (self._execute(words, on_node=True) for words in many)
+            return await asyncio.gather(*work, return_exceptions=True)
+        async with asyncio.timeout(self._timeout_s):
+            await self._slots.acquire()
+        try:
+            pipeline = client.pipeline(transaction=False)
+            for words in many:
+                pipeline.execute_command(*words)
+            replies: Sequence[Any] = await pipeline.execute(raise_on_error=False)
+            return replies
         finally:
             self._slots.release()
 

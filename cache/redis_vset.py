@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from funnel.cache.nearest import Neighbour, unit_vector
-from funnel.cache.redis_link import RedisLink
+from funnel.cache.redis_link import Argument, RedisLink
 from funnel.cache.redis_lua import DROP_OVERTAKEN, LIVING, READ
 from funnel.cache.redis_vectors import QueryVectors
 from funnel.cache.rows import Vector
@@ -42,23 +42,21 @@ class RedisVectorSets(QueryVectors):
         self, partition: str, vector: Vector, count: int, floor: float
     ) -> Sequence[Neighbour]:
         self._keep_checking()
-        reply = await self._link.command(
-            "VSIM", self._name(partition), "FP32", _raw(vector), "WITHSCORES", "COUNT", count
-        )
-        found = (
-            Neighbour(f"{partition}:{key.decode()}", 2 * float(score) - 1)
-            for key, score in _pairs(reply)
-        )
-        return [hit for hit in found if hit.score >= floor]
+        reply = await self._link.command(*self._search(partition, vector, count))
+        return _hits(partition, reply, floor)
 
     async def anywhere(  # noqa: D102
         self, vector: Vector, count: int, floor: float
     ) -> Sequence[Neighbour]:
         found: list[Neighbour] = []
+        self._keep_checking()
         for partitions in _chunks(await self._partitions()):
-            searches = (self._nearest_if_fits(p, vector, count, floor) for p in partitions)
-            for hits in await asyncio.gather(*searches):
-                found.extend(hits)
+            replies = await self._link.commands(
+                [self._search(partition, vector, count) for partition in partitions],
+                passed_over=_OTHER_LENGTH,
+            )
+            for partition, reply in zip(partitions, replies, strict=True):
+                found.extend(_hits(partition, reply or (), floor))
         return sorted(found, key=lambda hit: -hit.score)[:count]
 
     async def added(self, id_: str, vector: Vector) -> None:  # noqa: D102
@@ -108,15 +106,9 @@ class RedisVectorSets(QueryVectors):
             raw.decode() for raw in await self._link.command("HKEYS", f"{self._link.prefix}parts")
         ]
 
-    async def _nearest_if_fits(
-        self, partition: str, vector: Vector, count: int, floor: float
-    ) -> Sequence[Neighbour]:
-        try:
-            return await self.nearest(partition, vector, count, floor)
-        except CacheError as error:
-            if _OTHER_LENGTH not in str(error):
-                raise
-            return []
+    def _search(self, partition: str, vector: Vector, count: int) -> Sequence[Argument]:
+        name, raw = self._name(partition), _raw(vector)
+        return ("VSIM", name, "FP32", raw, "WITHSCORES", "COUNT", count)
 
     async def _living(self, ids: Sequence[str]) -> dict[str, Vector]:
         raws = await self._link.run(LIVING, *ids) if ids else []
@@ -152,6 +144,14 @@ class RedisVectorSets(QueryVectors):
 
 def _raw(vector: Vector) -> bytes:
     return unit_vector(vector).astype("<f4").tobytes()
+
+
+def _hits(partition: str, reply: Any, floor: float) -> Sequence[Neighbour]:
+    found = (
+        Neighbour(f"{partition}:{key.decode()}", 2 * float(score) - 1)
+        for key, score in _pairs(reply)
+    )
+    return [hit for hit in found if hit.score >= floor]
 
 
 def _pairs(reply: Any) -> Iterable[tuple[bytes, Any]]:

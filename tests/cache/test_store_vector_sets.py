@@ -74,6 +74,32 @@ class TestVectorSets:
         assert asked == 21
         await link.aclose()
 
+    async def test_a_write_asks_the_sets_of_many_tenants_at_once(
+        self, redis_server: RedisServer, vector_set_server: VectorSetServer
+    ) -> None:
+        """A round trip for every 32 sets; one of another encoder is passed over, not the others."""
+        limits = StoreLimits(namespace=f"test-{uuid.uuid4().hex[:12]}", timeout_ms=5000.0)
+        store = RedisStore(vector_set_server.url, limits)
+        await store.start()
+        tenants = [f"{number:032x}" for number in range(100)]
+        for tenant in tenants:
+            await keep(store, "00", partition=tenant, vector=axis(0))
+        vector_set_server.sets[f"{store.prefix}v:{tenants[7]}".encode()] = {b"00": axis(0)[:2]}
+        link, asked = store._link, 0
+        answer = link._answer
+
+        async def counted(*arguments: Any, **rest: Any) -> Any:
+            nonlocal asked
+            asked += 1
+            return await answer(*arguments, **rest)
+
+        link._answer = counted  # type: ignore[method-assign]
+        finder = await store._finder()
+        hits = await finder.anywhere(axis(0), 200, 0.5)
+        assert {hit.id for hit in hits} == {f"{t}:00" for t in tenants if t != tenants[7]}
+        assert asked == 1 + 4
+        await store.aclose()
+
     async def test_a_search_that_failed_is_not_an_empty_one(
         self, door: "Door", through: RedisStore
     ) -> None:
