@@ -74,7 +74,7 @@ def tune(
         show(tuning, text, Console())
     if out is not None and text is not None:
         with writing("--out", out):
-            out.write_text(text, encoding="utf-8")
+            out.write_bytes(text.encode())  # with the line ends of the file it is made from
     if tuning.recommended is None:
         raise typer.Exit(1)
 
@@ -110,7 +110,7 @@ def _tuned(
     if tuning.recommended is None:
         return tuning, None
     changes = plan_changes(base, tuning.recommended.plan, tuning.depth)
-    text = planned_yaml(config_path(config), changes)
+    text = planned_yaml(config_path(config), base.stages, changes)
     if verify:
         tuning = _verified(tuning, tuning.recommended.plan, base, data, on_bad, progress=progress)
     return tuning, text
