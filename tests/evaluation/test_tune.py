@@ -1,6 +1,7 @@
 """Choosing stage sizes: the Pareto set, the target, the held-out half, the YAML."""
 
 import json
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -276,6 +277,18 @@ def test_the_command_prints_one_object_and_a_file_that_loads(
     assert FunnelSettings.from_yaml(out, environment={}).stages[0].k == 2
     assert found["yaml"] == out.read_text()
     assert out.read_bytes() == (tmp_path / "c.yaml").read_bytes()  # 2 it was
+
+
+def test_the_file_is_written_though_nobody_reads_to_the_end(
+    command: typer.Typer, arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in ``funnel tune … --out FILE | head -1``, after minutes of work."""
+    monkeypatch.setattr("funnel.evaluation.tune_report.show", lambda *_: sys.exit(1))
+    out = tmp_path / "tuned.yaml"
+    assert (
+        CliRunner().invoke(command, [*arguments, "--no-verify", "--out", str(out)]).exit_code == 1
+    )
+    assert FunnelSettings.from_yaml(out, environment={}).stages
 
 
 def test_the_command_fails_visibly_without_a_plan(

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import yaml
-from hypothesis import example, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from funnel.errors import ConfigError
@@ -187,7 +187,7 @@ def files(draw: st.DrawFn) -> tuple[str, Changes]:
         head = ""
         if place == 0 and draw(st.booleans()):
             head, mergeable = "&s0", True
-        one_line = is_flow or draw(st.booleans()) and all(name != "text" for name, _ in pairs)
+        one_line = is_flow or (draw(st.booleans()) and all(name != "text" for name, _ in pairs))
         if one_line:
             inner = ", ".join(f"{name}: {value}" for name, value in pairs)
             if is_flow and draw(st.booleans()):
