@@ -36,6 +36,8 @@ class CallOptions:
         _check_deadline(self.deadline_ms)
         if self.scope is not None and (not isinstance(self.scope, str) or not self.scope):
             raise InputError(f"scope: got {self.scope!r}, expected a text that is not empty")
+        if not isinstance(self.cache, bool):
+            raise InputError(f"cache: got {self.cache!r:.80}, expected True or False")
         if not isinstance(self.filters, Mapping):
             raise InputError(f"filters: got {self.filters!r:.80}, expected a mapping")
         if not isinstance(self.overrides, Mapping):

@@ -6,7 +6,7 @@ import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, Self, TypeVar
 
 import numpy as np
 import structlog
@@ -308,6 +308,12 @@ class Funnel:
     async def __aexit__(self, *_: object) -> None:
         await self.aclose()
 
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(
+            "a Funnel cannot be pickled or copied, as it belongs to one process; "
+            "send its settings and make one of them there"
+        )
+
     # -- inside
 
     def _options(
@@ -434,10 +440,12 @@ class Funnel:
     ) -> list[FunnelResult]:
         if isinstance(queries, str):
             raise InputError("queries: got one string, expected a list; use run for one query")
+        if not isinstance(concurrency, int) or isinstance(concurrency, bool) or concurrency < 1:
+            raise InputError(f"concurrency: got {concurrency!r}, expected an integer of at least 1")
         queries = list(queries)
         for text in queries:
             normalise_query(text)
-        gate = asyncio.Semaphore(max(1, concurrency))
+        gate = asyncio.Semaphore(concurrency)
 
         async def one(text: str) -> FunnelResult:
             async with gate:

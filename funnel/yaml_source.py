@@ -1,6 +1,6 @@
 """A YAML file as plain data, with the line of each key and limits on what is read."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -94,6 +94,25 @@ def parse_yaml(text: str, source: str) -> YamlSource:
     return YamlSource(data, root)
 
 
+def value_at(text: str, index: int, *, scalar: bool) -> Any:
+    """The value that begins at a character, a scalar or not, with its aliases filled in.
+
+    Raises:
+        LookupError: none does.
+    """
+    loader = _UniqueKeyLoader(text)
+    root, seen = loader.get_single_node(), set[int]()
+    nodes = [] if root is None else [root]
+    while nodes:
+        node = nodes.pop()
+        if node.start_mark.index == index and isinstance(node, yaml.ScalarNode) == scalar:
+            return loader.construct_document(node)
+        if id(node) not in seen:
+            seen.add(id(node))
+            nodes += _parts(node)
+    raise LookupError(index)
+
+
 def too_deep(source: str) -> ConfigError:
     """The error of data that go on for ever, or nearly."""
     return ConfigError(
@@ -162,10 +181,15 @@ def _expanded(node: yaml.Node, known: dict[int, int]) -> int:
         return 1
     if id(node) not in known:
         known[id(node)] = 0  # an alias inside what it stands for
-        inner: Sequence[Any] = node.value
-        parts = (part for pair in inner for part in (pair if isinstance(pair, tuple) else (pair,)))
-        known[id(node)] = 1 + sum(_expanded(part, known) for part in parts)
+        known[id(node)] = 1 + sum(_expanded(part, known) for part in _parts(node))
     return known[id(node)]
+
+
+def _parts(node: yaml.Node) -> list[Any]:
+    """Keys and values of a mapping, items of a list."""
+    if isinstance(node, yaml.MappingNode):
+        return [part for pair in node.value for part in pair]
+    return list(node.value) if isinstance(node, yaml.SequenceNode) else []
 
 
 def _problem(error: yaml.MarkedYAMLError, text: str) -> str:

@@ -6,6 +6,7 @@ Exit codes: 0 fine, 1 failed, 2 usage or configuration.
 import atexit
 import codecs
 import errno
+import inspect
 import io
 import json
 import logging
@@ -63,17 +64,30 @@ def configure_logging(level: str) -> None:
     """Send events to standard error, so that standard output holds results only."""
     number = logging.getLevelNamesMapping().get(level.upper())
     if number is None:
-        raise typer.BadParameter(f"got {level!r}, expected debug, info, warning or error")
+        raise typer.BadParameter(
+            f"got {level!r}, expected debug, info, warning or error", param_hint="--log-level"
+        )
+    colours = sys.stderr.isatty() and not os.environ.get("NO_COLOR")
     structlog.configure(
         processors=[
             structlog.contextvars.merge_contextvars,
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
-            structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty()),
+            structlog.dev.ConsoleRenderer(colors=colours),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(number),
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
     )
+
+
+def _flow(commands: typer.Typer) -> None:
+    """Let the paragraphs of all help texts flow: Typer keeps a docstring's line ends in them."""
+    for command in commands.registered_commands:
+        text = inspect.cleandoc(command.callback.__doc__ or "") if command.callback else ""
+        command.help = "\n\n".join(" ".join(part.split()) for part in text.split("\n\n"))
+    for group in commands.registered_groups:
+        if group.typer_instance is not None:
+            _flow(group.typer_instance)
 
 
 app.command()(demo)
@@ -87,6 +101,7 @@ app.command()(doctor)
 app.add_typer(train.app, name="train")
 app.add_typer(bench_app, name="bench")
 app.add_typer(cache_app, name="cache")
+_flow(app)
 
 
 def main() -> None:

@@ -126,13 +126,15 @@ def load(
         make_room("--plot", plot)
     dataset = load_beir(data, split).first(limit)
     report = bench_load(dataset, model, embedder, plan, on_bad=on_bad, progress=not json_out)
-    if json_out:
-        typer.echo(json.dumps(report.to_dict()))
-    else:
-        show_load(report, Console())
-    if plot is not None:
-        with writing("--plot", plot):
-            plot_load(report.points, plot)
+    try:
+        if json_out:
+            typer.echo(json.dumps(report.to_dict()))
+        else:
+            show_load(report, Console())
+    finally:  # also when nobody reads to the end
+        if plot is not None:
+            with writing("--plot", plot):
+                plot_load(report.points, plot)
 
 
 @bench_app.command()

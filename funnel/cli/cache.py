@@ -12,7 +12,7 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from funnel.cli.options import CONFIG, JSON_OUT, config_path, open_funnel
+from funnel.cli.options import CONFIG, FILTERS, JSON_OUT, config_path, open_funnel
 from funnel.errors import ConfigError, InputError
 
 if TYPE_CHECKING:
@@ -151,8 +151,10 @@ def _show_gauges(report: dict[str, Any], console: Console) -> None:
 def explain(
     query: Annotated[str, typer.Argument(help="The query.")],
     config: CONFIG = None,
-    k: Annotated[int | None, typer.Option("-k", "--k")] = None,
-    filters: Annotated[str | None, typer.Option("--filter", help="Filters as JSON.")] = None,
+    k: Annotated[
+        int | None, typer.Option("-k", "--k", help="How many hits it is asked with.")
+    ] = None,
+    filters: FILTERS = None,
     scope: Annotated[str | None, typer.Option(help="Tenant or other hard partition.")] = None,
     json_out: JSON_OUT = False,
 ) -> None:
@@ -173,8 +175,10 @@ def purge(
         str | None,
         typer.Option(help="Only the answer to this query, asked with --k, --filter, --scope."),
     ] = None,
-    k: Annotated[int | None, typer.Option("-k", "--k")] = None,
-    filters: Annotated[str | None, typer.Option("--filter", help="Filters as JSON.")] = None,
+    k: Annotated[
+        int | None, typer.Option("-k", "--k", help="How many hits --query was asked with.")
+    ] = None,
+    filters: FILTERS = None,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
     config: CONFIG = None,
     json_out: JSON_OUT = False,
@@ -186,11 +190,11 @@ def purge(
         raise InputError("--k and --filter say how a query was asked; they go with --query")
     if json_out and not yes:
         raise InputError("--json asks no question: say --yes as well; nothing was dropped")
-    if not yes:
-        typer.confirm(f"Drop {_what(scope, query)}?", abort=True)
     settings = _settings(config)
     if settings.cache is None:
         raise ConfigError(f"{config_path(config)}: it has no cache: block; nothing to purge")
+    if not yes:
+        typer.confirm(f"Drop {_what(scope, query)}?", abort=True)
     if query is None:
         count = asyncio.run(_purged(settings, scope))
     else:

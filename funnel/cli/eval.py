@@ -55,13 +55,15 @@ def eval_(
     evaluation = _evaluated(
         dataset, config, split, limit, level, deadline_ms, on_bad, progress=not json_out
     )
-    if json_out:
-        typer.echo(json.dumps(evaluation.to_dict(), ensure_ascii=False))
-    else:
-        show(evaluation, Console())
-    if run_out is not None:
-        with writing("--run-out", run_out):
-            write_files(evaluation, run_out)
+    try:
+        if json_out:
+            typer.echo(json.dumps(evaluation.to_dict(), ensure_ascii=False))
+        else:
+            show(evaluation, Console())
+    finally:  # also when nobody reads to the end
+        if run_out is not None:
+            with writing("--run-out", run_out):
+                write_files(evaluation, run_out)
 
 
 def _evaluated(

@@ -18,6 +18,9 @@ CONFIG: TypeAlias = Annotated[
     Path | None,
     typer.Option("--config", "-c", help="YAML file; the embedded default if not given."),
 ]
+FILTERS: TypeAlias = Annotated[
+    str | None, typer.Option("--filter", help='Metadata filters as JSON: \'{"lang": "en"}\'.')
+]
 JSON_OUT: TypeAlias = Annotated[bool, typer.Option("--json", help="One JSON object for machines.")]
 
 ON_BAD_LINE: TypeAlias = Annotated[

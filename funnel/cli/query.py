@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from funnel.cli.options import CONFIG, JSON_OUT
+from funnel.cli.options import CONFIG, FILTERS, JSON_OUT
 from funnel.errors import InputError
 
 if TYPE_CHECKING:
@@ -21,15 +21,15 @@ def query(
     text: Annotated[str, typer.Argument(help="The query.")],
     config: CONFIG = None,
     k: Annotated[int | None, typer.Option("-k", "--k", help="How many hits.")] = None,
-    filters: Annotated[
-        str | None, typer.Option("--filter", help='Metadata filters as JSON: \'{"lang": "en"}\'.')
-    ] = None,
+    filters: FILTERS = None,
     scope: Annotated[str | None, typer.Option(help="Tenant or other hard partition.")] = None,
     deadline_ms: Annotated[float | None, typer.Option(help="Limit for the whole query.")] = None,
     explain: Annotated[
         str | None, typer.Option(help="Say at which stage the document with this id died.")
     ] = None,
-    no_cache: Annotated[bool, typer.Option(help="Neither read nor fill the cache.")] = False,
+    no_cache: Annotated[
+        bool, typer.Option("--no-cache", help="Neither read nor fill the cache.")
+    ] = False,
     json_out: JSON_OUT = False,
 ) -> None:
     """Answer one query and show the scores and ranks that each stage gave each hit."""

@@ -68,13 +68,15 @@ def tune(
     tuning, text = _tuned(
         dataset, config, split, limit, depth, target, verify, on_bad, progress=not json_out
     )
-    if json_out:
-        typer.echo(json.dumps(as_dict(tuning, text), ensure_ascii=False))
-    else:
-        show(tuning, text, Console())
-    if out is not None and text is not None:
-        with writing("--out", out):
-            out.write_text(text, encoding="utf-8")
+    try:
+        if json_out:
+            typer.echo(json.dumps(as_dict(tuning, text), ensure_ascii=False))
+        else:
+            show(tuning, text, Console())
+    finally:  # also when nobody reads to the end
+        if out is not None and text is not None:
+            with writing("--out", out):
+                out.write_bytes(text.encode())  # with the line ends of the file it is made from
     if tuning.recommended is None:
         raise typer.Exit(1)
 
@@ -110,7 +112,7 @@ def _tuned(
     if tuning.recommended is None:
         return tuning, None
     changes = plan_changes(base, tuning.recommended.plan, tuning.depth)
-    text = planned_yaml(config_path(config), changes)
+    text = planned_yaml(config_path(config), base.stages, changes)
     if verify:
         tuning = _verified(tuning, tuning.recommended.plan, base, data, on_bad, progress=progress)
     return tuning, text

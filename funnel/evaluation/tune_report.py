@@ -13,9 +13,11 @@ from funnel.config_source import read_config
 from funnel.errors import ConfigError
 from funnel.evaluation.evaluate import percentile
 from funnel.evaluation.tune import GOOD_ENOUGH, Point, Tuning
+from funnel.stages.base import StageSettings
+from funnel.yaml_edit import edit_stages
+from funnel.yaml_source import read_text
 
 _FEW_QUERIES = 50
-_K_NAMES = ("k", "top_k", "top_n")
 
 
 def check_stages_in_file(config: Path) -> None:
@@ -35,27 +37,21 @@ def check_stages_in_file(config: Path) -> None:
         )
 
 
-def planned_yaml(config: Path, changes: Sequence[Mapping[str, Any] | None]) -> str:
-    """The operator's file with what a plan sets in its stages.
+def planned_yaml(
+    config: Path, stages: Sequence[StageSettings], changes: Sequence[Mapping[str, Any] | None]
+) -> str:
+    """The operator's file with what a plan changes in its stages, and all else as it stands.
 
-    Comments are lost, references are kept; a stage whose change is None is left out.
+    References and comments are kept; a stage whose change is None becomes a comment.
 
     Raises:
         ConfigError: the file does not hold the stages that were tuned.
     """
-    data = yaml.safe_load(config.read_text(encoding="utf-8"))
-    stages = data.get("stages")
-    if not isinstance(stages, list) or len(stages) != len(changes):
-        raise ConfigError(
-            f"{config}: got other stages than were tuned ({len(changes)}), perhaps from FUNNEL__… "
-            "variables; write the stages into the file"
-        )
-    data["stages"] = [
-        {**{key: value for key, value in stage.items() if key not in _K_NAMES}, **change}
+    differing = [
+        change and {key: value for key, value in change.items() if getattr(stage, key) != value}
         for stage, change in zip(stages, changes, strict=True)
-        if change is not None
     ]
-    return yaml.safe_dump(data, sort_keys=False, allow_unicode=True)
+    return edit_stages(read_text(config, str(config)), differing, str(config))
 
 
 def show(tuning: Tuning, yaml_text: str | None, console: Console) -> None:

@@ -230,7 +230,7 @@ def test_damaged_calibrator_is_a_configuration_error(tmp_path: Path, config: Pat
     broken = tmp_path / "calibrator.json"
     broken.write_text('{"format": 9}', encoding="utf-8")
     config.write_text(config.read_text("utf-8") + f"  calibrator: {broken}\n", encoding="utf-8")
-    expected = f"{config}: cache.calibrator: {broken}: .*funnel cache calibrate"
+    expected = f"{config}: line 13: cache.calibrator: {broken}: .*funnel cache calibrate"
     with pytest.raises(ConfigError, match=expected):
         _run("stats", "-c", config)
 
@@ -239,7 +239,9 @@ def test_a_calibrator_that_is_to_be_made_may_be_named_before(tmp_path: Path, con
     """By the settings it is made with; all that would use it say where it is named."""
     out = tmp_path / "calibrator.json"
     config.write_text(config.read_text("utf-8") + f"  calibrator: {out}\n", encoding="utf-8")
-    with pytest.raises(ConfigError, match=f"{config}: cache.calibrator: {out} cannot be read"):
+    with pytest.raises(
+        ConfigError, match=f"{config}: line 13: cache.calibrator: {out} cannot be read"
+    ):
         _run("stats", "-c", config)
     _run("calibrate", _log(tmp_path), "-c", config, "--out", out)
     assert _run("stats", "-c", config).exit_code == 0

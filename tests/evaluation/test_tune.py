@@ -1,6 +1,7 @@
 """Choosing stage sizes: the Pareto set, the target, the held-out half, the YAML."""
 
 import json
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -189,25 +190,26 @@ def test_one_query_cannot_be_halved(tmp_path: Path) -> None:
 
 
 CONFIG = """\
+# what we serve
 collection: mine
 stages:
   - kind: bm25
-    top_k: 4
+    top_k: 4  # few
 qdrant: {path: ":memory:"}
 cache: {store: redis, url: "${REDIS_URL}"}
 """
 
 
 def test_the_yaml_keeps_everything_but_sizes(tmp_path: Path) -> None:
-    """References to secrets stay references, aliases of k do not double it."""
+    """Comments, quotes, references to secrets, the name of k; sizes that stay, too."""
     file = tmp_path / "c.yaml"
     file.write_text(CONFIG)
-    plain = yaml.safe_load(planned_yaml(file, [{"k": 2}]))
-    assert plain["stages"] == [{"kind": "bm25", "k": 2}]
-    assert plain["cache"]["url"] == "${REDIS_URL}"
-    assert list(plain) == ["collection", "stages", "qdrant", "cache"]
+    stages = FunnelSettings.from_yaml(file, environment={"REDIS_URL": "redis://h"}).stages
+    assert planned_yaml(file, stages, [{"k": 2}]) == CONFIG.replace("top_k: 4", "top_k: 2")
+    file.write_text(same := CONFIG.replace("4", '"${K:-4}"'))
+    assert planned_yaml(file, stages, [{"k": 4}]) == same
     with pytest.raises(ConfigError, match="other stages"):
-        planned_yaml(file, [{"k": 4}, {"k": 2}])
+        planned_yaml(file, [*stages, *stages], [{"k": 4}, {"k": 2}])
 
 
 def test_a_plan_is_written_with_what_it_was_figured_with(tmp_path: Path) -> None:
@@ -222,7 +224,7 @@ def test_a_plan_is_written_with_what_it_was_figured_with(tmp_path: Path) -> None
     base = FunnelSettings.from_yaml(file, environment={})
     changes = plan_changes(base, (20, 8, None), 300)
     assert changes == ({"k": 20, "prefetch": 300}, {"k": 8, "tail": "drop"}, None)
-    (tmp_path / "out.yaml").write_text(planned_yaml(file, changes))
+    (tmp_path / "out.yaml").write_text(planned_yaml(file, base.stages, changes))
     written = FunnelSettings.from_yaml(tmp_path / "out.yaml", environment={})
     assert written.stages == planned_settings(base, (20, 8, None), 300).stages
     assert plan_changes(base, (20, 8, 8), 100) == ({"k": 20}, {"k": 8}, {"k": 8})
@@ -274,6 +276,19 @@ def test_the_command_prints_one_object_and_a_file_that_loads(
     assert report["queries"] == {"tuned": 2, "held_out": 1, "failed": 0}
     assert FunnelSettings.from_yaml(out, environment={}).stages[0].k == 2
     assert found["yaml"] == out.read_text()
+    assert out.read_bytes() == (tmp_path / "c.yaml").read_bytes()  # 2 it was
+
+
+def test_the_file_is_written_though_nobody_reads_to_the_end(
+    command: typer.Typer, arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in ``funnel tune … --out FILE | head -1``, after minutes of work."""
+    monkeypatch.setattr("funnel.evaluation.tune_report.show", lambda *_: sys.exit(1))
+    out = tmp_path / "tuned.yaml"
+    assert (
+        CliRunner().invoke(command, [*arguments, "--no-verify", "--out", str(out)]).exit_code == 1
+    )
+    assert FunnelSettings.from_yaml(out, environment={}).stages
 
 
 def test_the_command_fails_visibly_without_a_plan(

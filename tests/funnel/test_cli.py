@@ -6,12 +6,16 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from contextlib import redirect_stdout
 from pathlib import Path
+from typing import Any
 
 import pytest
+import structlog
+import typer.main
 
-from funnel.cli.app import prepare_output, run
+from funnel.cli.app import app, configure_logging, prepare_output, run
 from funnel.cli.query import parse_filters
 from funnel.errors import InputError
 
@@ -229,3 +233,38 @@ def test_an_interrupt_during_imports_shows_no_trace(folder: Path) -> None:
     )
     done = python("-c", code, cwd=folder)
     assert (done.returncode, done.stderr) == (-signal.SIGINT, "")
+
+
+def every(command: Any, path: str = "funnel") -> Iterator[tuple[str, Any]]:
+    """A command and those below it, by what one types."""
+    yield path, command
+    for name, inner in getattr(command, "commands", {}).items():
+        yield from every(inner, f"{path} {name}")
+
+
+@pytest.mark.parametrize(("path", "command"), [*every(typer.main.get_command(app))])
+def test_all_help_reads_well(path: str, command: Any) -> None:
+    """Paragraphs flow, each option says what it is for, and none is named '--no-no-…'."""
+    paragraphs = (command.help or "").split("\n\n")
+    assert all(paragraph and "\n" not in paragraph for paragraph in paragraphs)
+    for parameter in command.params:
+        assert getattr(parameter, "help", None), f"{path} {parameter.name} says nothing"
+        assert not any("no-no-" in name for name in parameter.secondary_opts)
+
+
+@pytest.mark.parametrize("variable", ["", "1"])
+def test_a_log_takes_no_colour_where_none_is_wanted(
+    variable: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a terminal, too, with NO_COLOR set."""
+
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    monkeypatch.setenv("NO_COLOR", variable)
+    monkeypatch.setattr(sys, "stderr", terminal := Terminal())
+    configure_logging("info")
+    structlog.get_logger().info("opened", collection="x")
+    assert "opened" in (said := terminal.getvalue())
+    assert ("\x1b" in said) == (not variable)

@@ -1,7 +1,9 @@
 """The whole funnel over an index in memory: queries, options, threads, faults, close."""
 
 import asyncio
+import copy
 import json
+import pickle
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -72,6 +74,7 @@ def test_filters_restrict_the_documents(funnel: Funnel) -> None:
         ({"deadline_ms": -5}, "deadline_ms: got -5"),
         ({"deadline_ms": float("nan")}, "deadline_ms: got nan"),
         ({"deadline_ms": 10**400}, "deadline_ms: got 1000"),
+        ({"cache": "no"}, "cache: got 'no', expected True or False"),
         ({"scope": ""}, "scope: got ''"),
         ({"filters": ["lang"]}, "filters: got"),
         ({"filters": {"lang": object()}}, "lang"),
@@ -185,6 +188,17 @@ def test_run_many_keeps_the_order(funnel: Funnel) -> None:
     assert [result.query for result in results] == ["password", "parcel", "card"]
     with pytest.raises(InputError):
         funnel.run_many(["password", " "])
+    for wrong in (0, "8", True):
+        with pytest.raises(InputError, match=f"concurrency: got {wrong!r}"):
+            funnel.run_many(["password"], concurrency=wrong)  # type: ignore[arg-type]
+
+
+def test_a_funnel_cannot_be_sent_to_another_process(funnel: Funnel) -> None:
+    """It says what can, instead of naming a lock inside."""
+    for send in (pickle.dumps, copy.copy, copy.deepcopy):
+        with pytest.raises(TypeError, match="send its settings"):
+            send(funnel)
+    assert pickle.loads(pickle.dumps(funnel.settings)) == funnel.settings  # noqa: S301 - ours
 
 
 def test_an_unknown_function_is_refused_at_construction() -> None:
