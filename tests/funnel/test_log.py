@@ -47,11 +47,7 @@ def test_no_room_goes_round_the_logger() -> None:
 def test_what_every_query_may_bring_is_logged_seldom(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of each kind the first at once, and later one that counts those between."""
     moment = 100.0
-<<<<<<< HEAD
     monkeypatch.setattr("funnel.log.time.monotonic", lambda: moment)
-=======
-    monkeypatch.setattr(time, "monotonic", lambda: moment)
->>>>>>> 1f99435b0a30b128b83316c8a60d2972e0b7d230
     seldom = Seldom(get_logger("funnel.test"))
     with capture_logs() as logs:
         for _ in range(5):
