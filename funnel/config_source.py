@@ -10,6 +10,7 @@ from typing import Any, TypeAlias
 import yaml
 
 from funnel.errors import ConfigError
+from funnel.registry import suggestion
 from funnel.yaml_source import K_NAMES, KeyPath, YamlSource, read_yaml, too_deep
 
 _Place: TypeAlias = Callable[[KeyPath], str]
@@ -176,7 +177,10 @@ def _child(data: Any, part: str, following: str, name: str) -> Any:
         raise ConfigError(f"environment variable {name}: {part!r} is below a value without keys")
     if not isinstance(data.get(part), dict | list):
         if following.isdecimal():
-            raise ConfigError(f"environment variable {name}: {part!r} is not a list in the file")
+            hint = suggestion(part, tuple(map(str, data)))
+            raise ConfigError(
+                f"environment variable {name}: {part!r} is not a list in the file{hint}"
+            )
         data[part] = {}
     return data[part]
 

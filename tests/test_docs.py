@@ -44,10 +44,12 @@ def links() -> list[tuple[str, str]]:
 @pytest.mark.slow
 @pytest.mark.timeout(240)
 def test_the_python_runs_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """All Python blocks, one after the other, in one program, in a folder of its own."""
+    """All Python blocks in one program, in a folder of its own; the cache shows what it is for."""
     (tmp_path / "readme.py").write_text("\n".join(blocks("python", README)))
     monkeypatch.chdir(tmp_path)
-    assert runpy.run_path("readme.py")["again"].hits
+    again = runpy.run_path("readme.py")["again"]
+    assert again.hits
+    assert (again.cache.status, again.cache.tier) == ("hit", "semantic")
 
 
 @pytest.mark.parametrize("text", [b for b in blocks("yaml", *PAGES) if "stages:" in b])

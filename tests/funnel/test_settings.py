@@ -178,6 +178,12 @@ def test_a_k_that_the_environment_made_too_large_is_blamed_on_it(tmp_path: Path)
     assert message.startswith("environment variable FUNNEL__STAGES__1__K: stages[1].k: got 500")
 
 
+def test_a_mistyped_variable_gets_a_suggestion(tmp_path: Path) -> None:
+    """As a mistyped key of the file does."""
+    assert "did you mean 'stages'" in refusal(tmp_path, YAML, FUNNEL__STAGE__0__K="5")
+    assert "did you mean 'path'" in refusal(tmp_path, YAML, FUNNEL__QDRANT__PTH="x")
+
+
 def test_an_override_beyond_the_list_is_refused(tmp_path: Path) -> None:
     """There is no stage 7 to override."""
     assert "expected 0 to 1" in refusal(tmp_path, YAML, FUNNEL__STAGES__7__K="5")

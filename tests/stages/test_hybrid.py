@@ -128,7 +128,7 @@ def test_prefetch_below_k_is_refused(tmp_path: Path) -> None:
     """A query might get fewer than k hits, and nothing would say why."""
     file = tmp_path / "c.yaml"
     file.write_text("stages: [{kind: hybrid, top_k: 50, prefetch: 20}]")
-    expected = r"c.yaml: stages\[0\].prefetch: got 20, expected at least k \(50\).*raise prefetch"
+    expected = r"c.yaml: line 1: stages\[0\].prefetch: got 20, expected at least k \(50\).*raise"
     with pytest.raises(ConfigError, match=expected):
         FunnelSettings.from_yaml(file, environment={})
     assert HybridSettings(k=20, prefetch=20).prefetch == 20
