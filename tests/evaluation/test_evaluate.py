@@ -1,6 +1,7 @@
 """A funnel measured on a small BEIR folder, from the API and from the command line."""
 
 import json
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -248,6 +249,18 @@ def test_the_command_shows_a_table_and_writes_runs(command: typer.Typer, tmp_pat
     assert "bm25" in result.stdout
     assert "whole query" in result.stdout
     assert (tmp_path / "out" / "1-bm25.run").read_text().startswith("q1 Q0 d1 1 ")
+
+
+def test_the_runs_are_written_though_nobody_reads_to_the_end(
+    command: typer.Typer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in ``funnel eval … --run-out DIR | head -1``."""
+    monkeypatch.setattr("funnel.evaluation.report.show", lambda *_: sys.exit(1))
+    (tmp_path / "c.yaml").write_text("stages: [{kind: bm25, k: 2}]\nqdrant: ':memory:'\n")
+    folder, out = beir_folder(tmp_path / "tiny"), tmp_path / "out"
+    arguments = [str(folder), "-c", str(tmp_path / "c.yaml"), "--run-out", str(out)]
+    assert CliRunner().invoke(command, arguments).exit_code == 1
+    assert (out / "evaluation.json").exists()
 
 
 def test_the_json_counts_trouble_cost_and_whole_queries(dataset: Dataset) -> None:

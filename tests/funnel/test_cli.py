@@ -138,6 +138,7 @@ def test_a_query_of_what_was_never_indexed_says_so(
         (["query", "x", "-c", "small.yaml", "--filter", "[/b]"], 2, "got '[/b]'"),
         (["query", "x", "-c", "small.yaml", "--filter", '{"colour": 1}'], 2, "colour"),
         (["index", "missing.jsonl", "-c", "small.yaml"], 2, "missing.jsonl"),
+        (["cache", "purge", "-c", "small.yaml"], 2, "it has no cache: block"),  # and no question
     ],
 )
 def test_errors_are_one_message(
