@@ -44,9 +44,12 @@ def rerank(
     from funnel.bench.rerank import bench_rerank
     from funnel.bench.tables import show_rerank
     from funnel.bench.ways import default_model
+    from funnel.models.source import check_scorer_name
 
+    model = model or default_model()
+    check_scorer_name(model)
     candidates = load_candidates(data, split=split, depth=depth, limit=limit)
-    report = bench_rerank(candidates, model or default_model(), dense=dense, progress=not json_out)
+    report = bench_rerank(candidates, model, dense=dense, progress=not json_out)
     if json_out:
         typer.echo(json.dumps(report.to_dict()))
         return

@@ -256,8 +256,9 @@ def evaluate(
     path = data_file(cases, "cases.jsonl")
     rows = read_rows(path, case, on_bad_line=bad_line_choice(on_bad_line))
     base = base or trained_from(tuned)
-    after, before = pair_scores(tuned), pair_scores(base)  # both names, before either works
-    found = compare(judge(rows, before), judge(rows, after))
+    score, score_base = pair_scores(tuned), pair_scores(base)  # a wrong name is told before work
+    after = judge(rows, score)  # first, as a damaged one is likelier
+    found = compare(judge(rows, score_base), after)
     if json_out:
         names = {"base_model": base, "tuned_model": tuned}
         typer.echo(json.dumps({**names, **found.as_json()}, ensure_ascii=False))

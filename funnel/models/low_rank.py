@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from funnel.errors import ModelError
 from funnel.models.quantised import CODES, SCALES, quantised, restored
+from funnel.models.quiet import quiet_loading
 from funnel.training.output import atomic_directory
 
 if TYPE_CHECKING:
@@ -200,7 +201,7 @@ def export(
 
     network = BertForSequenceClassification(classifier_config(base_config))
     load_merged(network, merged_state_dict(adapter, base_weights))
-    with atomic_directory(path) as staging:
+    with atomic_directory(path) as staging, quiet_loading():  # else a bar of its own
         network.save_pretrained(staging)
 
 

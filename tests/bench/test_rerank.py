@@ -143,6 +143,14 @@ def test_models_are_compared_on_one_query(folder: Path, tmp_path: Path) -> None:
     assert report.to_dict()["models"][0]["documents_per_s"] > 0
 
 
+def test_a_plain_model_is_written_without_a_bar(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Other libraries draw one of their own, also where nobody watches."""
+    plain_folder("embedded:duplicate", tmp_path)
+    assert capfd.readouterr().err == ""
+
+
 def test_a_shipped_adapter_becomes_a_plain_model(tmp_path: Path) -> None:
     """So that other libraries can load the same weights."""
     from funnel.models.adapters import read_adapter
@@ -158,6 +166,13 @@ def test_a_shipped_adapter_becomes_a_plain_model(tmp_path: Path) -> None:
     merged = plain_folder(name, tmp_path)
     scores = CrossEncoderScorer(str(merged), backend="torch-fp32").score([("a b", "b a")])
     assert scores.shape == (1,)
+
+
+def test_a_model_that_is_not_known_is_told_before_the_corpus_is_read(tmp_path: Path) -> None:
+    """With what was meant; a corpus may take minutes."""
+    asked = ["rerank", "--data", str(tmp_path / "nowhere"), "--model", "embedded:duplicat"]
+    with pytest.raises(ModelError, match="did you mean 'embedded:duplicate'"):
+        CliRunner().invoke(bench_app, asked, catch_exceptions=False)
 
 
 def test_an_unknown_model_is_a_clear_error(tmp_path: Path) -> None:
