@@ -2,16 +2,17 @@
 
     python benchmarks/cache_read.py DATA [--json]
 
-DATA is the folder of public data sets. Pairs of a stream of held-out Quora questions that the cache
-would serve from each other were read twice (``recipes/readings.py`` says how); this scores them
-with the shipped verifier behind the guards and shows, for thresholds of the score, what share both
-readers, one of them, and the public labels call the same question.
+DATA is the folder of public data sets. Pairs of two streams of held-out Quora questions that the
+cache would serve from each other were read twice (``recipes/readings.py`` says how, and how the two
+differ); this scores them with the shipped verifier behind the guards, with and without the one for
+whole answers, and shows for thresholds of the score what share both readers, one of them, and the
+public labels call the same question.
 """
 
 import argparse
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -29,11 +30,16 @@ from funnel.cache.settings import GuardSettings
 from funnel.models import CrossEncoderScorer, Embedder
 from funnel.models.source import EMBEDDED, EMBEDDED_ENCODER
 from funnel.query import normalise_query
-from recipes.readings import Verdict, pair_key, read_readings
-from recipes.streams import quora
+from recipes.readings import FILES, Verdict, pair_key, read_readings
+from recipes.streams import Row, quora, sample
 
 THRESHOLDS = (2.7, 2.5, 2.0, 1.5, 0.5, 0.0)
 FLOOR, CANDIDATES = 0.57, 5
+SIZES = {"quora_calibration": None, "quora": 2_000}
+"""Questions of a stream whose pairs were read; None: all."""
+
+
+Line = dict[str, Any]
 
 
 class Read(NamedTuple):
@@ -43,20 +49,21 @@ class Read(NamedTuple):
     said: Verdict
 
 
-def read_pairs(data: Path, encoder: Embedder) -> Iterator[Read]:
-    """The pairs of the stream that were read."""
-    said = read_readings()
-    groups = {normalise_query(text): group for text, group in quora(data)["quora_calibration"]}
+def read_pairs(rows: Sequence[Row], said: Mapping[str, Verdict], encoder: Embedder) -> list[Read]:
+    """The pairs of a stream that were read."""
+    groups = {normalise_query(text): group for text, group in rows}
     texts = list(groups)
     vectors = np.asarray(encoder.encode(texts), dtype=np.float32)
     near = earlier_neighbours(vectors, FLOOR, CANDIDATES)
-    for text, earlier in zip(texts, near, strict=True):
-        for other in (texts[number] for number, _ in earlier):
-            if (key := pair_key(text, other)) in said:
-                yield Read(LabelledPair(text, other, groups[text] == groups[other]), said[key])
+    return [
+        Read(LabelledPair(text, other, groups[text] == groups[other]), said[key])
+        for text, earlier in zip(texts, near, strict=True)
+        for other in (texts[number] for number, _ in earlier)
+        if (key := pair_key(text, other)) in said
+    ]
 
 
-def figures(scores: Sequence[float], rows: Sequence[Read], threshold: float) -> dict[str, Any]:
+def figures(scores: Sequence[float], rows: Sequence[Read], threshold: float) -> dict[str, float]:
     """Of the pairs at or above a threshold: how many, and what share is right, and to whom."""
     served = [row for row, score in zip(rows, scores, strict=True) if score >= threshold]
     shares = {
@@ -65,7 +72,31 @@ def figures(scores: Sequence[float], rows: Sequence[Read], threshold: float) -> 
         "labels": np.mean([row.pair.duplicate for row in served]),
     }
     rounded = {name: round(float(share), 4) for name, share in shares.items()}
-    return {"threshold": threshold, "pairs": len(served), **rounded}
+    return {"pairs": len(served), **rounded}
+
+
+def results_of(
+    stream: str, data: Path, encoder: Embedder, scorer: CrossEncoderScorer
+) -> list[Line]:
+    """One line for each threshold and guard."""
+    rows = quora(data)[stream]
+    size = SIZES[stream]
+    pairs = read_pairs(
+        rows if size is None else sample(rows, size), read_readings(FILES[stream]), encoder
+    )
+    lines: list[Line] = []
+    for whole_answer in (False, True):
+        run = CalibrationRun(encoder, scorer, GuardSettings(whole_answer=whole_answer))
+        scores = run.scores([row.pair for row in pairs]).tolist()
+        certified = (
+            point.threshold for point in Calibrator.shipped(whole_answer=whole_answer).points
+        )
+        for threshold in sorted({*THRESHOLDS, *certified}, reverse=True):
+            found = figures(scores, pairs, threshold)
+            lines.append(
+                {"stream": stream, "whole answer": whole_answer, "threshold": threshold, **found}
+            )
+    return lines
 
 
 def main() -> None:
@@ -75,11 +106,9 @@ def main() -> None:
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     encoder, scorer = Embedder(EMBEDDED_ENCODER), CrossEncoderScorer(f"{EMBEDDED}duplicate")
-    rows = list(read_pairs(options.data, encoder))
-    run = CalibrationRun(encoder, scorer, GuardSettings())
-    scores = run.scores([row.pair for row in rows]).tolist()
-    configured = [point.threshold for point in Calibrator.shipped().points]
-    results = [figures(scores, rows, each) for each in sorted({*THRESHOLDS, *configured})[::-1]]
+    results = [
+        line for stream in FILES for line in results_of(stream, options.data, encoder, scorer)
+    ]
     if options.json:
         print(json.dumps(results))
         return

@@ -19,7 +19,8 @@ from funnel.cache.guards import Margins
 from funnel.cache.settings import GuardSettings
 from funnel.errors import ConfigError
 
-SHIPPED = "calibrator-duplicate.json"
+SHIPPED = {False: "calibrator-duplicate.json", True: "calibrator-duplicate-whole.json"}
+"""Whether ``guards.whole_answer`` stood before the verifier -> the file."""
 
 
 class CertifiedPoint(BaseModel):
@@ -81,9 +82,10 @@ class Calibrator(BaseModel):
             ) from error
 
     @classmethod
-    def shipped(cls) -> "Calibrator":
-        """The calibrator of the verifier that comes with this package."""
-        return cls._parse(files("funnel.cache").joinpath(SHIPPED).read_text("utf-8"), SHIPPED)
+    def shipped(cls, *, whole_answer: bool = False) -> "Calibrator":
+        """The calibrator of the verifier that comes with this package, by the guard before it."""
+        name = SHIPPED[whole_answer]
+        return cls._parse(files("funnel.cache").joinpath(name).read_text("utf-8"), name)
 
     @classmethod
     def _parse(cls, text: str, name: str) -> "Calibrator":

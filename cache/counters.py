@@ -17,7 +17,7 @@ flight_timeout verifier_timeout verifier_error verifier_breaker_open verifier_cl
 verifier_not_loaded
 store_timeout store_unavailable store_error breaker_open invalidation_pending
 guard_number guard_unit guard_symbol guard_script guard_opposite guard_negation
-guard_entity guard_role guard_order
+guard_entity guard_role guard_order guard_answer
 corrupt_truncated corrupt_too_large corrupt_version corrupt_checksum corrupt_malformed
 """
 REASONS = frozenset(_REASONS.split())

@@ -12,6 +12,7 @@ from functools import cache
 from itertools import zip_longest
 from typing import TYPE_CHECKING, Literal
 
+from funnel.cache.asking import other_answer
 from funnel.cache.lexicon import (
     COMPARING,
     DEMONYMS,
@@ -57,8 +58,9 @@ _SHORT_ADJECTIVE = 4  # "early" comes of no ear, "daily" has a group of its own
 _COMPARING = re.compile(r"\b\w+er\b|\b(?:more|less|before|after)\b")
 
 FindingKind = Literal[
-    "number", "unit", "symbol", "script", "opposite", "negation", "entity", "role", "order"
-]
+    "number", "unit", "symbol", "script", "opposite", "negation", "entity", "role", "order",
+    "answer",
+]  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +126,7 @@ def _guards(settings: "GuardSettings") -> tuple[tuple[bool, _Guard], ...]:
         (settings.entities, _designators),
         (settings.entities, _owners),
         (settings.order, _order),
+        (settings.whole_answer, _answer),
     )
 
 
@@ -465,6 +468,13 @@ def _order(a: Question, b: Question, margins: Margins) -> Iterator[Finding]:
             None if found.directed else margins.order,
             found.exchange,
         )
+
+
+def _answer(a: Question, b: Question, margins: Margins) -> Iterator[Finding]:  # noqa: ARG001
+    """Half an answer: "can I export it" against "how do I", "what is it" against "... and how"."""
+    found = other_answer(a.text, b.text)
+    if found is not None:
+        yield Finding("answer", found)
 
 
 def _list(items: "set[str] | frozenset[str]") -> str:

@@ -98,7 +98,9 @@ def calibrator_for(settings: CacheSettings) -> Calibrator | None:
     """
     if settings.calibrator is not None:
         return Calibrator.load(settings.calibrator)
-    return Calibrator.shipped() if settings.verifier.model == SHIPPED_VERIFIER else None
+    if settings.verifier.model != SHIPPED_VERIFIER:
+        return None
+    return Calibrator.shipped(whole_answer=settings.guards.whole_answer)
 
 
 def _floor(settings: CacheSettings, calibrator: Calibrator | None) -> float:

@@ -28,7 +28,9 @@ class VerifierSettings(SettingsModel):
 class GuardSettings(SettingsModel):
     """Which differences between two questions are looked for before the verifier is believed.
 
-    ``spelling`` is the other way round: slips of the pen are no difference.
+    ``spelling`` is the other way round: slips of the pen are no difference. ``whole_answer`` is for
+    services to which half an answer is a wrong one: whether is not how or why, and what only one
+    question asks besides makes it another.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -39,6 +41,7 @@ class GuardSettings(SettingsModel):
     entities: bool = True
     order: bool = True
     spelling: bool = True
+    whole_answer: bool = False
 
 
 class CacheSettings(SettingsModel):

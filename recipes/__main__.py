@@ -19,6 +19,8 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from funnel.cache.calibrator import SHIPPED
+from funnel.cache.settings import GuardSettings
 from funnel.models.adapters import (
     ENCODER,
     MAXSIM_WEIGHTS,
@@ -44,7 +46,7 @@ from recipes.questions import HeldOut, read_held_out
 
 _log = structlog.get_logger(__name__)
 _SHIPPED = Path(__file__).parents[1] / "funnel" / "models" / "shipped"
-_CALIBRATOR = Path(__file__).parents[1] / "cache" / "calibrator-duplicate.json"
+_CACHE = Path(__file__).parents[1] / "cache"
 _MAX_TOKENS = 256
 ENCODER_SHARE: Final = 1.0
 """Of what the encoder learnt; less would be an interpolation with the base."""
@@ -189,8 +191,10 @@ def _base_model(opened: Opened) -> BaseModel:
 
 def make_calibrator(options: argparse.Namespace) -> None:
     """Certify thresholds of the installed ``embedded:duplicate`` for the cache."""
-    calibrator = duplicate_calibrator(options.data)
-    calibrator.save(_CALIBRATOR if options.out == _SHIPPED else options.out / _CALIBRATOR.name)
+    folder = _CACHE if options.out == _SHIPPED else options.out
+    for whole_answer, name in SHIPPED.items():
+        guards = GuardSettings(whole_answer=whole_answer)
+        duplicate_calibrator(options.data, guards).save(folder / name)
 
 
 _MAKERS = {

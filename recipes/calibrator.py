@@ -28,8 +28,8 @@ SOURCE = (
 )
 
 
-def duplicate_calibrator(data: Path) -> Calibrator:
-    """Thresholds for the pair precisions that Quora's labels can certify.
+def duplicate_calibrator(data: Path, guards: GuardSettings) -> Calibrator:
+    """Thresholds for the pair precisions that Quora's labels can certify behind these guards.
 
     The log itself cannot certify any: its groups have gaps, and two questions of different groups
     may still ask the same. Labelled pairs were at least looked at.
@@ -41,8 +41,13 @@ def duplicate_calibrator(data: Path) -> Calibrator:
         for pair in parts[part]
     ]
     run = CalibrationRun(
-        Embedder(EMBEDDED_ENCODER), CrossEncoderScorer(f"{EMBEDDED}duplicate"), GuardSettings()
+        Embedder(EMBEDDED_ENCODER), CrossEncoderScorer(f"{EMBEDDED}duplicate"), guards
     )
     report = run.run(pairs, TARGET, prevalence=PREVALENCE, source=SOURCE)
-    _log.info("calibrated", pairs=len(pairs), explanation=report.explanation)
+    _log.info(
+        "calibrated",
+        pairs=len(pairs),
+        whole_answer=guards.whole_answer,
+        explanation=report.explanation,
+    )
     return report.calibrator

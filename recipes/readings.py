@@ -7,7 +7,12 @@ read twice, each time by another language model that saw neither labels nor scor
 rule: would a good answer to either serve who asked the other, in substance and whole? Those that
 hesitated were to say no.
 
-The file holds no question, for the data's terms: hashes of the folded texts.
+``readings.tsv`` is of one half of the held-out questions and shaped the model's weights and the
+guard for whole answers. ``readings-apart.tsv`` is of 2,000 of the other half, shaped nothing, and
+was read by two other readers, who turned out stricter by far: figures of the two do not compare,
+what a guard or a threshold changes in each does.
+
+The files hold no question, for the data's terms: hashes of the folded texts.
 """
 
 import hashlib
@@ -16,12 +21,16 @@ from typing import Literal, cast
 
 from recipes.pairs import fold
 
-FILE = Path(__file__).parent / "readings.tsv"
+FILES = {
+    "quora_calibration": Path(__file__).with_name("readings.tsv"),
+    "quora": Path(__file__).with_name("readings-apart.tsv"),
+}
+"""By the stream of ``streams.py`` that the pairs are of."""
 Verdict = Literal["SS", "SD", "DD"]
 """Both readers called them the same, one did, none did."""
 
 
-def read_readings(path: Path = FILE) -> dict[str, Verdict]:
+def read_readings(path: Path) -> dict[str, Verdict]:
     """The verdicts by :func:`pair_key`."""
     lines = path.read_text("utf-8").splitlines()
     return {key: cast("Verdict", said) for key, said in (line.split("\t") for line in lines)}
