@@ -31,6 +31,7 @@ from funnel.indexing.update import Updates
 from funnel.indexing.upkeep import Upkeep
 from funnel.models.base import Encoder
 from funnel.progress import bar
+from funnel.threads import Threads
 from funnel.types import Document, Filters
 
 if TYPE_CHECKING:
@@ -333,8 +334,10 @@ class DocumentIndex:
         self, spool: Spool, documents: Documents, on_bad: OnBad, *, progress: bool
     ) -> None:
         corpus = documents if isinstance(documents, Corpus) else given_corpus(documents)
+        reading = Threads(1, "funnel-reading")  # of its own: who gives up waits for no read
         with bar("reading", None, enabled=progress) as advance:
-            await asyncio.to_thread(spool.fill, corpus, on_row=lambda: advance(1))
+            fill = partial(spool.fill, corpus, on_row=lambda: advance(1))
+            await asyncio.get_running_loop().run_in_executor(reading, fill)
         if spool.problems and on_bad == "fail":
             raise CorpusError(corpus.source, spool.problems, bad=spool.bad_rows)
 
