@@ -30,6 +30,7 @@ from typing import Any
 
 import numpy as np
 
+from funnel.evaluation.beir import read_queries
 from funnel.index import DocumentIndex
 from funnel.indexing.corpus import Corpus, read_corpus
 from funnel.indexing.qdrant import QdrantSettings
@@ -115,7 +116,7 @@ def query(options: argparse.Namespace) -> dict[str, Any]:
 
     rows = itertools.islice(read_corpus(options.corpus).rows, options.documents)
     texts = [full_text(document_from(row.content)) for row in rows if row.content is not None]
-    queries = _queries(Path(options.corpus) / "queries.jsonl", options.queries)
+    queries = list(read_queries(Path(options.corpus)).values())[: options.queries]
     plain = SentenceTransformer(str(locate(EMBEDDER).folder), device="cpu")
     encoder = Embedder(EMBEDDER)
     ways = {
@@ -159,11 +160,6 @@ def single_queries(
                 vectors[name].append(way(text))
                 times[name].append(time.perf_counter() - began)
     return times, vectors
-
-
-def _queries(path: Path, count: int) -> list[str]:
-    with path.open(encoding="utf-8") as file:
-        return [json.loads(line)["text"] for line in itertools.islice(file, count)]
 
 
 async def taking_turns(

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
+from funnel.cache.sqlite_errors import primary_code, refused, unusable
 from funnel.cache.sqlite_schema import APPLICATION_ID, CREATE, SCHEMA
 from funnel.errors import CacheError
 from funnel.log import get_logger
@@ -101,7 +102,10 @@ class SqliteFile:
             late = not future.done()
             future.cancel()  # what has not begun need not begin
         if late:
-            raise CacheError(f"{self.path} gave no answer within {patience * 1000:.0f} ms")
+            raise CacheError(
+                f"{self.path} gave no answer within {patience * 1000:.0f} ms; if it stays so, "
+                "raise cache.timeout_ms, or give cache.path a faster disk"
+            )
         return future.result()
 
 
@@ -128,7 +132,10 @@ class _Worker:
         if self._closed:
             raise CacheError("the SQLite store is closed; make a new one")
         if self._waiting >= _QUEUE:
-            raise CacheError(f"{self._path}: {_QUEUE} calls are waiting already")
+            raise CacheError(
+                f"{self._path}: got {_QUEUE:,} calls that wait, expected fewer; give cache.path a "
+                "faster disk, or set cache.store: redis"
+            )
         with self._counting:
             self._waiting += 1
         future = self._pool.submit(self._run, work)
@@ -155,17 +162,22 @@ class _Worker:
         except sqlite3.Error as error:
             raise self._translated(error) from error
         except OSError as error:
-            raise CacheError(f"{self._path}: {error.strerror or error}") from error
+            raise unusable(self._path, error) from error
 
     def _translated(self, error: sqlite3.Error) -> CacheError:
-        code = getattr(error, "sqlite_errorcode", None)
-        if code is not None and code & 0xFF in _DAMAGED:
-            if _is_something_else(self._path):
-                self._disconnect()
-                return _no_database(self._path)
+        if primary_code(error) not in _DAMAGED:
+            return refused(self._path, error)
+        if _is_something_else(self._path):
+            self._disconnect()
+            return _no_database(self._path)
+        try:
             self._set_aside()
-            return CacheError(f"{self._path} was damaged ({error}); a fresh one was begun")
-        return CacheError(f"{self._path}: {error}")
+        except OSError as problem:
+            return CacheError(
+                f"{self._path} is damaged ({error}) and cannot be renamed ({problem.strerror}); "
+                f"remove it, or make {self._path.parent} writable for this process"
+            )
+        return CacheError(f"{self._path} was damaged ({error}); a fresh one was begun")
 
     def _connected(self) -> sqlite3.Connection:
         if self._connection is not None and self._replaced():
@@ -192,13 +204,17 @@ class _Worker:
                 connection.close()
 
     def _set_aside(self) -> None:
-        """Rename the damaged file, unless somebody else has done so and begun a fresh one."""
+        """Rename the damaged file, unless somebody else has done so and begun a fresh one.
+
+        Raises:
+            OSError: it cannot be renamed.
+        """
         identity = self._identity if self._connection is not None else _identity(self._path)
         self._disconnect()
         if identity is None or _identity(self._path) != identity:
             return
         aside = self._path.with_name(f"{self._path.name}.damaged-{time.time_ns()}")
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(FileNotFoundError):
             self._path.rename(aside)
         for ending in _SIDE_FILES:
             with contextlib.suppress(OSError):

@@ -8,6 +8,7 @@
     ├── InputError             the caller's query, document or argument is wrong (also a ValueError)
     ├── CorpusError            lines of a corpus could not be read; carries every bad line
     ├── ModelError             a model is missing, damaged or of the wrong shape
+    │   └── UnknownModel       no model has that name here (also a ConfigError)
     ├── TrainingStopped        training ended early; a checkpoint was kept
     ├── StageError             a stage failed; ``.stage`` and ``.cause``
     │   ├── StageTimeout       it ran past its share of the deadline
@@ -75,6 +76,10 @@ class CorpusError(FunnelError):
 
 class ModelError(FunnelError):
     """A model is missing, damaged, of another base or shape, or has an untrained head."""
+
+
+class UnknownModel(ModelError, ConfigError):
+    """No model can have that name, or what brings it is not installed; nothing was read."""
 
 
 class TrainingStopped(FunnelError):

@@ -1,4 +1,4 @@
-"""The documents: one Qdrant collection with a dense and a BM25 vector for each of them."""
+"""The documents: one Qdrant collection with a BM25 and mostly a dense vector for each of them."""
 
 import asyncio
 import time
@@ -31,6 +31,7 @@ from funnel.indexing.update import Updates
 from funnel.indexing.upkeep import Upkeep
 from funnel.models.base import Encoder
 from funnel.progress import bar
+from funnel.threads import Threads
 from funnel.types import Document, Filters
 
 if TYPE_CHECKING:
@@ -55,7 +56,8 @@ class DocumentIndex:
     Args:
         settings: where Qdrant is.
         collection: the name that services use.
-        encoder: makes the dense vectors; a collection made by another one is refused.
+        encoder: makes the vectors that the settings store; a collection that holds another one's is
+            refused.
         bm25: how texts become terms; stored with the collection.
     """
 
@@ -93,7 +95,8 @@ class DocumentIndex:
             BackendUnavailable: Qdrant cannot be reached, or the directory is in use.
         """
         await self._backend.open()
-        await asyncio.to_thread(lambda: self._encoder.revision)  # hashes files
+        if self.settings.embeds:
+            await asyncio.to_thread(lambda: self._encoder.revision)  # hashes files
         await self._live.refresh()
 
     async def warm_up(self, *, dense: bool = False, bm25: bool = False) -> None:
@@ -146,7 +149,7 @@ class DocumentIndex:
             deadline: when the caller stops waiting.
 
         Raises:
-            InputError: k, the vector or a filter is wrong.
+            InputError: k, the vector or a filter is wrong, or no dense vectors are stored.
             ConfigError: another process has rebuilt the collection with other settings.
             StageTimeout: the deadline passed.
             BackendUnavailable: Qdrant cannot be reached.
@@ -160,6 +163,11 @@ class DocumentIndex:
             return SearchResult()
         if conditions:
             await self._check_fields(conditions, state, ask)
+        if vector is not None and not state.dense_vectors:
+            raise InputError(
+                f"vector: got one, but collection {self.collection!r} holds no dense vectors; ask "
+                "by terms alone, or set qdrant.dense_vectors: true and index again with --rebuild"
+            )
         counts = count_terms(self._analyzer.terms(terms)) if terms is not None else None
         query = PointQuery(
             collection=self.collection,
@@ -245,7 +253,8 @@ class DocumentIndex:
         async with self._live.writing:
             with Spool(self._analyzer) as spool:
                 await self._fill(spool, documents, on_bad, progress=progress)
-                await asyncio.to_thread(_load, self._encoder)
+                if (self._live.state or self.settings).embeds:
+                    await asyncio.to_thread(_load, self._encoder)
                 tally = await self._updates.add(spool, progress=progress)
                 return self._report(spool, tally, began)
 
@@ -283,7 +292,8 @@ class DocumentIndex:
         began = time.perf_counter()
         _check_on_bad(on_bad)
         await self._backend.open()
-        await asyncio.to_thread(_load, self._encoder)
+        if self.settings.embeds:
+            await asyncio.to_thread(_load, self._encoder)
         async with self._live.writing:
             with Spool(self._analyzer) as spool:
                 await self._fill(spool, documents, on_bad, progress=progress)
@@ -333,8 +343,10 @@ class DocumentIndex:
         self, spool: Spool, documents: Documents, on_bad: OnBad, *, progress: bool
     ) -> None:
         corpus = documents if isinstance(documents, Corpus) else given_corpus(documents)
+        reading = Threads(1, "funnel-reading")  # of its own: who gives up waits for no read
         with bar("reading", None, enabled=progress) as advance:
-            await asyncio.to_thread(spool.fill, corpus, on_row=lambda: advance(1))
+            fill = partial(spool.fill, corpus, on_row=lambda: advance(1))
+            await asyncio.get_running_loop().run_in_executor(reading, fill)
         if spool.problems and on_bad == "fail":
             raise CorpusError(corpus.source, spool.problems, bad=spool.bad_rows)
 

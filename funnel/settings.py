@@ -141,6 +141,7 @@ class FunnelSettings(SettingsModel):
         _check_first(self.stages[0])
         _check_k(self.stages)
         _check_last(self.stages[-1], len(self.stages) - 1)
+        _check_vectors(self.stages, self.qdrant)
         return self
 
     @property
@@ -232,6 +233,16 @@ def _check_last(stage: StageSettings, index: int) -> None:
             f"got 'keep', which has no effect on the last stage: its k ({stage.k}) is how many "
             "hits are returned; leave it out and raise k, or set depth so that the stage ranks "
             "only the best and the rest follow up to k",
+        )
+
+
+def _check_vectors(stages: tuple[StageSettings, ...], qdrant: QdrantSettings) -> None:
+    reading = [stage.name for stage in stages if stage.reads_dense]
+    if reading and not qdrant.dense_vectors:
+        raise _Misfit(
+            ("qdrant", "dense_vectors"),
+            f"got false, but stage {reading[0]!r} may read dense vectors; leave the key out, or "
+            "retrieve by bm25",
         )
 
 

@@ -15,8 +15,10 @@ from typing import Any, TypeAlias
 import yaml
 
 from funnel.errors import ConfigError
+from funnel.log import get_logger
 from funnel.yaml_source import K_NAMES, parse_yaml, value_at
 
+log = get_logger(__name__)
 Change: TypeAlias = Mapping[str, Any]
 _Edit: TypeAlias = tuple[int, int, str]
 _BREAK = re.compile("\r\n|[\r\n\x85\u2028\u2029]")
@@ -29,7 +31,8 @@ def edit_stages(text: str, changes: Sequence[Change | None], source: str) -> str
     """Return ``text`` with keys of its stages set; a stage whose change is None is left out.
 
     ``k`` keeps the name it has. Where the text is too unusual to be changed in place (such as
-    ``stages`` behind a merge key) it is written anew, without its comments.
+    ``stages`` that stand for an anchor) it is written anew, without its comments, and a warning
+    says so.
 
     Raises:
         ConfigError: the text is no YAML, or has another number of stages.
@@ -38,6 +41,12 @@ def edit_stages(text: str, changes: Sequence[Change | None], source: str) -> str
     try:
         edited = _edited(text, wanted, changes, source)
     except (_Unusual, yaml.YAMLError, ConfigError, LookupError, TypeError):
+        log.warning(
+            "yaml_written_anew",
+            file=source,
+            lost="comments, anchors and layout",
+            mend="to keep them, set the recommended sizes in your file by hand",
+        )
         return yaml.safe_dump(wanted, sort_keys=False, allow_unicode=True)
     return edited
 
@@ -181,10 +190,19 @@ def _end(event: Any) -> int:
 
 
 def _stage_list(root: _Node) -> _Node:
-    found = root.value("stages")
+    found = next((pair for each in _merged(root) if (pair := each.value("stages"))), None)
     if found is None or not isinstance(found[1].event, yaml.SequenceStartEvent):
         raise _Unusual
     return found[1]
+
+
+def _merged(root: _Node) -> "Iterator[_Node]":
+    """The mapping, and those whose keys it takes over by ``<<`` where they are written there."""
+    yield root
+    if (merge := root.value("<<")) is not None:
+        _, taken = merge
+        is_list = isinstance(taken.event, yaml.SequenceStartEvent)
+        yield from taken.children if is_list else [taken]
 
 
 # -- a key of a stage

@@ -1,11 +1,14 @@
 """Rankings to put in a better order: a first stage's passages for judged queries."""
 
-import json
 import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
+
+from funnel.errors import InputError
+from funnel.evaluation.beir import load_beir
+from funnel.indexing.corpus import Row
 
 
 class Ranking(NamedTuple):
@@ -14,13 +17,13 @@ class Ranking(NamedTuple):
     query: str
     ids: list[str]
     passages: list[str]
-    judged: dict[str, int]
+    judged: Mapping[str, int]
 
 
 class _Collection(NamedTuple):
-    documents: dict[str, str]
-    queries: dict[str, str]
-    judged: dict[str, dict[str, int]]
+    documents: Mapping[str, str]
+    queries: Mapping[str, str]
+    judged: Mapping[str, Mapping[str, int]]
 
 
 def read_reranking(folder: Path) -> list[Ranking]:
@@ -67,13 +70,16 @@ def _ranking(collection: _Collection, query: str, ids: list[str]) -> Ranking:
 
 
 def _collection(folder: Path, split: str) -> _Collection:
-    documents = {row["_id"]: _whole(row) for row in _json_lines(folder / "corpus.jsonl")}
-    queries = {row["_id"]: row["text"] for row in _json_lines(folder / "queries.jsonl")}
-    judged: dict[str, dict[str, int]] = defaultdict(dict)
-    for line in _lines(folder / f"qrels/{split}.tsv")[1:]:
-        query, document, grade = line.split("\t")
-        judged[query][document] = int(grade)
-    return _Collection(documents, queries, dict(judged))
+    dataset = load_beir(folder, split)
+    documents = dict(_document(row, folder) for row in dataset.corpus().rows)
+    return _Collection(documents, dataset.queries, dataset.qrels)
+
+
+def _document(row: Row, folder: Path) -> tuple[str, str]:
+    """Its id and what is read of it, which of some documents is nothing."""
+    if not isinstance(row.content, Mapping):
+        raise InputError(f"{folder}: {row.place}: {row.problem}; mend this line of its corpus")
+    return str(row.content["_id"]), _whole(row.content)
 
 
 def _whole(row: Mapping[str, str]) -> str:
@@ -91,10 +97,6 @@ def _run(folder: Path) -> dict[str, list[str]]:
 
 def _lines(path: Path) -> list[str]:
     return [line for line in path.read_text(encoding="utf-8").split("\n") if line.strip()]
-
-
-def _json_lines(path: Path) -> list[dict[str, str]]:
-    return [json.loads(line) for line in _lines(path)]
 
 
 def _bm25(passages: Sequence[str], queries: Sequence[str], depth: int) -> list[list[int]]:

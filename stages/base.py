@@ -52,6 +52,11 @@ class StageSettings(SettingsModel):
     )
     """Keys that ``Funnel.run(overrides=…)`` may change; a subclass may add to them."""
 
+    @property
+    def reads_dense(self) -> bool:
+        """Whether it may ask the index for the nearest vectors: true unless a kind knows better."""
+        return True
+
     @model_validator(mode="after")
     def _name_defaults_to_kind(self) -> Self:
         if not self.name:

@@ -13,6 +13,11 @@ class Bm25StageSettings(StageSettings):
 
     kind: str = "bm25"
 
+    @property
+    def reads_dense(self) -> bool:
+        """It asks by terms alone."""
+        return False
+
 
 class Bm25Stage(Retriever):
     """Retrieves by BM25; documents that share no term with the query are not returned."""

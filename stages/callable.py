@@ -51,6 +51,11 @@ class CallableSettings(StageSettings):
     score_kind: ScoreKind = "logit"
     revision: str = ""
 
+    @property
+    def reads_dense(self) -> bool:
+        """It has candidates, no index."""
+        return False
+
 
 class CallableStage(Stage):
     """Ranks candidates by what a function of the program says, highest first."""

@@ -52,6 +52,11 @@ class CrossEncoderSettings(StageSettings):
         "block",
     }
 
+    @property
+    def reads_dense(self) -> bool:
+        """It reads texts."""
+        return False
+
 
 class CrossEncoderStage(Stage):
     """Scores (query, document) pairs by raw logits, the highest first."""

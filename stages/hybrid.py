@@ -38,6 +38,11 @@ class HybridSettings(StageSettings):
 
     per_call: ClassVar[frozenset[str]] = StageSettings.per_call | {"weights", "rrf_k", "prefetch"}
 
+    @property
+    def reads_dense(self) -> bool:
+        """Unless the source weighs nothing."""
+        return self.weights["dense"] > 0
+
     @field_validator("weights")
     @classmethod
     def _fill_and_check(cls, weights: dict[Source, float]) -> dict[Source, float]:

@@ -54,6 +54,11 @@ class LateInteractionSettings(StageSettings):
     mix: float = Field(default=0.0, ge=0.0, le=1.0)
     template: Template = TITLE_AND_TEXT
 
+    @property
+    def reads_dense(self) -> bool:
+        """It reads token vectors, where they are stored."""
+        return False
+
 
 class LateInteractionStage(Stage):
     """Scores candidates by the mean over query tokens of the highest cosine in the document.

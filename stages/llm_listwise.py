@@ -61,6 +61,11 @@ class LlmListwiseSettings(StageSettings):
     site_url: str = "http://localhost"
     site_title: str = "retrieval-funnel"
 
+    @property
+    def reads_dense(self) -> bool:
+        """It shows texts to a model."""
+        return False
+
     @field_validator("base_url")
     @classmethod
     def _key_travels_safely(cls, value: str) -> str:

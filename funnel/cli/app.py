@@ -1,6 +1,6 @@
 """The command tree and the one place where errors become exit codes.
 
-Exit codes: 0 fine, 1 failed, 2 usage or configuration.
+Exit codes: 0 fine, 1 failed, 2 usage or configuration, 130 interrupted.
 """
 
 import atexit
@@ -33,8 +33,18 @@ from funnel.cli.serve import serve
 from funnel.cli.tune import tune
 from funnel.errors import ConfigError, FunnelError, InputError
 
-FAILED, USAGE = 1, 2
+FAILED, USAGE, INTERRUPTED = 1, 2, 130
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
+_INDEX_KEPT = (
+    "; what was indexed on a disk or a server is kept, and the same command goes on from there"
+)
+_KEPT = {
+    "index": _INDEX_KEPT,
+    "eval": _INDEX_KEPT,
+    "tune": _INDEX_KEPT,
+    "train": "; if OUTPUT.checkpoints is there, the same command with --resume goes on from it",
+}
+"""What an interrupted command leaves, and how to go on."""
 
 app = typer.Typer(
     name="funnel",
@@ -115,6 +125,8 @@ def main() -> None:
     ending = _Ending()
     atexit.register(ending)  # the first to be registered is the last to run
     ending.code = run()
+    if ending.code == INTERRUPTED:  # nobody waits for threads that still read or compute
+        ending()
 
 
 def prepare_output() -> None:
@@ -157,22 +169,31 @@ def run() -> int:
     try:
         app()
     except FunnelError as error:
-        _say(str(error))
+        _say("error: ", str(error))
         return USAGE if isinstance(error, ConfigError | InputError) else FAILED
     except OSError as error:
         if error.errno not in _NO_ROOM:
             raise
-        _say(f"{error.filename or 'the output'} cannot be written ({error.strerror}); make room")
+        place = error.filename or "the output"
+        _say("error: ", f"{place} cannot be written ({error.strerror}); make room")
         return FAILED
     except KeyboardInterrupt:
-        return 130
+        return _interrupted()
     except SystemExit as ended:
+        if ended.code == INTERRUPTED:  # what Typer makes of it inside a command
+            return _interrupted()
         return ended.code if isinstance(ended.code, int) else FAILED if ended.code else 0
     return 0
 
 
-def _say(message: str) -> None:
+def _interrupted() -> int:
+    command = next((word for word in sys.argv[1:] if word in _KEPT), "")
+    _say("interrupted", _KEPT.get(command, ""))
+    return INTERRUPTED
+
+
+def _say(what: str, message: str) -> None:
     # No markup: it would take 'retrieval-funnel[openvino]' for a style, and drop it.
     Console(stderr=True, highlight=False, soft_wrap=True).print(
-        Text("error:", style="bold red"), Text(message)
+        Text.assemble((what, "bold red"), message)
     )

@@ -61,7 +61,7 @@ def _show(found: "Sequence[Kept]", *, removed: bool) -> None:
         unfinished = "" if each.finished else ", unfinished"
         size = "" if each.size is None else f"{each.size / 1e6:.1f}"
         made = f"{each.made:%Y-%m-%d %H:%M}{unfinished}"
-        row = (each.name, f"{each.documents:,}", each.embedder, made, size)
+        row = (each.name, f"{each.documents:,}", each.embedder or "none", made, size)
         table.add_row(*map(Text, row))
     console.print(table)
 

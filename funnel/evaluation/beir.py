@@ -73,8 +73,7 @@ def load_beir(folder: str | Path, split: str = "test") -> Dataset:
             "queries.jsonl and qrels/SPLIT.tsv"
         )
     qrels_file = split_file(folder, split)
-    queries_file, corpus_file = _file(folder, "queries.jsonl"), _file(folder, "corpus.jsonl")
-    texts = _read(queries_file, _query, '{"_id": "q1", "text": "…"}')
+    texts, corpus_file = read_queries(folder), _file(folder, "corpus.jsonl")
     known = set(texts)
     qrels = _by_query(_read(qrels_file, lambda line: _judgement(line, known), _HEADER))
     judged = {query_id: text for query_id, text in texts.items() if query_id in qrels}
@@ -89,6 +88,16 @@ def load_beir(folder: str | Path, split: str = "test") -> Dataset:
         unjudged=len(texts) - len(judged),
         fingerprint=_fingerprint(corpus_file),
     )
+
+
+def read_queries(folder: Path) -> dict[str, str]:
+    """The texts of all queries of a BEIR folder by id, judged or not, in the order of the file.
+
+    Raises:
+        ConfigError: there is no such file.
+        InputError: names every bad line.
+    """
+    return _read(_file(folder, "queries.jsonl"), _query, '{"_id": "q1", "text": "…"}')
 
 
 def split_file(folder: Path, split: str) -> Path:

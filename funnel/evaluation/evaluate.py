@@ -143,23 +143,26 @@ def evaluation_settings(
 
     The collection's name holds the dataset's name and a hash of its corpus, the embedder's weights
     and the index settings, so that nothing of the operator's is overwritten and another corpus or
-    encoder, be it one trained anew in its old place, gets another collection. Beside a local index,
+    encoder, be it one trained anew in its old place, gets another collection. So do stages that
+    read dense vectors and such as read none, whose corpus is not embedded. Beside a local index,
     which loads all that is in its folder whenever it is opened, it lies in a folder of its own.
     There is no cache, no scores are remembered, and there is no deadline unless one is given.
 
     Raises:
         InputError: the deadline leaves no time for any stage.
-        ModelError: the embedder is missing or not to be had.
+        ModelError: an embedder is needed and missing or not to be had.
     """
     if deadline_ms is not None and deadline_ms <= base.reserve_ms:
         raise InputError(
             f"deadline_ms: got {deadline_ms:g}, expected more than reserve_ms "
             f"({base.reserve_ms:g}), which is kept back: no stage could run"
         )
+    dense = any(stage.reads_dense for stage in base.stages)
+    qdrant = apart(base.qdrant).model_copy(update={"dense_vectors": dense})
     return base.model_copy(
         update={
-            "collection": _collection(base, dataset),
-            "qdrant": apart(base.qdrant),
+            "collection": _collection(base, qdrant, dataset),
+            "qdrant": qdrant,
             "stages": tuple(_forgetful(stage) for stage in base.stages),
             "cache": None,
             "deadline_ms": deadline_ms,
@@ -366,13 +369,18 @@ def apart(qdrant: QdrantSettings) -> QdrantSettings:
     return qdrant.model_copy(update={"path": str(Path(qdrant.place) / _FOLDER)})
 
 
-def _collection(base: "FunnelSettings", dataset: Dataset) -> str:
+def _collection(base: "FunnelSettings", qdrant: QdrantSettings, dataset: Dataset) -> str:
     made_by = {
-        "embedder": ModelPool.shared().encoder(base.models.embedder).revision,
+        "embedder": _revision(base) if qdrant.embeds else None,
         "bm25": base.bm25.model_dump(mode="json"),
-        "token_vectors": base.qdrant.token_vectors,
+        "token_vectors": qdrant.token_vectors,
         "corpus": dataset.fingerprint,
+        **({} if qdrant.dense_vectors else {"dense_vectors": False}),  # older names stay
     }
     digest = hashlib.blake2b(json.dumps(made_by, sort_keys=True).encode(), digest_size=6)
     safe = "".join(char if char.isascii() and char.isalnum() else "-" for char in dataset.name)
     return f"eval-{safe[:80]}-{digest.hexdigest()}"
+
+
+def _revision(base: "FunnelSettings") -> str:
+    return ModelPool.shared().encoder(base.models.embedder).revision

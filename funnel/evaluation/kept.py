@@ -27,8 +27,9 @@ _MADE = re.compile(r"(eval-([A-Za-z0-9-]+)-[0-9a-f]{12})--([0-9a-f]{13,})")
 class Kept:
     """One collection of documents that were indexed for measuring.
 
-    ``finished`` says that no indexing of it is running or was killed. ``size`` is in bytes on the
-    disk, None on a server, which does not tell. ``stored`` is what Qdrant calls it.
+    ``embedder`` is empty where no vectors are stored. ``finished`` says that no indexing of it is
+    running or was killed. ``size`` is in bytes on the disk, None on a server, which does not tell.
+    ``stored`` is what Qdrant calls it.
     """
 
     name: str

@@ -137,12 +137,13 @@ class Catalogue:
             state = await self._checked_state(name, name, self._backend.write)
         except (ConfigError, StageError):
             return None
-        wanted = state.building and state.token_vectors == self._settings.token_vectors
-        return state if wanted else None
+        stored, asked = (
+            (each.dense_vectors, each.token_vectors) for each in (state, self._settings)
+        )
+        return state if state.building and stored == asked else None
 
     async def _checked_state(self, target: str, name: str, ask: Ask) -> CollectionState:
         info = await ask("get_collection", collection_name=target)
         state = state_from(info.config.metadata, name)
-        token_vectors = self._settings.token_vectors
-        check_identity(state, name, self._encoder, self._bm25, token_vectors=token_vectors)
+        check_identity(state, name, self._encoder, self._bm25, self._settings)
         return state

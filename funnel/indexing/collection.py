@@ -38,7 +38,8 @@ class CollectionState:
     ``average_length`` is the one that the stored weights were computed with; the true one is
     ``total_length / documents``. ``epoch`` grows with every write. ``writing`` stays set while a
     write runs, so a killed one shows, and ``weighing`` while stored weights are computed anew;
-    ``building`` marks a rebuild that is not live yet. ``terms`` is how texts were split.
+    ``building`` marks a rebuild that is not live yet. ``terms`` is how texts were split. Where no
+    vectors of an embedder are stored, ``encoder`` and ``revision`` are empty.
     """
 
     encoder: str
@@ -56,6 +57,12 @@ class CollectionState:
     building: bool = False
     format: int = FORMAT
     terms: int = TERMS_VERSION
+    dense_vectors: bool = True
+
+    @property
+    def embeds(self) -> bool:
+        """Whether documents are embedded to be stored."""
+        return self.dense_vectors or self.token_vectors
 
     @property
     def true_average(self) -> float:
@@ -88,11 +95,11 @@ def new_state(
     encoder: Encoder, bm25: Bm25Settings, settings: QdrantSettings, spool: Spool, *, building: bool
 ) -> CollectionState:
     """The state of a collection about to be made for a corpus."""
+    made_by = (encoder.name, encoder.revision, encoder.dim) if settings.embeds else ("", "", 0)
     return CollectionState(
-        encoder=encoder.name,
-        revision=encoder.revision,
-        dim=encoder.dim,
+        *made_by,
         bm25=bm25.model_dump(mode="json"),
+        dense_vectors=settings.dense_vectors,
         token_vectors=settings.token_vectors,
         average_length=spool.average_length,
         building=building,
@@ -120,7 +127,11 @@ def state_from(metadata: Mapping[str, Any] | None, name: str) -> CollectionState
 
 
 def check_identity(
-    state: CollectionState, name: str, encoder: Encoder, bm25: Bm25Settings, *, token_vectors: bool
+    state: CollectionState,
+    name: str,
+    encoder: Encoder,
+    bm25: Bm25Settings,
+    settings: QdrantSettings,
 ) -> None:
     """Refuse a collection that other models or settings made; a model may have moved.
 
@@ -128,7 +139,11 @@ def check_identity(
         ConfigError: names what made the collection and what the settings ask for.
     """
     mend = "set it back, choose another 'collection', or index again with --rebuild"
-    if state.revision != encoder.revision:
+    if settings.dense_vectors and not state.dense_vectors:
+        raise ConfigError(
+            f"collection {name!r} holds no dense vectors, but qdrant.dense_vectors is on; {mend}"
+        )
+    if state.embeds and state.revision != encoder.revision:
         raise ConfigError(
             f"collection {name!r} was made with the embedder {state.encoder} (revision "
             f"{state.revision:.12}, {state.dim} dimensions), but the settings name {encoder.name} "
@@ -144,7 +159,7 @@ def check_identity(
             f"collection {name!r} has texts split into terms by rules of version {state.terms}, "
             f"and queries are by those of version {TERMS_VERSION}; index again with --rebuild"
         )
-    if token_vectors and not state.token_vectors:
+    if settings.token_vectors and not state.token_vectors:
         raise ConfigError(
             f"collection {name!r} holds no token vectors, but qdrant.token_vectors is on; {mend}"
         )
@@ -166,7 +181,9 @@ def collection_schema(state: CollectionState, settings: QdrantSettings) -> dict[
     """Arguments for ``create_collection``."""
     from qdrant_client import models
 
-    vectors = {DENSE: models.VectorParams(size=state.dim, distance=models.Distance.DOT)}
+    vectors: dict[str, models.VectorParams] = {}
+    if state.dense_vectors:
+        vectors[DENSE] = models.VectorParams(size=state.dim, distance=models.Distance.DOT)
     if state.token_vectors:
         vectors[TOKENS] = models.VectorParams(
             size=state.dim,
@@ -192,15 +209,18 @@ def point_id(doc_id: str) -> str:
 
 
 def point(
-    prepared: Prepared, dense: "FloatArray", terms: SparseTerms, tokens: "FloatArray | None"
+    prepared: Prepared,
+    dense: "FloatArray | None",
+    terms: SparseTerms,
+    tokens: "FloatArray | None",
 ) -> "models.PointStruct":
     """A document as Qdrant stores it."""
     from qdrant_client import models
 
-    vectors: dict[str, Any] = {
-        DENSE: dense.tolist(),
-        BM25: models.SparseVector(indices=terms.ids, values=terms.values),
-    }
+    sparse = models.SparseVector(indices=terms.ids, values=terms.values)
+    vectors: dict[str, Any] = {BM25: sparse}
+    if dense is not None:
+        vectors[DENSE] = dense.tolist()
     if tokens is not None:
         vectors[TOKENS] = tokens.tolist()
     return models.PointStruct(

@@ -209,9 +209,11 @@ class Writer:
         if not items:
             return []
         texts = [full_text(item.document) for item in items]
-        vectors = await self._encoder.aencode(texts, side="document")
-        dense = unit_vectors(vectors, len(texts), self._encoder)
+        dense: Sequence[FloatArray | None] = [None] * len(texts)
         tokens: Sequence[FloatArray | None] = [None] * len(texts)
+        if state.dense_vectors:
+            vectors = await self._encoder.aencode(texts, side="document")
+            dense = list(unit_vectors(vectors, len(texts), self._encoder))
         if state.token_vectors:
             tokens = await self._encoder.atoken_vectors(texts, side="document")
         return await asyncio.to_thread(self._batches, items, dense, tokens, state.average_length)
@@ -219,7 +221,7 @@ class Writer:
     def _batches(
         self,
         items: Sequence[Prepared],
-        dense: "FloatArray",
+        dense: "Sequence[FloatArray | None]",
         tokens: "Sequence[FloatArray | None]",
         average: float,
     ) -> "list[list[models.PointStruct]]":
@@ -298,9 +300,9 @@ def unit_vectors(vectors: "FloatArray", count: int, encoder: Encoder) -> "FloatA
     return scaled
 
 
-def _size(item: Prepared, dense: "FloatArray", tokens: "FloatArray | None") -> int:
-    floats = dense.size + 2 * len(item.terms.ids) + (0 if tokens is None else tokens.size)
-    return floats * FLOAT_BYTES + _payload_size(item)
+def _size(item: Prepared, dense: "FloatArray | None", tokens: "FloatArray | None") -> int:
+    embedded = sum(0 if each is None else each.size for each in (dense, tokens))
+    return (embedded + 2 * len(item.terms.ids)) * FLOAT_BYTES + _payload_size(item)
 
 
 def _payload_size(item: Prepared) -> int:

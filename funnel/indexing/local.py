@@ -192,7 +192,7 @@ class LocalBackend(Backend):
             return
         if method == "upsert":
             for point in arguments["points"]:
-                points.put(str(point.id), point.vector[DENSE], point.payload["metadata"])
+                points.put(str(point.id), point.vector.get(DENSE, ()), point.payload["metadata"])
         elif method == "delete":
             for point_id in arguments["points_selector"]:
                 points.remove(str(point_id))
@@ -265,8 +265,8 @@ def _mirrored(client: "QdrantClient", target: str) -> LocalPoints:
             target, limit=_PAGE, offset=offset, with_payload=["metadata"], with_vectors=[DENSE]
         )
         for record in records:
-            vector: Any = record.vector
-            points.put(str(record.id), vector[DENSE], (record.payload or {})["metadata"])
+            vector: Any = record.vector or {}
+            points.put(str(record.id), vector.get(DENSE, ()), (record.payload or {})["metadata"])
         if offset is None:
             return points
 

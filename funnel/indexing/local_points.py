@@ -39,7 +39,10 @@ class LocalPoints:
         return len(self._ids)
 
     def put(self, point_id: str, vector: Sequence[float], metadata: Mapping[str, Any]) -> None:
-        """Add a point, or replace it; ``vector`` of shape (dim,) is kept at unit length."""
+        """Add a point, or replace it; ``vector`` of shape (dim,) is kept at unit length.
+
+        Of a collection without dense vectors all are empty.
+        """
         self._answers.clear()
         row = np.asarray(vector, np.float32)
         slot = self._slot_of.setdefault(point_id, len(self._ids))

@@ -53,6 +53,7 @@ class QdrantSettings(SettingsModel):
 
     ``timeout_ms`` limits each read from a server; writes may take a minute. ``prefer_grpc`` uses
     the server's gRPC port.
+    ``dense_vectors: false`` stores no document's vector: for BM25 alone, without an embedder.
     ``token_vectors`` also stores every document's token vectors, for ``late_interaction``.
     ``payload_indexes`` names metadata fields that a server indexes for fast filters, each with
     its type (``keyword``, ``integer``, ``float``, ``bool``, ``datetime``); those added later are
@@ -67,6 +68,7 @@ class QdrantSettings(SettingsModel):
     timeout_ms: float = Field(default=5_000, gt=0, le=600_000)
     prefer_grpc: bool = False
     grpc_port: int = Field(default=6334, ge=1, le=65_535)
+    dense_vectors: bool = True
     token_vectors: bool = False
     payload_indexes: dict[str, str] = Field(default_factory=dict)
     shards: int | None = Field(default=None, ge=1)
@@ -92,6 +94,11 @@ class QdrantSettings(SettingsModel):
                     f"payload_indexes.{field}: got {kind!r}, expected one of {', '.join(kinds)}"
                 )
         return self
+
+    @property
+    def embeds(self) -> bool:
+        """Whether documents are embedded to be stored."""
+        return self.dense_vectors or self.token_vectors
 
     @property
     def place(self) -> str:

@@ -37,7 +37,14 @@ from funnel.models.hardware import beside, cpu_has_fast_bf16
 from funnel.models.low_rank import merged_encoder, merged_state_dict
 from funnel.models.maxsim import maxsim
 from funnel.models.pair_vectors import PairVectors, Rows, cosine_between
-from funnel.models.source import EMBEDDED, EMBEDDED_ENCODER, ModelSource, locate, sha256
+from funnel.models.source import (
+    EMBEDDED,
+    EMBEDDED_ENCODER,
+    ModelSource,
+    check_scorer_name,
+    locate,
+    sha256,
+)
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -123,14 +130,11 @@ def adapter_folder(name: str) -> Path | None:
     """The folder of an adapter by its name; None if the name stands for another kind of model.
 
     Raises:
-        ModelError: no embedded cross-encoder has that name.
+        UnknownModel: no embedded cross-encoder has that name.
     """
     if name.startswith(EMBEDDED):
-        folder = SHIPPED / name.removeprefix(EMBEDDED)
-        if is_adapter(folder):
-            return folder
-        known = sorted(EMBEDDED + each.name for each in SHIPPED.glob("*") if is_adapter(each))
-        raise ModelError(f"unknown embedded cross-encoder {name!r}; known: {', '.join(known)}")
+        check_scorer_name(name)
+        return SHIPPED / name.removeprefix(EMBEDDED)
     folder = Path(name).expanduser()
     return folder if is_adapter(folder) else None
 

@@ -9,7 +9,7 @@ from functools import lru_cache
 from pathlib import Path
 from types import MappingProxyType
 
-from funnel.errors import ModelError
+from funnel.errors import ModelError, UnknownModel
 from funnel.registry import suggestion
 
 EMBEDDED = "embedded:"
@@ -51,12 +51,12 @@ def check_name(name: str) -> None:
     """Refuse a name that no encoder can have; no file is read and nothing is fetched.
 
     Raises:
-        ModelError: no embedded encoder of that name, its package is not installed, no such
+        UnknownModel: no embedded encoder of that name, its package is not installed, no such
             folder, or no hub id.
     """
     if name.startswith(EMBEDDED):
         if name != EMBEDDED_ENCODER:
-            raise ModelError(
+            raise UnknownModel(
                 f"unknown embedded encoder {name!r}{suggestion(name, (EMBEDDED_ENCODER,)) or ';'} "
                 f"known: {EMBEDDED_ENCODER}"
             )
@@ -69,14 +69,14 @@ def check_scorer_name(name: str) -> None:
     """Refuse a name that no cross-encoder can have; no file is read and nothing is fetched.
 
     Raises:
-        ModelError: no embedded cross-encoder of that name, the package of its base is not
+        UnknownModel: no embedded cross-encoder of that name, the package of its base is not
             installed, no such folder, or no hub id.
     """
     if name.startswith(EMBEDDED):
         shipped = (file.parent.name for file in SHIPPED.glob("*/*.safetensors"))
         known = tuple(sorted({EMBEDDED + each for each in shipped}))
         if name not in known:
-            raise ModelError(
+            raise UnknownModel(
                 f"unknown embedded cross-encoder {name!r}{suggestion(name, known) or ';'} "
                 f"known: {', '.join(known)}"
             )
@@ -87,22 +87,24 @@ def check_scorer_name(name: str) -> None:
 
 def _check_package(name: str) -> None:
     if importlib.util.find_spec(_PACKAGE) is None:
-        raise ModelError(f"model {name!r} is not installed: {_MEND}")
+        raise UnknownModel(f"model {name!r} is not installed: {_MEND}")
 
 
 def _check_place(name: str) -> None:
     if Path(name).expanduser().is_dir():
         return
     if name.startswith((".", "/", "~")) or not _HUB_ID.fullmatch(name):
-        raise ModelError(f"model {name!r}: got no such folder, expected one, or a hub id org/name")
+        raise UnknownModel(
+            f"model {name!r}: got no such folder, expected one, or a hub id org/name"
+        )
 
 
 def locate(name: str) -> ModelSource:
     """Find the folder of an embedded model, a path or a hub id (``org/name`` or ``…@revision``).
 
     Raises:
-        ModelError: there is no such model, it cannot be fetched, or its files are not the
-            published ones.
+        UnknownModel: there can be none of that name.
+        ModelError: it cannot be fetched, or its files are not the published ones.
     """
     check_name(name)
     if name.startswith(EMBEDDED):
@@ -124,7 +126,7 @@ def _verified_package(name: str) -> ModelSource:
     # Located, not imported: nothing of that package is run.
     spec = importlib.util.find_spec(_PACKAGE)
     if spec is None or spec.origin is None:
-        raise ModelError(f"model {name!r} is not installed: {_MEND}")
+        raise UnknownModel(f"model {name!r} is not installed: {_MEND}")
     folder = Path(spec.origin).parent / "model"
     for file, expected in _HASHES.items():
         check_hash(name, folder / file, expected, mend=f"reinstall it: {_MEND} --force-reinstall")

@@ -1,6 +1,7 @@
 """The bench of reranking: equal weights, all rows, the JSON that was promised."""
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from funnel.bench.models import bench_models
 from funnel.bench.rerank import RerankReport, Row, bench_rerank
 from funnel.bench.tables import show_rerank
 from funnel.bench.ways import flashrank_way, plain_folder, rerankers_way
+from funnel.cli.app import run
 from funnel.cli.bench import bench_app
 from funnel.errors import ConfigError, ModelError
 from funnel.models import CrossEncoderScorer
@@ -173,6 +175,23 @@ def test_a_model_that_is_not_known_is_told_before_the_corpus_is_read(tmp_path: P
     asked = ["rerank", "--data", str(tmp_path / "nowhere"), "--model", "embedded:duplicat"]
     with pytest.raises(ModelError, match="did you mean 'embedded:duplicate'"):
         CliRunner().invoke(bench_app, asked, catch_exceptions=False)
+
+
+@pytest.mark.parametrize(
+    "asked", [["rerank", "--model"], ["load", "--model"], ["load", "--embedder"], ["models"]]
+)
+def test_a_wrong_name_is_a_mistake_of_usage(
+    beir: Path,
+    asked: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Whichever command is given it, and as in a file of settings."""
+    monkeypatch.setattr(
+        sys, "argv", ["funnel", "bench", *asked, "embedded:nope", "--data", str(beir)]
+    )
+    assert run() == 2
+    assert "unknown embedded" in capsys.readouterr().err
 
 
 def test_an_unknown_model_is_a_clear_error(tmp_path: Path) -> None:

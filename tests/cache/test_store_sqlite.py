@@ -2,8 +2,10 @@
 
 import asyncio
 import contextlib
+import errno
 import gc
 import os
+import re
 import shutil
 import sqlite3
 import subprocess
@@ -211,9 +213,70 @@ async def test_a_file_of_another_schema(path: Path, schema: int) -> None:
 
 
 async def test_a_folder_in_the_way(tmp_path: Path) -> None:
-    """A path that cannot be a file is a CacheError that names it."""
+    """A path that cannot be a file is a CacheError that names it, and the mend."""
     store = SqliteStore(tmp_path, LIMITS)
-    with pytest.raises(CacheError, match=str(tmp_path)):
+    with pytest.raises(CacheError, match=rf"{tmp_path}.*give cache\.path another place"):
+        await store.start()
+    await store.aclose()
+
+
+@pytest.mark.parametrize(
+    ("limit", "mend"),
+    [
+        ("query_only = ON", "make {folder} and what is in it writable for this process, or give"),
+        ("max_page_count = 1", "make some there, or give cache.path another place"),
+    ],
+)
+async def test_what_cannot_be_written_names_the_mend(path: Path, limit: str, mend: str) -> None:
+    """A file that SQLite takes for read-only, and a full one."""
+    file = SqliteFile(path, 5.0)
+    await file.write(lambda connection: connection.execute(f"PRAGMA {limit}"))
+    with pytest.raises(CacheError, match=re.escape(mend.format(folder=path.parent))):
+        await file.write(lambda connection: connection.execute(f"CREATE TABLE {'t' * 5_000} (x)"))
+    await file.aclose()
+
+
+async def test_a_file_that_another_holds_names_the_mend(path: Path) -> None:
+    """It is waited for, but not for ever."""
+    file = SqliteFile(path, 5.0)
+    await file.write(lambda _: None)
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        with pytest.raises(CacheError, match=r"raise cache\.timeout_ms"):
+            await file.write(lambda _: None, timeout_s=0.05)
+    await file.aclose()
+
+
+@pytest.mark.parametrize(
+    ("number", "mend"), [(errno.EROFS, "writable for this process"), (errno.ENOSPC, "make some")]
+)
+async def test_a_folder_that_cannot_be_made_names_the_mend(
+    path: Path, number: int, mend: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a read-only or a full disk."""
+
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(Path, "mkdir", refuse)
+    file = SqliteFile(path, 5.0)
+    with pytest.raises(CacheError, match=f"{os.strerror(number)}.*{mend}.*cache.path"):
+        await file.read(lambda _: None)
+    await file.aclose()
+
+
+async def test_a_damaged_file_that_cannot_be_renamed_is_told(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No fresh one was begun, so nobody is told so."""
+    place_file(path, b"SQLite format 3\0" + os.urandom(8_000))
+
+    def refuse(*_: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(Path, "rename", refuse)
+    store = SqliteStore(path, LIMITS)
+    with pytest.raises(CacheError, match=r"cannot be renamed \(Permission denied\); remove it"):
         await store.start()
     await store.aclose()
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from funnel.errors import ConfigError, InputError
-from funnel.evaluation.beir import load_beir
+from funnel.evaluation.beir import load_beir, read_queries
 from tests.evaluation.folders import CORPUS, beir_folder, packed
 
 FILES = ("corpus.jsonl", "queries.jsonl", "qrels/test.tsv")
@@ -20,6 +20,13 @@ def test_judged_queries_are_loaded(tmp_path: Path) -> None:
     assert dataset.qrels["q1"] == {"d1": 2, "d2": 1}
     assert len(list(dataset.corpus().rows)) == 5
     assert list(dataset.first(2).qrels) == ["q1", "q2"]
+
+
+def test_all_queries_are_read_without_their_judgements(tmp_path: Path) -> None:
+    """Packed, too, and those that nobody judged."""
+    folder = packed(beir_folder(tmp_path / "tiny"), "queries.jsonl")
+    (folder / "qrels" / "test.tsv").unlink()
+    assert list(read_queries(folder)) == ["q1", "q2", "q3", "unjudged"]
 
 
 def test_fingerprint_follows_the_corpus(tmp_path: Path) -> None:

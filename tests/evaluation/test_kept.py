@@ -4,6 +4,7 @@ import asyncio
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner
@@ -12,7 +13,7 @@ from funnel.cli.app import app
 from funnel.engine import Funnel
 from funnel.errors import BackendUnavailable, ConfigError
 from funnel.evaluation.beir import load_beir
-from funnel.evaluation.evaluate import evaluation_settings, index_dataset
+from funnel.evaluation.evaluate import evaluate, evaluation_settings, index_dataset
 from funnel.evaluation.kept import Kept, kept, remove
 from funnel.indexing.qdrant import QdrantSettings
 from funnel.settings import FunnelSettings
@@ -63,6 +64,32 @@ def test_all_that_were_made_are_listed(place: QdrantSettings, tmp_path: Path) ->
     assert {each.dataset for each in found} == {"a", "tiny"}
     assert all(each.finished and each.embedder for each in found)
     assert all((each.size or 0) > 0 for each in found) or place.url
+
+
+@pytest.mark.parametrize(
+    "alone",
+    [{"kind": "bm25", "k": 4}, {"kind": "hybrid", "k": 4, "weights": {"dense": 0}}],
+    ids=["bm25", "hybrid"],
+)
+def test_what_no_stage_reads_is_neither_embedded_nor_taken_for_what_was(
+    place: QdrantSettings, tmp_path: Path, alone: dict[str, Any]
+) -> None:
+    """BM25 alone has a collection of its own, without an embedder; one for both has another."""
+    dataset = load_beir(beir_folder(tmp_path / "tiny"))
+    found = []
+    for first in (alone, {"kind": "hybrid", "k": 4}):
+        pool = FakeModels()
+        base = base_at(place).model_copy(
+            update={"stages": FunnelSettings.from_mapping({"stages": [first]}).stages}
+        )
+        with funnel_over(dataset, base, pool=pool) as funnel:
+            index_dataset(funnel, dataset)
+            documents = len(pool.encoder("").texts)
+            run = evaluate(funnel, dataset)
+        found.append((documents, len(pool.encoder("").texts) > documents))
+        assert run.metrics["recall@100"] > 0.5
+    assert found == [(0, False), (len(CORPUS), True)]
+    assert sorted(each.embedder for each in there(place)) == ["", "fake:hashing"]
 
 
 def test_what_is_removed_is_made_anew_and_the_rest_stays(

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import redirect_stdout
 from pathlib import Path
@@ -234,6 +235,58 @@ def test_an_interrupt_during_imports_shows_no_trace(folder: Path) -> None:
     )
     done = python("-c", code, cwd=folder)
     assert (done.returncode, done.stderr) == (-signal.SIGINT, "")
+
+
+def test_an_interrupt_says_how_to_go_on(folder: Path) -> None:
+    """In one line, and at once: whatever is still being read is not waited for."""
+    code = (
+        "import io, os, signal, sys, time\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a job in the background
+        "class Waiting(io.RawIOBase):\n"
+        "    def readable(self):\n"
+        "        return True\n"
+        "    def readinto(self, buffer):\n"
+        "        os.kill(os.getpid(), signal.SIGINT)\n"
+        "        time.sleep(100)\n"
+        "sys.stdin = io.TextIOWrapper(io.BufferedReader(Waiting()))\n"
+        "sys.argv = ['funnel', 'index', '-', '-c', 'small.yaml']\n"
+        "from funnel.cli import main\n"
+        "main()\n"
+    )
+    began = time.monotonic()
+    done = python("-c", code, cwd=folder)
+    assert time.monotonic() - began < 60
+    assert (done.returncode, done.stdout) == (130, "")
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("interrupted; ") and "the same command goes on" in line
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["train", "cross-encoder", "x.jsonl", "-o", "m"], "interrupted; if OUTPUT.checkpoints is"),
+        (["doctor", "-c", "small.yaml"], "interrupted\n"),  # keeps nothing
+    ],
+)
+def test_an_interrupt_says_what_a_command_keeps(
+    folder: Path,
+    arguments: list[str],
+    said: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """And nothing where it keeps nothing."""
+
+    def interrupted(_level: str) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr("funnel.cli.app.configure_logging", interrupted)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        assert funnel(*arguments) == 130
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert capsys.readouterr().err.startswith(said)
 
 
 def every(command: Any, path: str = "funnel") -> Iterator[tuple[str, Any]]:

@@ -395,6 +395,12 @@ NO_EFFECT: list[tuple[str, str, str, list[str]]] = [
         'path: "localhost',
         ["path: got 'localhost:6333'", "a server is http://localhost:6333"],
     ),
+    (
+        "vectors that a stage reads",
+        "{ url:",
+        "{ dense_vectors: no, url:",
+        ["qdrant.dense_vectors: got false", "stage 'hybrid' may read", "leave the key out"],
+    ),
     ("a scope field", "stages:", "scope_field: '\"'\nstages:", ["scope_field: got", "'tenant'"]),
     (
         "a key twice beside a merge",

@@ -9,6 +9,7 @@ import pytest
 import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from structlog.testing import capture_logs
 
 from funnel.errors import ConfigError
 from funnel.yaml_edit import edit_stages
@@ -106,20 +107,31 @@ def test_a_stage_that_is_left_out_becomes_a_comment() -> None:
             [{}, None],
             "stages: [\n {k: 9}, # a\n # b\n  # c\n]\n",
         ),
+        (
+            "<<: # base\n  stages: # all\n  - k: 9 # wide\ncollection: c\n",
+            [{"k": 8}],
+            "<<: # base\n  stages: # all\n  - k: 8 # wide\ncollection: c\n",
+        ),
+        (
+            "<<: [{reserve_ms: 5}, {stages: [{k: 9}]}] # base\n",
+            [{"k": 8}],
+            "<<: [{reserve_ms: 5}, {stages: [{k: 8}]}] # base\n",
+        ),
     ],
 )
 def test_unusual_ways_to_write(text: str, changes: Changes, expected: str) -> None:
-    """Brackets, JSON, values that are missing, anchors, a byte order mark."""
+    """Brackets, JSON, values that are missing, anchors, merge keys, a byte order mark."""
     assert edit_stages(text, changes, "c.yaml") == expected
 
 
 def test_what_cannot_be_changed_in_place_is_written_anew() -> None:
-    """The settings are right, even so."""
-    text = "<<: {stages: [{kind: a, k: 9}]}\ncollection: c\n"
-    assert yaml.safe_load(edit_stages(text, [{"k": 4}], "c.yaml")) == {
-        "collection": "c",
-        "stages": [{"kind": "a", "k": 4}],
-    }
+    """The settings are right, even so, and a warning says what is lost."""
+    text = "other: &s [{kind: a, k: 9}] # said\nstages: *s\n"
+    with capture_logs() as logs:
+        new = edit_stages(text, [{"k": 4}], "c.yaml")
+    assert yaml.safe_load(new)["stages"] == [{"kind": "a", "k": 4}]
+    assert [(each["event"], each["file"]) for each in logs] == [("yaml_written_anew", "c.yaml")]
+    assert "comments" in logs[0]["lost"]
 
 
 def test_other_stages_than_were_tuned_are_refused() -> None:

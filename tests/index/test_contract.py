@@ -396,6 +396,48 @@ async def test_token_vectors_are_absent_otherwise(opened: Opener) -> None:
     assert await index.token_vectors(["d1"]) == {}
 
 
+class NoEncoder:
+    """Whatever it is asked is a mistake."""
+
+    def __getattr__(self, name: str) -> Any:
+        raise AssertionError(f"the embedder was asked for its {name}")
+
+
+async def test_without_dense_vectors_no_embedder_is_asked(opened: Opener) -> None:
+    """Documents are written, changed, found with and without filters, and removed, all the same."""
+    index = await opened(encoder=NoEncoder(), qdrant={"dense_vectors": False})
+    await index.upsert(DOCUMENTS)
+    assert ids((await index.search(terms="number7", k=1)).bm25) == ["d7"]
+    assert ids((await index.search(terms="fox", filters={"year": 1993})).bm25) == ["d3"]
+    report = await index.upsert([{**DOCUMENTS[3], "text": "number99"}])
+    assert report.replaced == 1
+    assert ids((await index.search(terms="number99", filters={"year": 1993})).bm25) == ["d3"]
+    await index.delete(["d3"])
+    assert ids((await index.search(terms="fox", filters={"year": 1993})).bm25) == []
+    await index.rebuild(DOCUMENTS[:2])
+    assert await everything(index) == ["d0", "d1"]
+    with pytest.raises(InputError, match=r"holds no dense vectors; ask by terms.*dense_vectors"):
+        await index.search(vector=embedded("fox"))
+
+
+async def test_a_collection_without_dense_vectors_is_none_with(opened: Opener) -> None:
+    """Settings that need them refuse it with the mend; the other way round all stays as it was."""
+    if opened.settings.place == ":memory:":
+        pytest.skip("memory is not shared between indexes")
+    index = await opened(qdrant={"dense_vectors": False})
+    await index.upsert(DOCUMENTS)
+    await index.aclose()
+    other = opened.make()
+    with pytest.raises(ConfigError, match=r"(?s)holds no dense vectors, but .*--rebuild"):
+        await other.start()
+    await other.rebuild(DOCUMENTS)
+    assert ids((await other.search(vector=embedded("number7 fox"), k=1)).dense) == ["d7"]
+    await other.aclose()
+    index = await opened(qdrant={"dense_vectors": False})
+    await index.upsert([{"id": "x", "text": "number7 fox fox"}])
+    assert ids((await index.search(vector=embedded("number7 fox fox"), k=1)).dense) == ["x"]
+
+
 async def test_bad_rows_stop_everything_or_are_left_out(opened: Opener) -> None:
     """With ``fail`` nothing is written; with ``skip`` the good rows are, and the report says so."""
     index = await opened()

@@ -53,6 +53,31 @@ async def test_a_rebuild_does_not_continue_what_was_complete(memory: DocumentInd
     assert old not in [collection.name for collection in answer.collections]
 
 
+@pytest.mark.parametrize("killed", [True, False])
+async def test_a_killed_rebuild_is_not_continued_with_other_vectors(
+    tmp_path: Path, killed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was stored with dense vectors is stored anew without them, and the other way round."""
+
+    def index(*, dense: bool) -> DocumentIndex:
+        settings = QdrantSettings(path=str(tmp_path), dense_vectors=dense)
+        return DocumentIndex(settings, "docs", FakeEncoder())
+
+    async def dying(*_: object, **__: object) -> None:
+        raise RuntimeError("killed")
+
+    first = index(dense=killed)
+    with monkeypatch.context() as patch:
+        patch.setattr(first._updates._upkeep, "prune", dying)
+        with pytest.raises(RuntimeError, match="killed"):
+            await first.rebuild(DOCUMENTS)
+    await first.aclose()
+    second = index(dense=not killed)
+    report = await second.rebuild(DOCUMENTS)
+    await second.aclose()
+    assert (report.new, report.unchanged) == (len(DOCUMENTS), 0)
+
+
 @pytest.mark.parametrize("rows", [[], [{"idx": 1}, {"id": "x"}]])
 async def test_a_rebuild_of_no_good_document_is_refused(
     memory: DocumentIndex, rows: list[dict[str, Any]]
