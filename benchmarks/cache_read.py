@@ -13,6 +13,8 @@ import argparse
 import json
 import sys
 from collections.abc import Mapping, Sequence
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -37,8 +39,6 @@ THRESHOLDS = (2.7, 2.5, 2.0, 1.5, 0.5, 0.0)
 FLOOR, CANDIDATES = 0.57, 5
 SIZES = {"quora_calibration": None, "quora": 2_000}
 """Questions of a stream whose pairs were read; None: all."""
-
-
 Line = dict[str, Any]
 
 
@@ -112,13 +112,21 @@ def main() -> None:
     if options.json:
         print(json.dumps(results))
         return
-    table = Table(title="share of hits called the same question", title_justify="left")
-    for name in results[0]:
-        table.add_column(name, justify="right")
-    for result in results:
-        table.add_row(*(f"{value:.3f}" if isinstance(value, float) else str(value)
-                        for value in result.values()))  # fmt: skip
-    Console().print(table)
+    show(results, Console())
+
+
+def show(results: Sequence[Line], console: Console) -> None:
+    """A table for each stream and guard."""
+    of = itemgetter("stream", "whole answer")
+    for (stream, whole_answer), lines in groupby(results, of):
+        behind = ", behind guards.whole_answer" if whole_answer else ""
+        table = Table(title=f"{stream}{behind}: the same question to …", title_justify="left")
+        for name in ("score at least", "pairs", "both readers", "one of them", "labels"):
+            table.add_column(name, justify="right")
+        for line in lines:
+            threshold, pairs, *shares = list(line.values())[2:]
+            table.add_row(f"{threshold:.2f}", f"{pairs}", *(f"{share:.3f}" for share in shares))
+        console.print(table)
 
 
 if __name__ == "__main__":
