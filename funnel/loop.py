@@ -179,6 +179,7 @@ def _closed() -> Closed:
 async def _cancelled(tasks: Iterable[asyncio.Task[Any] | None]) -> None:
     waiting = {task for task in tasks if task is not None}
     for task in waiting:
-        task.cancel()
+        if not task.cancelling():  # a second time would cut short what it still puts in order
+            task.cancel()
     if waiting:
         await asyncio.wait(waiting, timeout=_STOP_TIMEOUT_S)

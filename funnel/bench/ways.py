@@ -50,7 +50,7 @@ def model_note(name: str) -> str:
 def default_model() -> str:
     """``embedded:relevance``, or ``embedded:duplicate`` if that weighs in no cross-encoder."""
     from funnel.models.adapters import read_adapter
-    from funnel.models.pair_models import SHIPPED
+    from funnel.models.source import SHIPPED
 
     relevance = read_adapter(SHIPPED / "relevance")
     return "embedded:relevance" if relevance.combine.orders else "embedded:duplicate"

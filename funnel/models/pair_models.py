@@ -40,6 +40,7 @@ from funnel.models.pair_vectors import PairVectors, Rows, cosine_between
 from funnel.models.source import (
     EMBEDDED,
     EMBEDDED_ENCODER,
+    SHIPPED,
     ModelSource,
     check_scorer_name,
     locate,
@@ -56,7 +57,6 @@ if TYPE_CHECKING:
 
     FloatArray = NDArray[np.float32]
 
-SHIPPED = Path(__file__).parent / "shipped"
 _BUDGET = 512  # of the base's own batches
 _FEW = 2  # pairs whose texts are read beside the cross-encoder; more fill both cores anyway
 # Of pairs of questions with a cosine below it, the encoders rule most out ("benchmarks/README.md").

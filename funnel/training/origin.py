@@ -99,7 +99,7 @@ def _touch(output: Path, base: Path) -> str | None:
 
 
 def _known(base: str) -> bool:
-    from funnel.models.pair_models import SHIPPED
+    from funnel.models.source import SHIPPED
 
     if not base.startswith(EMBEDDED) or base == EMBEDDED_ENCODER:
         return True

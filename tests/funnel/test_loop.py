@@ -1,6 +1,8 @@
 """The loop thread on which a funnel waits."""
 
 import asyncio
+import concurrent.futures
+import contextlib
 import os
 import subprocess
 import sys
@@ -148,6 +150,41 @@ def test_stop_ends_calls_in_flight_before_the_last_work() -> None:
     thread.join(5)
     assert order == ["call", "last"]
     assert [type(error) for error in raised] == [Closed]
+
+
+def test_stop_lets_an_interrupted_call_finish_its_tidying() -> None:
+    """What a call does at its cancellation (telling the cache of a write) is not cut short."""
+    loop = LoopThread()
+    begun, tidying, tidied = (threading.Event() for _ in range(3))
+    task: list[asyncio.Task[None] | None] = []
+
+    async def work() -> None:
+        task.append(asyncio.current_task())
+        begun.set()
+        try:
+            await asyncio.sleep(60)
+        except asyncio.CancelledError:
+            tidying.set()
+            await asyncio.sleep(0.05)
+            tidied.set()
+            raise
+
+    async def interrupt() -> None:
+        assert task[0] is not None
+        task[0].cancel()
+
+    def caller() -> None:
+        with contextlib.suppress(Closed, concurrent.futures.CancelledError):
+            loop.call(work())
+
+    thread = threading.Thread(target=caller)
+    thread.start()
+    assert begun.wait(5)
+    loop.call(interrupt())
+    assert tidying.wait(5)
+    loop.stop()
+    thread.join(5)
+    assert tidied.is_set()
 
 
 async def test_a_waiting_task_learns_that_it_was_closed() -> None:
