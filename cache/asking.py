@@ -76,6 +76,12 @@ _TAIL = re.compile(  # asks for what a good answer says anyway
     r"(?:why|how|why or why not|why not|how so|why is that|explain|comment|right|what do you think"
     r"|any (?:suggestions|ideas|tips|advice|thoughts))"
 )
+_TAIL_KINDS: Final[dict[str, Kind]] = {
+    "how": "how",
+    "how so": "how",
+    "why": "why",
+    "why is that": "why",
+}
 _JOINED = re.compile(
     r"(?<=\w) (?:and|&) (?:(?:if so|also) )?(?:in )?((?:how|what|where|when|who|which|why)\b.*)"
 )
@@ -114,16 +120,17 @@ def _lead(question: str) -> str:
 
 
 def _kinds(question: str) -> Iterator[Kind]:
-    if _TAIL.fullmatch(question):
-        if question.startswith(("how", "why")):
-            yield "how" if question.startswith("how") else "why"
-        return
-    found = next((kind for kind, pattern in _KINDS if pattern.match(question)), None)
-    if found is not None:
-        yield found
+    """Those of its first question and of a second one that is joined to it."""
     joined = _JOINED.search(question)
-    if joined is not None:
-        yield from _kinds(joined[1])
+    for asked in (question, joined[1]) if joined else (question,):
+        if (kind := _kind(asked)) is not None:
+            yield kind
+
+
+def _kind(question: str) -> Kind | None:
+    if _TAIL.fullmatch(question):
+        return _TAIL_KINDS.get(question)
+    return next((kind for kind, pattern in _KINDS if pattern.match(question)), None)
 
 
 def _further(questions: list[str]) -> Iterator[int]:

@@ -29,6 +29,7 @@ from funnel.cache.settings import CacheSettings, GuardSettings, VerifierSettings
         ("What are the main reasons for a declined card?", {"why"}),
         ("What causes a declined card?", {"why"}),
         ("My card was declined. Why?", {"why"}),
+        ("is it" + 1_000 * " and how", {"whether"}),
         ("Could you tell me how exports work?", set()),
         ("Does anyone know how to export data?", set()),
         ("Are there fees for exports?", set()),
