@@ -12,6 +12,7 @@ from funnel.deadline import Deadline
 from funnel.errors import StageTimeout
 from funnel.models import Embedder, encoder_networks
 from funnel.models.base import Side
+from funnel.models.encoder import EncoderNetwork
 from funnel.models.maxsim import maxsim
 from funnel.models.representations import Representation
 from funnel.models.source import EMBEDDED_ENCODER
@@ -161,6 +162,10 @@ class _SlowEmbedder(Embedder):
     def _run_tokens(self, batch: Sequence[Tokens]) -> list[Representation]:
         time.sleep(0.004 * len(batch))
         return super()._run_tokens(batch)
+
+    def _model(self) -> EncoderNetwork:
+        """What pools is not wanted here, and choosing how to run it takes seconds."""
+        return self._tokens_network()
 
 
 @pytest.mark.alone
