@@ -9,6 +9,7 @@ from pydantic import ValidationError
 
 from funnel.chain import Step
 from funnel.errors import InputError
+from funnel.indexing.filters import check_filters
 from funnel.registry import suggestion
 from funnel.stages.base import Stage, StageSettings
 from funnel.types import EMPTY, Filters
@@ -47,6 +48,27 @@ class CallOptions:
                 raise InputError(
                     f"overrides[{name!r}]: got {changes!r:.80}, expected a mapping like {{'k': 20}}"
                 )
+        check_filters(self.filters)
+
+    def all_filters(self, scope_field: str | None) -> dict[str, Any]:
+        """The filters and, where a field keeps tenants apart, the scope's.
+
+        Raises:
+            InputError: there is such a field and no scope, or the filters name it.
+        """
+        filters = {name: _listed(value) for name, value in self.filters.items()}
+        if scope_field is not None:
+            if self.scope is None:
+                raise InputError(
+                    f"scope: missing; these settings keep tenants apart by {scope_field!r}, "
+                    "so every call needs scope=…"
+                )
+            if scope_field in filters:
+                raise InputError(
+                    f"filters: {scope_field!r} is set by scope=… and cannot be filtered on"
+                )
+            filters[scope_field] = self.scope
+        return filters
 
 
 def one_k(k: int | None, top_k: int | None, top_n: int | None) -> int | None:
@@ -106,6 +128,13 @@ def _overridden(settings: StageSettings, changes: Mapping[str, Any]) -> StageSet
         ours = first["type"] == "value_error"  # the message says it all
         said = first["ctx"]["error"] if ours else f"got {first['input']!r:.80}; {first['msg']}"
         raise InputError(f"overrides[{settings.name!r}].{key}: {said}") from error
+
+
+def _listed(value: Any) -> Any:
+    """A set of values as a list, always in the same order: the cache tells calls apart by it."""
+    if not isinstance(value, set | frozenset):
+        return value
+    return sorted(value, key=repr)
 
 
 def _check_k(k: object) -> None:

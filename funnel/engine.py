@@ -6,7 +6,7 @@ import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NoReturn, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, Self
 
 import numpy as np
 import structlog
@@ -16,29 +16,28 @@ from funnel.cache.base import Answer, CacheRequest, QueryCache, Served
 from funnel.call import CallOptions, Overrides, one_k, plan
 from funnel.chain import Chain, Step
 from funnel.deadline import Deadline
-from funnel.errors import ConfigError, InputError, ModelError
+from funnel.errors import ConfigError, ModelError
 from funnel.index import DocumentIndex, IndexReport
-from funnel.indexing.filters import check_filters
 from funnel.log import get_logger
 from funnel.loop import LoopThread
+from funnel.many import many
 from funnel.models.pool import ModelPool
 from funnel.models.worker import model_worker
 from funnel.pacing import Pace
 from funnel.partition import partition
+from funnel.parts import Parts
 from funnel.query import Query, normalise_query
 from funnel.resources import Resources
 from funnel.result import FunnelResult
 from funnel.settings import FunnelSettings, Secrets
-from funnel.stages.base import Stage
 from funnel.threads import Threads
-from funnel.types import Filters
-from funnel.writing import Documents, Writer
+from funnel.types import CacheInfo, Filters
+from funnel.writing import Documents
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 log = get_logger(__name__)
-T = TypeVar("T")
 
 
 class Funnel:
@@ -87,10 +86,9 @@ class Funnel:
         )
         self.stages = build_stages(settings, resources)
         self.cache = cache or build_cache(settings, self._models)
-        self._writer = Writer(self.documents, self.cache)
+        self._parts = Parts(self.documents, self.stages, self.cache)
         self._chain = Chain(Pace(settings.reserve_ms / 1000), lambda: model_worker().overloaded())
         self._loop = LoopThread()
-        self._started: asyncio.Task[None] | None = None
 
     @classmethod
     def from_yaml(
@@ -175,13 +173,13 @@ class Funnel:
         Raises:
             InputError: one of the queries or options is wrong; nothing is run in that case.
         """
-        return self._loop.call(self._many(queries, concurrency, options))
+        return self._loop.call(many(queries, concurrency, partial(self.arun, **options)))
 
     async def arun_many(
         self, queries: Iterable[str], *, concurrency: int = 8, **options: Any
     ) -> list[FunnelResult]:
         """Answer many queries from a coroutine; as :meth:`run_many`."""
-        return await self._loop.acall(self._many(queries, concurrency, options))
+        return await self._loop.acall(many(queries, concurrency, partial(self.arun, **options)))
 
     # -- documents
 
@@ -203,7 +201,9 @@ class Funnel:
             InputError: ``on_bad`` is neither of the two, or a rebuild got no good document.
             CorpusError: some documents are bad and ``on_bad`` is ``fail``; nothing was written.
         """
-        return self._loop.call(self._index(documents, on_bad, rebuild, progress))
+        return self._loop.call(
+            self._parts.index(documents, on_bad=on_bad, rebuild=rebuild, progress=progress)
+        )
 
     async def aindex(
         self,
@@ -214,21 +214,23 @@ class Funnel:
         progress: bool = False,
     ) -> IndexReport:
         """Write documents from a coroutine; as :meth:`index`."""
-        return await self._loop.acall(self._index(documents, on_bad, rebuild, progress))
+        return await self._loop.acall(
+            self._parts.index(documents, on_bad=on_bad, rebuild=rebuild, progress=progress)
+        )
 
     def delete(self, ids: Iterable[str]) -> int:
         """Delete documents by id; returns how many there were."""
-        return self._loop.call(self._started_then(lambda: self._writer.delete(ids)))
+        return self._loop.call(self._parts.delete(ids))
 
     async def adelete(self, ids: Iterable[str]) -> int:
         """Delete documents from a coroutine; as :meth:`delete`."""
-        return await self._loop.acall(self._started_then(lambda: self._writer.delete(ids)))
+        return await self._loop.acall(self._parts.delete(ids))
 
     # -- the cache
 
     def cache_stats(self) -> Mapping[str, Any]:
         """Counters and gauges of the cache, JSON-ready."""
-        return self._loop.call(self._started_then(self.cache.stats))
+        return self._loop.call(self._parts.opened(self.cache.stats))
 
     def explain_cache(
         self,
@@ -240,7 +242,7 @@ class Funnel:
     ) -> Mapping[str, Any]:
         """Why a query would hit or miss, with every candidate's scores; changes nothing."""
         options = self._options(k, filters, None, None, scope, True)
-        return self._loop.call(self._started_then(lambda: self._explain_cache(query, options)))
+        return self._loop.call(self._parts.opened(lambda: self._explain_cache(query, options)))
 
     def purge_cache(self, *, scope: str | None = None) -> int:
         """Drop all kept answers (of one scope), for all processes; returns how many.
@@ -250,7 +252,7 @@ class Funnel:
             CacheError: the store did not answer.
         """
         self._options(None, None, None, None, scope, True)
-        return self._loop.call(self._started_then(lambda: self.cache.purge(scope=scope)))
+        return self._loop.call(self._parts.opened(lambda: self.cache.purge(scope=scope)))
 
     def forget_cached(
         self,
@@ -269,30 +271,30 @@ class Funnel:
             CacheError: the store did not answer.
         """
         options = self._options(k, filters, None, None, scope, True)
-        return self._loop.call(self._started_then(lambda: self._forget_cached(query, options)))
+        return self._loop.call(self._parts.opened(lambda: self._forget_cached(query, options)))
 
     # -- life
 
     def start(self) -> Self:
         """Open index, models, stages and cache now, so that the first query is not slow."""
-        self._loop.call(self._ensure_started())
+        self._loop.call(self._parts.open())
         return self
 
     async def astart(self) -> Self:
         """Open everything from a coroutine; as :meth:`start`."""
-        await self._loop.acall(self._ensure_started())
+        await self._loop.acall(self._parts.open())
         return self
 
     def close(self) -> None:
         """Release connections and threads; calls in flight end with ``Closed``. Idempotent."""
-        self._loop.stop(self._shut_down)
+        self._loop.stop(self._parts.close)
 
     async def aclose(self) -> None:
         """Close from a coroutine."""
         closing = Threads(1, "funnel-closing")
         try:
             loop = asyncio.get_running_loop()
-            await loop.run_in_executor(closing, self._loop.stop, self._shut_down)
+            await loop.run_in_executor(closing, self._loop.stop, self._parts.close)
         finally:
             closing.shutdown(wait=False)
 
@@ -325,7 +327,7 @@ class Funnel:
         scope: str | None,
         cache: bool,
     ) -> CallOptions:
-        options = CallOptions(
+        return CallOptions(
             k=k,
             filters={} if filters is None else filters,
             deadline_ms=self.settings.deadline_ms if deadline_ms is None else deadline_ms,
@@ -333,15 +335,13 @@ class Funnel:
             scope=scope,
             cache=cache,
         )
-        check_filters(options.filters)
-        return options
 
     async def _answer(self, text: str, options: CallOptions) -> FunnelResult:
         query = self._query(text, options)
         steps = plan(self.stages, options)
         k = options.k or steps[-1].k
         with structlog.contextvars.bound_contextvars(query_id=query.id):
-            await self._ensure_started()
+            await self._parts.open()
             began = time.perf_counter()
             deadline = Deadline.after_ms(options.deadline_ms)
             target = Deadline.after_ms(self.settings.p99_target_ms)
@@ -354,17 +354,7 @@ class Funnel:
             return result
 
     def _query(self, text: str, options: CallOptions) -> Query:
-        filters = {name: _listed(value) for name, value in options.filters.items()}
-        field = self.settings.scope_field
-        if field is not None:
-            if options.scope is None:
-                raise InputError(
-                    f"scope: missing; these settings keep tenants apart by {field!r}, "
-                    "so every call needs scope=…"
-                )
-            if field in filters:
-                raise InputError(f"filters: {field!r} is set by scope=… and cannot be filtered on")
-            filters[field] = options.scope
+        filters = options.all_filters(self.settings.scope_field)
         return Query(
             normalise_query(text),
             query_id=secrets.token_hex(8),
@@ -395,10 +385,6 @@ class Funnel:
         collection = (self.settings.collection, self.documents.identity)
         where = partition(collection, self._encoder, query, steps, k)
         return CacheRequest(query, where, query.scope, deadline)
-
-    async def _started_then(self, work: Callable[[], Awaitable[T]]) -> T:
-        await self._ensure_started()
-        return await work()
 
     async def _explain_cache(self, text: str, options: CallOptions) -> Mapping[str, Any]:
         return await self.cache.explain(self._cache_request_of(text, options))
@@ -435,93 +421,8 @@ class Funnel:
             config_hash=self.config_hash,
         )
 
-    async def _many(
-        self, queries: Iterable[str], concurrency: int, options: Mapping[str, Any]
-    ) -> list[FunnelResult]:
-        if isinstance(queries, str):
-            raise InputError("queries: got one string, expected a list; use run for one query")
-        if not isinstance(concurrency, int) or isinstance(concurrency, bool) or concurrency < 1:
-            raise InputError(f"concurrency: got {concurrency!r}, expected an integer of at least 1")
-        queries = list(queries)
-        for text in queries:
-            normalise_query(text)
-        gate = asyncio.Semaphore(concurrency)
 
-        async def one(text: str) -> FunnelResult:
-            async with gate:
-                return await self.arun(text, **options)
-
-        tasks = [asyncio.ensure_future(one(text)) for text in queries]
-        try:
-            return await asyncio.gather(*tasks)
-        finally:
-            for task in tasks:
-                task.cancel()
-
-    async def _index(
-        self,
-        documents: Documents,
-        on_bad: Literal["skip", "fail"],
-        rebuild: bool,
-        progress: bool,
-    ) -> IndexReport:
-        work = partial(
-            self._writer.index, documents, on_bad=on_bad, rebuild=rebuild, progress=progress
-        )
-        try:
-            await self._ensure_started()
-        except ConfigError:
-            if not (rebuild and self.documents.refused):  # which is what a rebuild is for
-                raise
-            await self.cache.start()  # to be told; the rest waits for the documents
-            report = await work()
-            await self._ensure_started()
-            return report
-        return await work()
-
-    async def _ensure_started(self) -> None:
-        if self._started is None or _failed(self._started):  # a failed start is tried again
-            self._started = asyncio.ensure_future(self._start())
-        await asyncio.shield(self._started)
-
-    async def _start(self) -> None:
-        await self.documents.start()
-        for stage in self.stages:
-            await stage.start()
-        await self.cache.start()
-
-    async def _shut_down(self) -> None:
-        if self._started is not None and not self._started.done():
-            self._started.cancel()
-            await asyncio.wait({self._started})
-        await _closed(self.cache)
-        for stage in self.stages:
-            await _closed(stage)
-        await _closed(self.documents)
-
-
-def _listed(value: Any) -> Any:
-    """A set of values as a list, always in the same order: the cache tells calls apart by it."""
-    if not isinstance(value, set | frozenset):
-        return value
-    return sorted(value, key=repr)
-
-
-def _failed(start: "asyncio.Task[None]") -> bool:
-    return start.done() and (start.cancelled() or start.exception() is not None)
-
-
-async def _closed(part: QueryCache | Stage | DocumentIndex) -> None:
-    """Close a part; that it fails must not leave the others open."""
-    try:
-        await part.aclose()
-    except (Exception, asyncio.CancelledError) as error:
-        log.error("close_failed", part=type(part).__name__, exc_info=error)
-
-
-async def _without_cache(compute: Callable[[], Any]) -> Served:
-    from funnel.types import CacheInfo
-
+async def _without_cache(compute: Callable[[], Awaitable[Answer]]) -> Served:
     return Served(await compute(), CacheInfo(status="bypass", reason="the call asked for it"))
 
 

@@ -5,7 +5,9 @@ set-up left behind.
 import gc
 import os
 from collections.abc import Generator, Iterator
+from pathlib import Path
 
+import certifi
 import pytest
 import structlog
 from hypothesis import HealthCheck, settings
@@ -43,6 +45,22 @@ def _own_cache_folder(
         folder = folder.parent
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("FUNNEL_CACHE_DIR", str(folder / "funnel-cache"))
+        yield
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _one_authority(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Each HTTP client reads the certificates of some 150 authorities; no test needs one of them.
+
+    Unless a server is named, which may be reached by TLS.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        if not {"QDRANT_URL", "REDIS_URL", "SSL_CERT_FILE"} & os.environ.keys():
+            end = "-----END CERTIFICATE-----\n"
+            first = Path(certifi.where()).read_text(encoding="utf-8").split(end)[0] + end
+            file = tmp_path_factory.mktemp("tls") / "one.pem"
+            file.write_text(first, encoding="utf-8")
+            patch.setenv("SSL_CERT_FILE", str(file))
         yield
 
 

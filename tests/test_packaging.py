@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import tomllib
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -94,6 +95,7 @@ def test_an_import_is_quick(code: str) -> None:
     assert _import_seconds(code) < 1.75 * _import_seconds(needed)
 
 
+@cache
 def _import_seconds(code: str) -> float:
     """Processor time of the best of three."""
     source = f"import time; t = time.process_time(); {code}; print(time.process_time() - t)"

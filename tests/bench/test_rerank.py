@@ -22,13 +22,6 @@ from tests.models.tiny import WORDS, save_cross_encoder
 pytestmark = pytest.mark.slow
 
 
-@pytest.fixture(autouse=True)
-def _own_cache_folder(
-    tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("FUNNEL_CACHE_DIR", str(tmp_path_factory.getbasetemp() / "bench-cache"))
-
-
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_cross_encoder(tmp_path_factory.mktemp("model"))

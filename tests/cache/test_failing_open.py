@@ -164,8 +164,9 @@ async def test_store_that_cannot_be_written_still_serves() -> None:
     assert world.cache.counters.events["not_stored_store_unavailable"] == 1
 
 
-async def test_a_full_disk_does_not_fill_the_log() -> None:
+async def test_a_full_disk_does_not_fill_the_log(monkeypatch: pytest.MonkeyPatch) -> None:
     """It lets read and refuses writes, so no breaker opens: one line in ten seconds says it."""
+    monkeypatch.setattr("funnel.cache.semantic._CLOSE_S", 0.1)  # what is owed stays so
 
     class Full(MemoryStore):
         async def put(self, record: Record) -> bool:

@@ -10,6 +10,7 @@ import pytest
 from funnel.cache.base import Answer, Served
 from funnel.models.base import Side
 from funnel.types import Hit
+from tests.cache.records import eventually
 from tests.cache.world import Stages, TopicScorer, World, settle
 
 
@@ -173,15 +174,21 @@ async def test_paraphrase_that_gave_up_waiting_gets_the_stale_answer_too() -> No
     await asyncio.gather(slow, return_exceptions=True)
 
 
-async def test_landed_flight_is_not_joined_for_ever() -> None:
-    """An embedder that hangs: after a second the answer is kept without a vector, and expires."""
+async def test_landed_flight_is_not_joined_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An embedder that hangs: after a while the answer is kept without a vector, and expires."""
+    monkeypatch.setattr("funnel.cache.serving._JOINABLE_S", 0.2)
+    monkeypatch.setattr("funnel.cache.writer._VECTOR_S", 0.2)
     world = World(ttl_s=10, verifier={"model": "world/verifier", "timeout_ms": 20}, timeout_ms=50)
     await world.cache.start()
     world.encoder.aencode = _hang  # type: ignore[method-assign]
     text = "a word about cats"
     await world.cache.serve(world.request(text), world.stages.of(text))
-    await asyncio.sleep(1.1)
-    assert len(world.cache.flights) == 0
+    assert len(world.cache.flights) == 1
+
+    async def landed() -> bool:
+        return bool((await world.store.stats()).entries) and not len(world.cache.flights)
+
+    await eventually(landed)
     assert (
         await world.cache.serve(world.request(text), world.stages.of(text))
     ).info.tier == "exact"

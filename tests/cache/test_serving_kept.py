@@ -1,6 +1,7 @@
 """What is kept: whole, bounded, nobody else's, and out of reach of callers."""
 
 import asyncio
+import os
 import tracemalloc
 from collections.abc import Awaitable, Callable, Iterator
 from copy import deepcopy
@@ -96,14 +97,16 @@ async def test_nothing_stays_of_records_that_went(memory_in_use: MemoryInUse) ->
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
-async def test_a_million_records_against_a_small_cap() -> None:
-    """What remembers queries stays within its bounds, and the process does not grow by them."""
+async def test_a_flood_of_records_against_a_small_cap() -> None:
+    """What remembers queries stays within its bounds, and the process does not grow by them.
+
+    Not by 64 bytes for each, native memory included.
+    """
     store = MemoryStore(StoreLimits(max_entries=1_000))
-    early, late = await _flood(store, Doorkeeper(2_000), 1_000_000, {100_000, 999_999}, _resident)
+    early, late = await _flood(store, Doorkeeper(2_000), 200_000, {50_000, 199_999}, _resident)
     stats = await store.stats()
     assert (stats.entries, stats.extra["nearest"]["vectors"]) == (1_000, 100)
-    assert late < 1.1 * early
+    assert late - early < 64 * 150_000
     await store.aclose()
 
 
@@ -126,8 +129,8 @@ async def _flood(
 
 
 def _resident() -> int:
-    """Pages of this process in memory."""
-    return int(Path("/proc/self/statm").read_text().split()[1])
+    """Bytes of this process in memory."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
 @pytest.mark.parametrize("local_entries", [0, 1_024])

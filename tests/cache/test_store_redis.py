@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from funnel.cache import redis_lua as lua
+from funnel.cache import store_redis
 from funnel.cache.redis_link import RedisLink
 from funnel.cache.store import LONGEST_S, StoreLimits
 from funnel.cache.store_redis import RedisStore
@@ -378,12 +379,15 @@ class TestManners:
         await keep_many(store, ["00", "01", "02"])  # one put trims ten thousand at most
         assert int(behind.client.xlen(behind.name("log"))) < 10_200
 
-    async def test_recently_used_records_stay(self, make_redis: MakeRedis) -> None:
+    async def test_recently_used_records_stay(
+        self, make_redis: MakeRedis, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         """Eviction takes what was not read for longest, as far as the last second knows."""
+        monkeypatch.setattr(store_redis, "_TEND_S", 0.05)
         store = await make_redis(max_entries=5)
         await keep_many(store, [f"{i:02x}" for i in range(5)])
         await payload(store, "00")
-        await asyncio.sleep(1.3)
+        await asyncio.sleep(0.5)
         await keep_many(store, [f"{i:02x}" for i in range(5, 9)])
         assert await payload(store, "00") is not None
         assert await payload(store, "01") is None

@@ -308,8 +308,11 @@ async def test_a_program_that_changes_its_folder_keeps_its_file(
     await store.aclose()
 
 
-async def test_a_deleted_file_is_begun_anew(store: SqliteStore, path: Path) -> None:
+async def test_a_deleted_file_is_begun_anew(
+    store: SqliteStore, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Without its file the store does not go on with a ghost: others would not see it."""
+    monkeypatch.setattr("funnel.cache.sqlite_file._STAT_EVERY_S", 0.0)
     await keep(store, "00", vector=axis(0))
     before = await store.epoch()
     remove_with_side_files(path)
@@ -320,14 +323,14 @@ async def test_a_deleted_file_is_begun_anew(store: SqliteStore, path: Path) -> N
         except CacheError:
             return False
 
-    await asyncio.sleep(1.0)
     await eventually(anew)
     assert await payload(store, "00") is None
     assert await near(store, axis(0)) == []
 
 
-async def test_an_older_copy_serves_nothing(path: Path) -> None:
+async def test_an_older_copy_serves_nothing(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A file restored from before an index write has no valid record."""
+    monkeypatch.setattr("funnel.cache.sqlite_file._STAT_EVERY_S", 0.0)
     store = await reopened(path)
     await keep(store, "00", vector=axis(0))
     copy = path.with_suffix(".copy")
@@ -338,7 +341,6 @@ async def test_an_older_copy_serves_nothing(path: Path) -> None:
     epoch = await store.bump(invalidate=True)
     remove_with_side_files(path)
     shutil.move(copy, path)
-    await asyncio.sleep(1.1)  # it looks once a second whether the file is still the same
     assert await payload(store, "00") is None
     assert await near(store, axis(0)) == []
     assert (await store.epoch()).floor > epoch.current

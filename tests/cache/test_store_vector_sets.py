@@ -7,11 +7,13 @@ from typing import Any
 import pytest
 import redis
 
+from funnel.cache import store_redis
 from funnel.cache.redis_link import Argument, RedisLink
 from funnel.cache.redis_vset import RedisVectorSets
 from funnel.cache.store import StoreLimits
 from funnel.cache.store_redis import RedisStore
 from funnel.errors import CacheError
+from tests.cache.conftest import MakeRedis
 from tests.cache.records import P, axis, eventually, keep, near, payload
 from tests.redis_servers import RedisServer
 from tests.vector_set_server import VectorSetServer
@@ -75,12 +77,14 @@ class TestVectorSets:
         await link.aclose()
 
     async def test_a_write_asks_the_sets_of_many_tenants_at_once(
-        self, redis_server: RedisServer, vector_set_server: VectorSetServer
+        self,
+        make_redis: MakeRedis,
+        vector_set_server: VectorSetServer,
+        monkeypatch: pytest.MonkeyPatch,
     ) -> None:
         """A round trip for every 32 sets; one of another encoder is passed over, not the others."""
-        limits = StoreLimits(namespace=f"test-{uuid.uuid4().hex[:12]}", timeout_ms=5000.0)
-        store = RedisStore(vector_set_server.url, limits)
-        await store.start()
+        monkeypatch.setattr(store_redis, "_TEND_S", 600.0)  # it asks, too
+        store = await make_redis(vector_set_server.url)
         tenants = [f"{number:032x}" for number in range(100)]
         for tenant in tenants:
             await keep(store, "00", partition=tenant, vector=axis(0))
@@ -98,7 +102,6 @@ class TestVectorSets:
         hits = await finder.anywhere(axis(0), 200, 0.5)
         assert {hit.id for hit in hits} == {f"{t}:00" for t in tenants if t != tenants[7]}
         assert asked == 1 + 4
-        await store.aclose()
 
     async def test_a_search_that_failed_is_not_an_empty_one(
         self, door: "Door", through: RedisStore

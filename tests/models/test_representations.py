@@ -92,19 +92,25 @@ def test_shipped_scorers_do_not_depend_on_company(name: str) -> None:
 
 
 def _save(
-    folder: Path, combine: Combination, tensors: dict[str, torch.Tensor] | None = None
+    folder: Path,
+    combine: Combination,
+    tensors: dict[str, torch.Tensor] | None = None,
+    base: Path | None = None,
 ) -> None:
-    """An adapter that changes nothing of the shipped encoder and combines its similarities."""
+    """An adapter that changes nothing of its base and combines its similarities.
+
+    The base is the shipped encoder by default.
+    """
     from funnel.models.adapters import Adapter, BaseModel, save_adapter
     from funnel.models.source import locate, sha256
 
-    weights = sha256(locate(EMBEDDED_ENCODER).folder / "model.safetensors")
+    weights = sha256((base or locate(EMBEDDED_ENCODER).folder) / "model.safetensors")
     adapter = Adapter(
         name=folder.name,
-        base=BaseModel("all-MiniLM-L6-v2", weights),
+        base=BaseModel(str(base or "all-MiniLM-L6-v2"), weights),
         rank=1,
         alpha=1.0,
-        max_tokens=128,
+        max_tokens=64 if base else 128,
         tensors=tensors or {},
         combine=combine,
     )
@@ -271,8 +277,9 @@ def test_what_was_measured_in_one_window_says_nothing_of_another(
     """Encoders read their own window by default, and the pair's if it is asked for."""
     monkeypatch.setenv("FUNNEL_CACHE_DIR", str(tmp_path / "kept"))
     monkeypatch.setattr(backends, "cpu_has_fast_bf16", lambda: True)
-    _save(tmp_path / "parts", Combination(cross=0.0, cosine=2.0))
-    for max_tokens in (None, 128, 128):
+    base = tiny_encoder(tmp_path / "encoder")
+    _save(tmp_path / "parts", Combination(cross=0.0, cosine=2.0), base=base)
+    for max_tokens in (None, 32, 32):
         open_pair_model(str(tmp_path / "parts"), "auto", max_tokens)
     assert len(list((tmp_path / "kept" / "calibration").iterdir())) == 2
 

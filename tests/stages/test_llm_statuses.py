@@ -166,8 +166,11 @@ async def test_a_failed_call_is_repeated(server: OpenRouterServer, broken: Answe
     assert (len(server.asked), output.details["repeats"]) == (2, 1)
 
 
-async def test_after_two_repeats_the_next_model_is_asked(server: OpenRouterServer) -> None:
+async def test_after_two_repeats_the_next_model_is_asked(
+    server: OpenRouterServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A model that is down makes room for the fallback, and for the rest of the query."""
+    monkeypatch.setattr(attempts, "FIRST_PAUSE_S", 0.01)
     server.script = [failure(503), failure(503), failure(503), ranking(2, 1)]
     output = await rank(llm_stage(server, fallback_models=["two/model"]), 2)
     assert ids(output) == ["d2", "d1"]
@@ -175,8 +178,11 @@ async def test_after_two_repeats_the_next_model_is_asked(server: OpenRouterServe
     assert server.asked[3].body["models"] == ["two/model"]
 
 
-async def test_when_all_models_are_down_the_last_error_is_raised(server: OpenRouterServer) -> None:
+async def test_when_all_models_are_down_the_last_error_is_raised(
+    server: OpenRouterServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Six calls for two models, then unavailable."""
+    monkeypatch.setattr(attempts, "FIRST_PAUSE_S", 0.01)
     server.script = [failure(500, "down")]
     with pytest.raises(BackendUnavailable, match="down"):
         await rank(llm_stage(server, fallback_models=["two/model"]))

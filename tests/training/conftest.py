@@ -12,6 +12,7 @@ from funnel.training import LabelledPair, TrainSettings
 from tests.training.tiny import NAMES, tiny_bert, tiny_encoder
 
 GOOD, BAD = NAMES[:5], NAMES[5:]
+QUICK = TrainSettings(epochs=2, learning_rate=3e-3, precision="fp32", evaluations=2)
 
 
 @pytest.fixture(scope="session")
@@ -55,7 +56,7 @@ def matching() -> list[LabelledPair]:
 @pytest.fixture
 def quick() -> TrainSettings:
     """Settings that train the tiny model in about a second."""
-    return TrainSettings(epochs=2, learning_rate=3e-3, precision="fp32", evaluations=2)
+    return QUICK
 
 
 @pytest.fixture

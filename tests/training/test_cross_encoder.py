@@ -20,10 +20,20 @@ from funnel.training.exports import Form
 from funnel.training.figures import roc_auc
 from funnel.training.students import load_cross_student
 from tests.models.tiny import save_cross_encoder
+from tests.training.conftest import QUICK
 
 Pairs = list[LabelledPair]
 
 LONG = 8
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory, tiny_base: str, pairs: Pairs) -> Path:
+    """What a good run writes."""
+    output = tmp_path_factory.mktemp("trained") / "m"
+    settings = replace(QUICK, epochs=LONG)
+    train_cross_encoder(pairs, RunOptions(output=output), base=tiny_base, settings=settings)
+    return output
 
 
 def scores(model: Path, pairs: Pairs) -> np.ndarray[tuple[int], np.dtype[np.float32]]:
@@ -66,17 +76,11 @@ def test_where_there_are_several_devices_one_trains(
     assert report.steps == 8
 
 
-def test_the_written_model_is_served_by_the_scorer(
-    tmp_path: Path, tiny_base: str, pairs: Pairs, quick: TrainSettings
-) -> None:
+def test_the_written_model_is_served_by_the_scorer(trained: Path) -> None:
     """A trained directory scores new pairs the way it was trained."""
-    output = tmp_path / "m"
-    train_cross_encoder(
-        pairs, RunOptions(output=output), base=tiny_base, settings=replace(quick, epochs=LONG)
-    )
     fresh = [LabelledPair("find alpha 7", "about alpha", 1.0)]
     fresh += [LabelledPair("find alpha 7", "about kappa", 0.0)]
-    matching, other = scores(output, fresh)
+    matching, other = scores(trained, fresh)
     assert matching > other
 
 
@@ -129,9 +133,8 @@ def test_resuming_with_other_settings_is_refused(
         )
 
 
-@pytest.mark.parametrize("file", ["optimizer.pt", "scheduler.pt", "trainer_state.json"])
 def test_a_damaged_checkpoint_is_named(
-    tmp_path: Path, tiny_base: str, pairs: Pairs, quick: TrainSettings, file: str
+    tmp_path: Path, tiny_base: str, pairs: Pairs, quick: TrainSettings
 ) -> None:
     """Instead of the stack trace of whatever reads it."""
     output = tmp_path / "m"
@@ -140,12 +143,14 @@ def test_a_damaged_checkpoint_is_named(
             pairs, RunOptions(output=output), base=tiny_base, settings=replace(quick, max_steps=2)
         )
     (newest,) = tmp_path.glob("m.checkpoints/checkpoint-2")
-    content = (newest / file).read_bytes()
-    (newest / file).write_bytes(content[: len(content) // 2])
-    with pytest.raises(ModelError, match="checkpoint-2 .* damaged"):
-        train_cross_encoder(
-            pairs, RunOptions(output=output, resume=True), base=tiny_base, settings=quick
-        )
+    for file in ("optimizer.pt", "scheduler.pt", "trainer_state.json"):
+        content = (newest / file).read_bytes()
+        (newest / file).write_bytes(content[: len(content) // 2])
+        with pytest.raises(ModelError, match="checkpoint-2 .* damaged"):
+            train_cross_encoder(
+                pairs, RunOptions(output=output, resume=True), base=tiny_base, settings=quick
+            )
+        (newest / file).write_bytes(content)
 
 
 def test_an_unfinished_run_is_not_lost_by_starting_again(
@@ -289,18 +294,14 @@ def test_the_card_tells_data_settings_and_figures(
 
 @pytest.mark.parametrize("form", ["model", "adapter"])
 def test_a_model_made_worse_is_called_so(
-    tmp_path: Path, tiny_base: str, pairs: Pairs, quick: TrainSettings, form: Form
+    tmp_path: Path, trained: Path, pairs: Pairs, quick: TrainSettings, form: Form
 ) -> None:
     """Trained on wrong labels, it loses on held-out ones, and the report and the card say it."""
     wrong = [replace(pair, score=1 - pair.score) for pair in pairs]
-    first = tmp_path / "first"
-    train_cross_encoder(
-        pairs, RunOptions(output=first), base=tiny_base, settings=replace(quick, epochs=LONG)
-    )
     report = train_cross_encoder(
         wrong,
         RunOptions(output=tmp_path / "m"),
-        base=str(first),
+        base=str(trained),
         settings=replace(quick, epochs=LONG),
         dev=pairs,
         form=form,
