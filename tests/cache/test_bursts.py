@@ -122,7 +122,7 @@ async def test_who_waits_for_a_stuck_run_takes_the_answer_of_the_second() -> Non
     stuck = asyncio.ensure_future(world.cache.serve(world.request(text), world.stages.of(text)))
     await asyncio.sleep(0.01)
     world.stages.delay_s = 0.05
-    served = await _all(world, [text] * 50, deadline_ms=600)
+    served = await _all(world, [text] * 50, deadline_ms=2_000)
     assert len(world.stages.runs) == 2
     assert [one.info.status for one in served].count("hit") == 49
     assert (await world.ask(text)).info.tier == "exact"
