@@ -21,6 +21,8 @@ _ENOUGH_BATCHES = 5
 """Before an estimate of a lane's pace that began as a guess counts as measured."""
 _BATCH_SHARE = 0.25
 """A batch may take this share of the time left before its most urgent job's deadline."""
+_GUESS_MAY_BE_OFF = 4.0
+"""By how much slower a model may be than what a lane begins with, until it is measured."""
 
 
 class Lane(Generic[Item, Row]):
@@ -45,6 +47,11 @@ class Lane(Generic[Item, Row]):
     def is_measured(self) -> bool:
         """Whether the estimate rests on batches, not on what it began with."""
         return self._learnt >= _ENOUGH_BATCHES
+
+    @property
+    def cautious_pace(self) -> float:
+        """Seconds per token for what is lost if a deadline comes first: batches and windows."""
+        return self.seconds_per_token * (1.0 if self.is_measured else _GUESS_MAY_BE_OFF)
 
     def learn(self, tokens: int, seconds: float) -> None:
         """Take one batch's time into the running estimate."""
@@ -104,7 +111,7 @@ class Job:
         left = self.deadline.remaining_s()
         if left is None:
             return self.lane.budget
-        return min(self.lane.budget, int(_BATCH_SHARE * left / self.lane.seconds_per_token))
+        return min(self.lane.budget, int(_BATCH_SHARE * left / self.lane.cautious_pace))
 
     def keep(self, share: float, least: int) -> None:
         """Leave out the last items, to this share of the tokens, before any of them is run."""

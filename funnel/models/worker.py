@@ -186,7 +186,7 @@ class ModelWorker:
         if lane.is_measured and need * _PLENTY < left - self._before_s(key):
             return math.inf
         # Whether a deadline is missed shows only on the way, so there is a bound in any case.
-        batches = _WINDOW_SHARE * left / (lane.seconds_per_token * lane.budget)
+        batches = _WINDOW_SHARE * left / (lane.cautious_pace * lane.budget)
         least, most = _WINDOW_BATCHES
         return self.streams * lane.budget * min(max(batches, least), most)
 

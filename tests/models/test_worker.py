@@ -169,6 +169,18 @@ def test_a_deadline_gives_a_beginning(single: ModelWorker) -> None:
     assert len(ran) <= result.done + 2
 
 
+def test_the_first_deadline_of_a_slow_model_gives_a_beginning(single: ModelWorker) -> None:
+    """A lane begins with a guess: one that is three times too fast loses no whole first batch."""
+
+    def run(items: Sequence[int]) -> list[int]:
+        time.sleep(0.003 * len(items))
+        return list(items)
+
+    lane: Lane[int, int] = Lane("test", run, budget=4_096)
+    future = single.submit(lane, list(range(1_000)), [10] * 1_000, deadline=Deadline.after_ms(400))
+    assert 0 < future.result(timeout=10).done < 1_000
+
+
 def test_background_work_waits_for_callers(single: ModelWorker) -> None:
     """Indexing does not delay a query by more than a batch."""
     lane: Lane[int, int] = Lane("test", _slow, budget=10)
