@@ -1,7 +1,8 @@
 """What a question asks to be told: whether, how or why; and whether it asks for more besides.
 
-Who asks how something is done is not answered by whether it can be, and half of two questions is no
-answer to both. Only English is read; what is not surely of a kind has none.
+Who asks how something is done is not answered by whether it can be, half of two questions is no
+answer to both, and one of two things is not the two. Only English is read; what is not surely of a
+kind has none.
 """
 
 import re
@@ -72,10 +73,13 @@ _KINDS: Final[tuple[tuple[Kind | None, re.Pattern[str]], ...]] = (
     ),
     ("whether", _any(_AUXILIARY)),
 )
-_TAIL = re.compile(  # asks for what a good answer says anyway
-    r"(?:why|how|why or why not|why not|how so|why is that|explain|comment|right|what do you think"
-    r"|any (?:suggestions|ideas|tips|advice|thoughts))"
+# asks for what a good answer says anyway
+_ANYWAY = (
+    "(?:why|how|why or why not|why not|how so|why is that|explain|comment|right|what do you think"
+    "|any (?:suggestions|ideas|tips|advice|thoughts))"
 )
+_TAIL = re.compile(_ANYWAY)
+_JOINED_TAIL = re.compile(f" and {_ANYWAY}$")
 _TAIL_KINDS: Final[dict[str, Kind]] = {
     "how": "how",
     "how so": "how",
@@ -83,24 +87,34 @@ _TAIL_KINDS: Final[dict[str, Kind]] = {
     "why is that": "why",
 }
 _JOINED = re.compile(
-    r"(?<=\w) (?:and|&) (?:(?:if so|also) )?(?:in )?((?:how|what|where|when|who|which|why)\b.*)"
+    r"(?<=\w) and (?:(?:if so|also) )?(?:in )?((?:how|what|where|when|who|which|why)\b.*)"
 )
+_ENUMERATES = re.compile(r"\band\b|[&/,]")
 
 
 @dataclass(frozen=True, slots=True)
 class Asking:
-    """``kinds`` of its questions as far as they are sure, ``further`` questions after the first."""
+    """What one text asks for.
+
+    ``kinds`` of its questions as far as they are sure, ``further`` questions after the first,
+    whether a question joins two things by "and", and whether the text may enumerate anything.
+    """
 
     kinds: frozenset[Kind]
     further: int
+    joins: bool
+    enumerates: bool
 
 
 @lru_cache(maxsize=2_048)
 def asking(text: str) -> Asking:
     """What a text asks for; equal texts cost nothing the second time."""
-    questions = [_lead(question) for question in _questions(visible(text))]
+    plain = visible(text)
+    questions = [_lead(question) for question in _questions(plain)]
     kinds = {kind for question in questions for kind in _kinds(question)}
-    return Asking(frozenset(kinds), sum(_further(questions)))
+    joins = any(" and " in _JOINED_TAIL.sub("", question) for question in questions)
+    enumerates = _ENUMERATES.search(plain.casefold()) is not None
+    return Asking(frozenset(kinds), sum(_further(questions)), joins, enumerates)
 
 
 def _questions(text: str) -> list[str]:
@@ -113,10 +127,9 @@ def _lead(question: str) -> str:
     """The question in plain words, without a topic or an address before it."""
     question = question.strip()
     topic = None if _ASKS_AT_ONCE.match(question) else _TOPIC.match(question)
-    words = _NO_WORD.sub(
-        " ", _APOSTROPHE.sub("", question[topic.end() if topic else 0 :].casefold())
-    )
-    return _LINK.sub("", " ".join(words.split()))
+    asked = question[topic.end() if topic else 0 :].casefold().replace("&", " and ")
+    words = _NO_WORD.sub(" ", _APOSTROPHE.sub("", asked)).split()
+    return _LINK.sub("", " ".join(words))
 
 
 def _kinds(question: str) -> Iterator[Kind]:
@@ -151,7 +164,13 @@ def other_answer(first: str, second: str) -> str | None:
         return " against ".join(sorted(map(_names, (ours.kinds, theirs.kinds))))
     if bool(ours.further) != bool(theirs.further):
         return "a further question on one side"
+    if (ours.joins and _asks_one_thing(theirs)) or (theirs.joins and _asks_one_thing(ours)):
+        return "one thing more on one side"
     return None
+
+
+def _asks_one_thing(asked: Asking) -> bool:
+    return not (asked.further or asked.enumerates)
 
 
 def _names(kinds: frozenset[Kind]) -> str:

@@ -8,9 +8,10 @@ rule: would a good answer to either serve who asked the other, in substance and 
 hesitated were to say no.
 
 ``readings.tsv`` is of one half of the held-out questions and shaped the model's weights and the
-guard for whole answers. ``readings-apart.tsv`` is of 2,000 of the other half, shaped nothing, and
-was read by two other readers, who turned out stricter by far: figures of the two do not compare,
-what a guard or a threshold changes in each does.
+guard for whole answers. ``readings-apart.tsv`` is of 2,000 of the other half and only confirmed
+that guard (its third rule, one thing against two, was settled with both in view). It was read by
+two other readers, who turned out stricter by far: figures of the two do not compare, what a guard
+or a threshold changes in each does.
 
 The files hold no question, for the data's terms: hashes of the folded texts.
 """

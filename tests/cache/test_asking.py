@@ -73,6 +73,8 @@ def test_further_questions(text: str, further: int) -> None:
         ("Is Edward a hero?", "Why is Edward a hero?"),
         ("What is shedding?", "What is shedding? How do you control it?"),
         ("Where did it begin?", "Where and how did it begin?"),
+        ("How do I add numbers?", "How do I add & subtract numbers?"),
+        ("How do I calm down?", "How do I calm down and sleep?"),
     ],
 )
 def test_half_an_answer(first: str, second: str) -> None:
@@ -95,6 +97,10 @@ def test_half_an_answer(first: str, second: str) -> None:
         ("What is it? How does it work?", "What is it and how does it work?"),
         ("What are the pros and cons?", "What are the pros and the cons of it?"),
         ("export data", "Can I export data?"),
+        ("How are salt, pepper sold?", "How are salt and pepper sold?"),
+        ("Who runs R&D?", "Who runs research and development?"),
+        ("I moved and lost my card. How do I get one?", "How do I get a card?"),
+        ("Does it pay off and why?", "Does it pay off?"),
     ],
 )
 def test_one_answer_does(first: str, second: str) -> None:
