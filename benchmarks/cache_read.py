@@ -6,12 +6,13 @@ DATA is the folder of public data sets. Pairs of two streams of held-out Quora q
 cache would serve from each other were read twice (``recipes/readings.py`` says how, and how the two
 differ); this scores them with the shipped verifier behind the guards, with and without the one for
 whole answers, and shows for thresholds of the score what share both readers, one of them, and the
-public labels call the same question.
+public labels call the same question; and what that guard refuses at the configured threshold.
 """
 
 import argparse
 import json
 import sys
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from itertools import groupby
 from operator import itemgetter
@@ -24,6 +25,7 @@ from rich.table import Table
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
+from funnel.cache.asking import other_answer
 from funnel.cache.calibrate_run import CalibrationRun
 from funnel.cache.calibrator import Calibrator
 from funnel.cache.replay import earlier_neighbours
@@ -35,7 +37,7 @@ from funnel.query import normalise_query
 from recipes.readings import FILES, Verdict, pair_key, read_readings
 from recipes.streams import Row, quora, sample
 
-THRESHOLDS = (2.7, 2.5, 2.0, 1.5, 0.5, 0.0)
+THRESHOLDS = (2.5, 2.3, 2.0, 1.5, 0.0)
 FLOOR, CANDIDATES = 0.57, 5
 SIZES = {"quora_calibration": None, "quora": 2_000}
 """Questions of a stream whose pairs were read; None: all."""
@@ -88,15 +90,32 @@ def results_of(
     for whole_answer in (False, True):
         run = CalibrationRun(encoder, scorer, GuardSettings(whole_answer=whole_answer))
         scores = run.scores([row.pair for row in pairs]).tolist()
-        certified = (
+        certified = [
             point.threshold for point in Calibrator.shipped(whole_answer=whole_answer).points
-        )
-        for threshold in sorted({*THRESHOLDS, *certified}, reverse=True):
-            found = figures(scores, pairs, threshold)
-            lines.append(
-                {"stream": stream, "whole answer": whole_answer, "threshold": threshold, **found}
-            )
+        ]
+        part = f"{stream}{', behind guards.whole_answer' if whole_answer else ''}"
+        lines += [
+            {"part": part, "of": f"{threshold:.2f}", **figures(scores, pairs, threshold)}
+            for threshold in sorted({*THRESHOLDS, *certified}, reverse=True)
+        ]
+        if not whole_answer:
+            lines += refused(stream, scores, pairs, min(certified))
     return lines
+
+
+def refused(
+    stream: str, scores: Sequence[float], pairs: Sequence[Read], threshold: float
+) -> list[Line]:
+    """What the guard for whole answers says of the pairs at or above a threshold, by reason."""
+    parts: dict[str, list[tuple[float, Read]]] = defaultdict(list)
+    for score, row in zip(scores, pairs, strict=True):
+        parts[other_answer(row.pair.first, row.pair.second) or "nothing"].append((score, row))
+    part = f"{stream}, by what guards.whole_answer says at {threshold:.2f}"
+    return [
+        {"part": part, "of": reason, **figures(*zip(*rows, strict=True), threshold)}
+        for reason, rows in sorted(parts.items())
+        if any(score >= threshold for score, _ in rows)
+    ]
 
 
 def main() -> None:
@@ -116,16 +135,14 @@ def main() -> None:
 
 
 def show(results: Sequence[Line], console: Console) -> None:
-    """A table for each stream and guard."""
-    of = itemgetter("stream", "whole answer")
-    for (stream, whole_answer), lines in groupby(results, of):
-        behind = ", behind guards.whole_answer" if whole_answer else ""
-        table = Table(title=f"{stream}{behind}: the same question to …", title_justify="left")
+    """A table for each part."""
+    for part, lines in groupby(results, itemgetter("part")):
+        table = Table(title=f"{part}: the same question to …", title_justify="left")
         for name in ("score at least", "pairs", "both readers", "one of them", "labels"):
             table.add_column(name, justify="right")
         for line in lines:
-            threshold, pairs, *shares = list(line.values())[2:]
-            table.add_row(f"{threshold:.2f}", f"{pairs}", *(f"{share:.3f}" for share in shares))
+            _, of, pairs, *shares = line.values()
+            table.add_row(of, f"{pairs}", *(f"{share:.3f}" for share in shares))
         console.print(table)
 
 

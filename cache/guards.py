@@ -6,21 +6,18 @@ margin in logits. Guards only ever make a hit harder; equal texts have no findin
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
-from itertools import zip_longest
 from typing import TYPE_CHECKING, Literal
 
 from funnel.cache.asking import other_answer
+from funnel.cache.designators import other_letters
 from funnel.cache.lexicon import (
     COMPARING,
     DEMONYMS,
     DIGEST,
-    EVEN_HANDED,
-    JOINING,
     KINDS,
-    LETTERED,
     NEGATING_PREFIXES,
     NEGATIONS,
     NOT_NEGATED,
@@ -43,17 +40,14 @@ if TYPE_CHECKING:
 VERSION = f"5-{DIGEST}"
 """Of the guards' code, counted up by hand when a finding can change, and of the lexicon.
 
-What is read as a slip of the pen (``spelling.py``) counts as theirs.
+What is read as a slip of the pen (``spelling.py``), and as asked for (``asking.py``), counts as
+theirs.
 
 It is part of every entry's partition: what older guards let through is not served any more.
 """
 
 _NOTHING_ELSE = 0.75
 _FRACTION_PARTS = 2
-_LETTER = re.compile(r"[a-z]|c\+\+|[cfj]#")
-_SAYS_LITTLE = STOPWORDS | frozenset("urny")  # a, i, how r u
-_NAMES_NOTHING = JOINING | EVEN_HANDED
-_LONG_LIST = 20
 _SHORT_ADJECTIVE = 4  # "early" comes of no ear, "daily" has a group of its own
 _COMPARING = re.compile(r"\b\w+er\b|\b(?:more|less|before|after)\b")
 
@@ -353,13 +347,7 @@ def _entities(a: Question, b: Question, margins: Margins) -> Iterator[Finding]:
 
 
 def _designators(a: Question, b: Question, margins: Margins) -> Iterator[Finding]:  # noqa: ARG001
-    """Single letters that tell things of a kind apart: "vitamin b" against "vitamin c"."""
-    ours, theirs = _letters(a), _letters(b)
-    for named in ours.keys() & theirs.keys():
-        first, second = ours[named], theirs[named]
-        article = _is_article(a, named, first, second) or _is_article(b, named, second, first)
-        if not first & second and not article:
-            yield Finding("entity", f"{named} {_list(first)} against {named} {_list(second)}")
+    yield from (Finding("entity", found) for found in other_letters(a, b))
 
 
 def _owners(a: Question, b: Question, margins: Margins) -> Iterator[Finding]:  # noqa: ARG001
@@ -367,52 +355,6 @@ def _owners(a: Question, b: Question, margins: Margins) -> Iterator[Finding]:  #
     found = other_owner(a, b) or other_owner(b, a)
     if found is not None:
         yield Finding("role", found)
-
-
-def _letters(question: Question) -> dict[str, set[str]]:
-    """Stem of a word -> the letters after it, all of a list: "option a or b"."""
-    found: dict[str, set[str]] = {}
-    words = question.words
-    places = (place for place, word in enumerate(words) if _LETTER.fullmatch(word.folded))
-    for place in places:
-        named = words[place - 1] if place else None
-        if named is None or named.folded in _NAMES_NOTHING or _LETTER.fullmatch(named.folded):
-            continue
-        letters = _listed(named, words[place : place + _LONG_LIST])
-        if letters:
-            found.setdefault(named.stem, set()).update(letters)
-    return found
-
-
-def _listed(named: Word, after: Sequence[Word]) -> set[str]:
-    """The letters that directly follow a word, with others that are joined to them."""
-    letters: set[str] = set()
-    for word, following in zip_longest(after, after[1:]):
-        if _LETTER.fullmatch(word.folded):
-            if not _tells_apart(named, word, following):
-                break
-            letters.add(word.folded)
-        elif not letters or word.folded not in JOINING:
-            break
-    return letters
-
-
-def _tells_apart(named: Word, letter: Word, following: Word | None) -> bool:
-    """Whether the letter is no word here: not in "things i need" and "how a", but in "type i"."""
-    if named.folded in STOPWORDS:
-        return letter.folded not in _SAYS_LITTLE
-    return letter.folded != "i" or named.folded in LETTERED or following is None
-
-
-def _is_article(question: Question, named: str, letters: set[str], others: set[str]) -> bool:
-    """Whether it says what the other says, with an article: "write a C program", "write C"."""
-    said = {word.folded for word in question.words}
-    return letters == {"a"} and others <= said and named not in _lettered()
-
-
-@cache
-def _lettered() -> frozenset[str]:
-    return frozenset(stem(word) for word in LETTERED)
 
 
 def _unmatched(a: Question, b: Question) -> set[str]:

@@ -187,7 +187,8 @@ def run() -> int:
 
 
 def _interrupted() -> int:
-    command = next((word for word in sys.argv[1:] if word in _KEPT), "")
+    commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+    command = next((word for word in sys.argv[1:] if word in commands), "")
     _say("interrupted", _KEPT.get(command, ""))
     return INTERRUPTED
 

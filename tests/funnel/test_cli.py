@@ -266,6 +266,7 @@ def test_an_interrupt_says_how_to_go_on(folder: Path) -> None:
     [
         (["train", "cross-encoder", "x.jsonl", "-o", "m"], "interrupted; if OUTPUT.checkpoints is"),
         (["doctor", "-c", "small.yaml"], "interrupted\n"),  # keeps nothing
+        (["query", "train", "-c", "small.yaml"], "interrupted\n"),
     ],
 )
 def test_an_interrupt_says_what_a_command_keeps(
