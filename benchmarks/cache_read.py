@@ -138,7 +138,7 @@ def show(results: Sequence[Line], console: Console) -> None:
     """A table for each part."""
     for part, lines in groupby(results, itemgetter("part")):
         table = Table(title=f"{part}: the same question to …", title_justify="left")
-        for name in ("score at least", "pairs", "both readers", "one of them", "labels"):
+        for name in ("score or reason", "pairs", "both readers", "one of them", "labels"):
             table.add_column(name, justify="right")
         for line in lines:
             _, of, pairs, *shares = line.values()
