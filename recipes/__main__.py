@@ -30,10 +30,10 @@ from funnel.models.adapters import (
     save_adapter,
 )
 from funnel.models.hardware import available_cores
-from funnel.models.low_rank import merged_encoder, merged_state_dict, quantised_difference
+from funnel.models.low_rank import quantised_difference
+from funnel.models.pair_models import CombinedPairs, open_pair_model
 from funnel.models.source import EMBEDDED, EMBEDDED_ENCODER, sha256
 from recipes import measures, relevance
-from recipes.bert import long_names
 from recipes.calibrator import duplicate_calibrator
 from recipes.cards import duplicate_card, relevance_card
 from recipes.distil import prepared
@@ -41,7 +41,7 @@ from recipes.distil.run import CROSS_FILE, ENCODER_FILE, teach
 from recipes.distil.training import Plan, device_named
 from recipes.distil.weights import about_difference, load_difference
 from recipes.gather import check_teacher, gather
-from recipes.opened import Opened, open_base
+from recipes.opened import Opened, long_names, open_base
 from recipes.questions import HeldOut, read_held_out
 
 _log = structlog.get_logger(__name__)
@@ -109,7 +109,7 @@ def make_duplicate(options: argparse.Namespace) -> None:
     cross, encoder = (options.scratch / name for name in (CROSS_FILE, ENCODER_FILE))
     adapter = _cut(opened, learnt(opened, cross), learnt(opened, encoder, ENCODER_SHARE))
     questions = read_held_out(options.data, opened.base)
-    _weigh(adapter, _merged(opened, adapter), questions, about_difference(cross), options)
+    _weigh(adapter, questions, about_difference(cross), options)
 
 
 def learnt(opened: Opened, path: Path, share: float = 1.0) -> dict[str, Tensor]:
@@ -132,27 +132,37 @@ def reweigh_duplicate(options: argparse.Namespace) -> None:
     adapter = read_adapter(_SHIPPED / "duplicate")
     questions = read_held_out(options.data, opened.base)
     made_from = {name: value for name, value in adapter.training.items() if name != "figures"}
-    _weigh(adapter, _merged(opened, adapter), questions, made_from, options)
+    _weigh(adapter, questions, made_from, options)
 
 
 def _weigh(
     adapter: Adapter,
-    model: measures.Model,
     questions: HeldOut,
     made_from: Mapping[str, object],
     options: argparse.Namespace,
 ) -> None:
-    combine = measures.calibrated(model, questions.dev)
+    model = _as_served(adapter, options.scratch)
+    dev = [pair.label for pair in questions.dev]
+    combine = measures.calibrated(model.parts(questions.dev), dev)
     figures = measures.duplicate_figures(model, combine, questions, options.data)
     adapter = replace(adapter, combine=combine, training={**made_from, "figures": figures})
     save_adapter(options.out / "duplicate", adapter, card=duplicate_card(adapter))
+
+
+def _as_served(adapter: Adapter, scratch: Path) -> measures.Model:
+    """The networks as the adapter gives them back: those are what is measured."""
+    folder = scratch / "unweighed"
+    save_adapter(folder, replace(adapter, combine=measures.ALL_PARTS), card="")
+    model = open_pair_model(str(folder), "torch-fp32", None)
+    assert isinstance(model, CombinedPairs)  # noqa: S101 - for the type checker
+    return measures.Model(model)
 
 
 def make_relevance(options: argparse.Namespace) -> None:
     """Weigh tokens, calibrate, measure and write ``embedded:relevance``."""
     opened = open_base()
     development = relevance.development_sets(options.data)
-    vocabulary = len(opened.words.tokenizer)
+    vocabulary = len(opened.tokenizer)
     weights = relevance.rarity_weights(development.values(), opened.base, vocabulary)
     stored = torch.from_numpy(weights).half()
     similarities = relevance.Similarities(opened.base, stored.float().numpy())
@@ -172,13 +182,6 @@ def _cut(opened: Opened, cross: Mapping[str, Tensor], encoder: Mapping[str, Tens
     second = quantised_difference(_base(opened), encoder)
     tensors |= {ENCODER + name: tensor for name, tensor in second.items()}
     return Adapter("duplicate", _base_model(opened), 1, 1.0, _MAX_TOKENS, tensors)
-
-
-def _merged(opened: Opened, adapter: Adapter) -> measures.Model:
-    """The networks as the adapter gives them back: those are what is measured."""
-    twins = opened.encoder(long_names(merged_encoder(adapter, _base(opened)))).eval()
-    whole = opened.cross(merged_state_dict(adapter, _base(opened))).eval()
-    return measures.Model(whole, twins, opened.words, opened.base)
 
 
 def _base(opened: Opened) -> dict[str, Tensor]:

@@ -113,7 +113,8 @@ def _score(adapter: Adapter) -> str:
     combine = adapter.combine
     logit = "cross-encoder"
     if combine.ceiling is not None:
-        logit = f"(-log(1 + exp({combine.ceiling:g} - cross-encoder)))"
+        slope = f" + {combine.slope:g} · cosine of the tuned encoder" if combine.slope else ""
+        logit = f"(-log(1 + exp({combine.ceiling:g}{slope} - cross-encoder)))"
     parts = {
         logit: combine.cross,
         "cosine": combine.cosine,

@@ -71,9 +71,9 @@ def gather(opened: Opened, data: Path, teacher: Path, folder: Path, written: Pat
 
     questions = read_questions(data, opened.base, written)
     prepared, rows = number_everything(
-        all_parts(questions, data), other_sentences(data), opened.words.tokenizer
+        all_parts(questions, data), other_sentences(data), opened.tokenizer
     )
-    own, theirs = opened.words.tokenizer, AutoTokenizer.from_pretrained(teacher)
+    own, theirs = opened.tokenizer, AutoTokenizer.from_pretrained(teacher)
     folder.mkdir(parents=True, exist_ok=True)
     save_file(compact(load_file(opened.weights), rows), folder / STUDENT_FILE)
     large = compact(load_file(teacher / "model.safetensors"), rows_there(rows, own, theirs))

@@ -2,71 +2,70 @@
 
 import csv
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
+from typing import Final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from funnel.models.adapters import Combination
+from funnel.models.pair_models import CombinedPairs, PairParts
 from funnel.training.figures import classification_figures, roc_auc
-from recipes.bert import CrossEncoder, TwinEncoder
 from recipes.logistic import logistic_regression
-from recipes.network import Base, Floats, Words, predict, twin_cosines
 from recipes.pairs import Pair
 from recipes.questions import HeldOut, paraphrase_tests
 
+Floats = NDArray[np.float32]
 Figures = dict[str, dict[str, float]]
-_CROSS_WINDOW, _TWIN_WINDOW = 48, 64
-CEILING: float | None = 1.0
-"""Of the cross-encoder's logit in ``embedded:duplicate``; the README has the figures of others."""
+ALL_PARTS: Final = Combination(cross=1.0, cosine=1.0, tuned=1.0, order="both_mean")
+"""A score in which every part of ``embedded:duplicate`` has a weight, so that each is computed."""
+LEVELS: Final = replace(ALL_PARTS, ceiling=-4.6, slope=8.0, cosine=2.0)
+"""Where its cross-encoder's logit levels off (at 3 for a tuned cosine of .95, at 1 for .7), and
+the weight of the base's cosine; the README has the figures of others."""
 _CONTRASTS = Path(__file__).with_name("contrasts.tsv")
+_AT_ONCE = 256
 
 
-@dataclass(frozen=True)
 class Model:
-    """What a score is made of: the cross-encoder, the tuned encoder and the base."""
+    """What each part of a score says of pairs, read as it is when served."""
 
-    cross: CrossEncoder
-    encoder: TwinEncoder
-    words: Words
-    base: Base
+    def __init__(self, pairs: CombinedPairs) -> None:
+        self._pairs = pairs
 
-    def both_orders(self, pairs: Sequence[Pair]) -> Floats:
-        """Cross-encoder logits of shape (2, n): the pairs as given, and turned."""
-        given = [(pair.first, pair.second) for pair in pairs]
-        turned = [(second, first) for first, second in given]
-        return np.stack(
-            [predict(self.cross, self.words, each, _CROSS_WINDOW) for each in (given, turned)]
-        )
+    def parts(self, pairs: Sequence[Pair]) -> PairParts:
+        """Logits of shape (2, n), cosines of the base and of the tuned encoder of shape (n,)."""
+        order = sorted(range(len(pairs)), key=lambda i: len(pairs[i].first) + len(pairs[i].second))
+        found = [
+            self._pairs.parts(self._pairs.prepare([pairs[i][:2] for i in order[start:][:_AT_ONCE]]))
+            for start in range(0, len(order), _AT_ONCE)
+        ]
+        back = np.argsort(order)
 
-    def cosines(self, pairs: Sequence[Pair]) -> Floats:
-        """Of the base's vectors, shape (n,)."""
-        return self.base.cosines([pair[:2] for pair in pairs])
+        def whole(name: str) -> Floats:
+            rows = np.concatenate([getattr(each, name) for each in found], axis=-1)
+            return np.asarray(rows[..., back], np.float32)
 
-    def tuned(self, pairs: Sequence[Pair]) -> Floats:
-        """Cosines of the tuned encoder's vectors, shape (n,)."""
-        texts = [pair[:2] for pair in pairs]
-        return twin_cosines(self.encoder, self.words, texts, _TWIN_WINDOW)
-
-    def scores(self, combine: Combination, pairs: Sequence[Pair]) -> Floats:
-        """Logits as they are served, shape (n,)."""
-        return combine.logits(
-            self.both_orders(pairs), cosine=self.cosines(pairs), tuned=self.tuned(pairs)
-        )
+        return PairParts(whole("cross"), whole("cosine"), None, whole("tuned"))
 
 
-def calibrated(model: Model, dev: Sequence[Pair]) -> Combination:
+def scores(combine: Combination, parts: PairParts) -> Floats:
+    """Logits as they are served, shape (n,)."""
+    return combine.logits(parts.cross, cosine=parts.cosine, tuned=parts.tuned)
+
+
+def calibrated(parts: PairParts, labels: Sequence[float]) -> Combination:
     """Weights of the parts whose sum is the log-odds on the development part.
 
-    The base's cosine is none of them. Beside the others Quora's labels give it a weight below zero,
-    for they were drawn among questions that look alike; elsewhere that costs precision.
+    That of the base's cosine is given. Beside the others Quora's labelled pairs give it one below
+    zero, for they were drawn among questions that look alike; but among a cache's candidates,
+    the nearest earlier questions of a stream, it deserves one well above.
     """
-    level = Combination(ceiling=CEILING)
-    cross_part = level.capped(model.both_orders(dev).mean(axis=0))
-    parts = np.stack([cross_part, model.tuned(dev)], axis=1)
-    labels = np.array([pair.label for pair in dev])
-    (cross, tuned), bias = logistic_regression(parts, labels)
-    return replace(level, cross=cross, tuned=tuned, bias=bias, order="both_mean")
+    both, cosine, tuned = (np.asarray(part) for part in (parts.cross, parts.cosine, parts.tuned))
+    levelled = LEVELS.levelled(both.mean(axis=0), tuned)
+    known = LEVELS.cosine * cosine
+    (cross, weight), bias = logistic_regression(np.stack([levelled, tuned], axis=1), labels, known)
+    return replace(LEVELS, cross=cross, tuned=weight, bias=bias)
 
 
 def duplicate_figures(
@@ -85,14 +84,14 @@ def duplicate_figures(
     }
     figures: Figures = {}
     for name, pairs in sets.items():
-        labels = [pair.label for pair in pairs]
+        parts, labels = model.parts(pairs), [pair.label for pair in pairs]
         ways = {
-            f"{name}: cosine": model.cosines(pairs),
-            f"{name}: cosine of the tuned encoder": model.tuned(pairs),
-            name: model.scores(combine, pairs),
+            f"{name}: cosine": parts.cosine,
+            f"{name}: cosine of the tuned encoder": parts.tuned,
+            name: scores(combine, parts),
         }
-        for way, scores in ways.items():
-            figures[way] = _rounded(classification_figures(scores, labels))
+        for way, values in ways.items():
+            figures[way] = _rounded(classification_figures(np.asarray(values), labels))
     return figures | {
         "auc by kind of edit": _by_kind(model, combine, questions.adversaries),
         "auc by kind of near miss": _by_kind(model, combine, questions.written),
@@ -109,12 +108,12 @@ def thinned(pairs: Sequence[Pair], share: float) -> list[Pair]:
 
 def _by_kind(model: Model, combine: Combination, pairs: Sequence[Pair]) -> dict[str, float]:
     """AUC of all duplicates against the others of each kind."""
-    scores = model.scores(combine, pairs)
+    found = scores(combine, model.parts(pairs))
     labels = np.array([pair.label for pair in pairs])
     kinds = np.array([pair.kind for pair in pairs])
     others = sorted({pair.kind for pair in pairs if not pair.label})
     return {
-        kind: round(roc_auc(scores[chosen], labels[chosen]), 4)
+        kind: round(roc_auc(found[chosen], labels[chosen]), 4)
         for kind in others
         for chosen in [(kinds == kind) | (labels == 1)]
     }

@@ -1,8 +1,6 @@
-"""What the cross-encoder, the tuned encoder and the base alone say of texts and pairs."""
+"""What the base alone says of texts and pairs."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import torch
@@ -12,84 +10,10 @@ from funnel.models.batching import token_batches
 from funnel.models.encoder_networks import open_network
 from funnel.models.hardware import cpu_has_fast_bf16
 from funnel.models.source import ModelSource
-from recipes.bert import CrossEncoder, TwinEncoder
 
 Floats = NDArray[np.float32]
 Tokens = list[int]
-_BATCH, _AT_ONCE, _BUDGET = 64, 128, 4096
-
-
-@dataclass
-class Words:
-    """Word pieces of texts, kept: every text is met many times."""
-
-    tokenizer: Any
-    _known: dict[str, Tokens] = field(default_factory=dict)
-
-    def pieces(self, text: str, limit: int) -> Tokens:
-        """The first ``limit`` word pieces, without special tokens."""
-        if text not in self._known:
-            found = self.tokenizer(text, add_special_tokens=False, truncation=True, max_length=510)
-            self._known[text] = found["input_ids"]
-        return self._known[text][:limit]
-
-    def pair(self, first: str, second: str, window: int) -> tuple[Tokens, int]:
-        """``[CLS] first [SEP] second [SEP]`` and where the second segment starts."""
-        head = self.single(first, window)
-        return [*head, *self.single(second, window)[1:]], len(head)
-
-    def single(self, text: str, limit: int) -> Tokens:
-        """``[CLS] text [SEP]`` with at most ``limit`` word pieces of the text."""
-        pieces = self.pieces(text, limit)
-        return [self.tokenizer.cls_token_id, *pieces, self.tokenizer.sep_token_id]
-
-
-def padded(
-    rows: Sequence[Tokens], starts: Sequence[int]
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Ids, mask and segments of shape (rows, longest); segment 1 begins at ``starts``."""
-    longest = max(map(len, rows))
-    ids = torch.zeros(len(rows), longest, dtype=torch.long)
-    mask, segments = torch.zeros_like(ids), torch.zeros_like(ids)
-    for index, (row, start) in enumerate(zip(rows, starts, strict=True)):
-        ids[index, : len(row)] = torch.tensor(row)
-        mask[index, : len(row)] = 1
-        segments[index, start : len(row)] = 1
-    return ids, mask, segments
-
-
-@torch.no_grad()
-def predict(
-    network: CrossEncoder, words: Words, pairs: Sequence[tuple[str, str]], window: int
-) -> Floats:
-    """Logits of many pairs, shape (n,), in batches of similar length."""
-    cut = [words.pair(first, second, window) for first, second in pairs]
-    order = sorted(range(len(pairs)), key=lambda i: len(cut[i][0]))
-    scores = np.zeros(len(pairs), dtype=np.float32)
-    for start in range(0, len(order), _BATCH):
-        part = order[start : start + _BATCH]
-        rows, starts = zip(*(cut[i] for i in part), strict=True)
-        scores[part] = network(*padded(rows, starts)).numpy()
-    return scores
-
-
-@torch.no_grad()
-def twin_cosines(
-    network: TwinEncoder, words: Words, pairs: Sequence[tuple[str, str]], window: int
-) -> Floats:
-    """Cosines of many pairs, shape (n,); each text is read once."""
-    texts = sorted(
-        {text for pair in pairs for text in pair}, key=lambda text: len(words.pieces(text, window))
-    )
-    found = []
-    for start in range(0, len(texts), _AT_ONCE):
-        rows = [words.single(text, window) for text in texts[start : start + _AT_ONCE]]
-        ids, mask, _ = padded(rows, list(map(len, rows)))
-        found.append(network(ids, mask))
-    place = {text: i for i, text in enumerate(texts)}
-    vectors = torch.cat(found).numpy()
-    first, second = (vectors[[place[pair[side]] for pair in pairs]] for side in (0, 1))
-    return np.asarray((first * second).sum(1), dtype=np.float32)
+_BUDGET = 4096
 
 
 class Base:

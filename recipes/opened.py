@@ -1,15 +1,14 @@
-"""The base model, opened: its files, its words, its vectors; networks of its shape."""
+"""The base model, opened: its files, its tokenizer, its vectors."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
-from funnel.models.bert import bert_shape, read_config
 from funnel.models.source import EMBEDDED_ENCODER, locate
-from recipes.bert import CrossEncoder, TwinEncoder
-from recipes.network import Base, Words
+from recipes.network import Base
 
 
 @dataclass(frozen=True)
@@ -17,7 +16,7 @@ class Opened:
     """What every recipe starts from."""
 
     folder: Path
-    words: Words
+    tokenizer: Any
     base: Base
 
     @property
@@ -25,24 +24,19 @@ class Opened:
         """The base's own."""
         return self.folder / "model.safetensors"
 
-    def cross(self, weights: Mapping[str, Tensor]) -> CrossEncoder:
-        """A cross-encoder with these weights."""
-        return CrossEncoder(weights, **self._sizes())
-
-    def encoder(self, weights: Mapping[str, Tensor]) -> TwinEncoder:
-        """An encoder with these weights, under their long names."""
-        return TwinEncoder(weights, **self._sizes())
-
-    def _sizes(self) -> dict[str, int]:
-        shape = bert_shape(read_config(self.folder))
-        if shape is None:
-            raise SystemExit(f"{self.folder} is no plain BERT")
-        return {"layers": shape.layers, "heads": shape.heads}
-
 
 def open_base() -> Opened:
     """The base of the ``embedded`` extra."""
     from transformers import AutoTokenizer
 
     source = locate(EMBEDDED_ENCODER)
-    return Opened(source.folder, Words(AutoTokenizer.from_pretrained(source.folder)), Base(source))
+    return Opened(source.folder, AutoTokenizer.from_pretrained(source.folder), Base(source))
+
+
+def long_names(base: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """An encoder's weights under the names of ``BertForSequenceClassification``."""
+    return {
+        name if name.startswith("bert.") else f"bert.{name}": tensor
+        for name, tensor in base.items()
+        if not name.endswith("position_ids")
+    }

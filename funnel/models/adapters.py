@@ -34,8 +34,8 @@ if TYPE_CHECKING:
     FloatArray = NDArray[np.float32]
     Weights = Mapping[str, torch.Tensor]
 
-FORMAT = 5
-_READABLE = (1, 2, 3, 4, 5)
+FORMAT = 6
+_READABLE = (1, 2, 3, 4, 5, 6)
 SETTINGS_FILE = "adapter.json"
 WEIGHTS_FILE = "adapter.safetensors"
 CARD_FILE = "README.md"
@@ -60,8 +60,10 @@ class Combination:
     encoder. A weight of zero means that the part need not be computed at all. MaxSim's mean is
     weighted where the adapter has token weights.
 
-    With a ``ceiling`` the cross-encoder's logit enters as ``-log(1 + exp(ceiling - logit))``: far
-    below it as before, but above it adds nothing more.
+    With a ``ceiling`` the cross-encoder's logit enters as ``-log(1 + exp(c - logit))``, where c is
+    ``ceiling + slope * tuned_cos(a, b)``: far below c it counts as before, but above c it adds
+    nothing more. So similarities alone say how high a score may be at most; with a ``slope``, the
+    less the tuned encoder sees in common, the less a sure cross-encoder can make of it.
     """
 
     cross: float = 1.0
@@ -71,6 +73,7 @@ class Combination:
     bias: float = 0.0
     order: PairOrder = "given"
     ceiling: float | None = None
+    slope: float = 0.0
 
     @property
     def orders(self) -> int:
@@ -113,8 +116,10 @@ class Combination:
         """
         import numpy as np
 
-        ordered = None if cross is None else self._one_order(np.asarray(cross, dtype=np.float32))
-        parts = {"cross": ordered, "cosine": cosine, "maxsim": maxsim, "tuned": tuned}
+        levelled = None
+        if cross is not None:
+            levelled = self.levelled(self._one_order(np.asarray(cross, dtype=np.float32)), tuned)
+        parts = {"cross": levelled, "cosine": cosine, "maxsim": maxsim, "tuned": tuned}
         total: FloatArray | None = None
         for name, part in parts.items():
             weight = np.float32(getattr(self, name))
@@ -136,21 +141,42 @@ class Combination:
                 + ("(n,)" if expected == 1 else "(2, n)")
             )
         if self.order == "given":
-            return self.capped(cross)
-        return self.capped(cross.min(axis=0) if self.order == "both_min" else cross.mean(axis=0))
-
-    def capped(self, cross: Array) -> Array:
-        """Logits as they enter the score, of any shape."""
-        if self.ceiling is None:
             return cross
-        import numpy as np
+        lower: FloatArray = cross.min(axis=0) if self.order == "both_min" else cross.mean(axis=0)
+        return lower
 
-        level: Array = -np.logaddexp(cross.dtype.type(0), cross.dtype.type(self.ceiling) - cross)
-        return level
+    def ceilings(self, tuned: Array | None) -> "Array | float | None":
+        """Where the cross-encoder's logit levels off, by the tuned encoder's cosines.
+
+        Raises:
+            ModelError: it depends on them, and they are missing.
+        """
+        if self.ceiling is None or not self.slope:
+            return self.ceiling
+        if tuned is None:
+            raise ModelError("the ceiling depends on the tuned encoder's cosine, which is missing")
+        kind = tuned.dtype.type
+        ceilings: Array = kind(self.ceiling) + kind(self.slope) * tuned
+        return ceilings
+
+    def levelled(self, cross: Array, tuned: Array | None = None) -> Array:
+        """Logits as they enter the score; both of shape (n,)."""
+        ceilings = self.ceilings(tuned)
+        return cross if ceilings is None else level_off(cross, ceilings)
 
     def named(self) -> dict[str, Any]:
-        """Its fields, without a ceiling that there is not."""
-        return {name: value for name, value in asdict(self).items() if value is not None}
+        """Its fields, without a ceiling that there is not, or that has no slope."""
+        fields_ = {name: value for name, value in asdict(self).items() if value is not None}
+        return {name: value for name, value in fields_.items() if value or name != "slope"}
+
+
+def level_off(logits: Array, ceilings: "Array | float") -> Array:
+    """Logits as they are far below their ceilings (less these), and zero far above."""
+    import numpy as np
+
+    zero = logits.dtype.type(0)
+    levelled: Array = -np.logaddexp(zero, np.asarray(ceilings, logits.dtype) - logits)
+    return levelled
 
 
 @dataclass(frozen=True, slots=True)
@@ -369,7 +395,7 @@ def _combination(found: Mapping[str, Any]) -> Combination:
     if unknown := set(found) - known:
         raise ValueError(f"unknown parts of the combination: {sorted(unknown)}")
     combination = Combination(**found)
-    for name in ("cross", "cosine", "maxsim", "tuned", "bias"):
+    for name in ("cross", "cosine", "maxsim", "tuned", "bias", "slope"):
         value = getattr(combination, name)
         if isinstance(value, bool) or not isinstance(value, (int, float)):
             raise ValueError(f"{name} is {value!r}, expected a number")
@@ -379,6 +405,8 @@ def _combination(found: Mapping[str, Any]) -> Combination:
         raise ValueError(f"unknown order {combination.order!r}; known: {get_args(PairOrder)}")
     if combination.ceiling is not None and not math.isfinite(combination.ceiling):
         raise ValueError(f"ceiling is {combination.ceiling}, expected a finite number")
+    if combination.slope and (combination.ceiling is None or not combination.tuned):
+        raise ValueError("slope without a ceiling, or without the tuned encoder that it is of")
     return combination
 
 

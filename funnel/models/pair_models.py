@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import numpy as np
 
@@ -77,6 +77,18 @@ class PairItem:
     truncated: bool
     cosine: float | None = None
     needed: float = -math.inf
+
+
+class PairParts(NamedTuple):
+    """What a score is made of, for n pairs; None for what has no weight.
+
+    ``cross`` are logits, shape (n,) or (2, n) for both orders; the others similarities, (n,).
+    """
+
+    cross: "FloatArray | None"
+    cosine: "FloatArray | None"
+    maxsim: "FloatArray | None"
+    tuned: "FloatArray | None"
 
 
 class PairModel(Protocol):
@@ -328,6 +340,12 @@ class CombinedPairs:
         if read is not None:
             cross[..., possible] = read
         return list(np.where(possible, combined(cross, tuned=known), np.float32(-np.inf)))
+
+    def parts(self, items: Sequence[PairItem]) -> PairParts:
+        """What each part of the score says, before they are weighed."""
+        cosine, similarity = self._similarities(items)
+        tuned = self._tuned_cosines([item.pair for item in items])
+        return PairParts(self._cross(items), cosine, similarity, tuned())
 
     def _sure(self, count: int) -> "FloatArray":
         """What a cross-encoder would say that is as sure as can be."""

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from funnel.models.adapters import Adapter, BaseModel, Combination
+from funnel.models.adapters import Adapter, BaseModel, Combination, level_off
 
 if TYPE_CHECKING:
     from funnel.models.adapters import Weights
@@ -22,6 +22,29 @@ Texts = tuple[str, str]
 Floats = NDArray[np.float64]
 _RIDGE = 1e-3
 _LONGEST_STEP = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class FixedPart:
+    """What of n pairs' scores is not trained, both of shape (n,).
+
+    ``offsets`` are added to the logits; these level off at ``ceilings``, if there are any.
+    """
+
+    weight: float
+    offsets: Floats
+    ceilings: Floats | None = None
+
+    def scores(self, cross: Floats) -> Floats:
+        """The scores as they will be served, shape (n,), from the cross-encoder's logits."""
+        levelled = cross if self.ceilings is None else level_off(cross, self.ceilings)
+        return np.asarray(self.weight * levelled + self.offsets)
+
+    def labels(self, targets: Sequence[float]) -> list[list[float]]:
+        """``[target, offset]`` or ``[target, offset, ceiling]`` for each pair."""
+        columns = [np.asarray(targets, np.float64), self.offsets]
+        columns += [] if self.ceilings is None else [self.ceilings]
+        return [[float(value) for value in row] for row in zip(*columns, strict=True)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,17 +65,34 @@ class DensePart:
         """What the cross-encoder's logit is multiplied by."""
         return self.combine.cross
 
-    @property
-    def ceiling(self) -> float | None:
-        """Where the cross-encoder's logit levels off, if it does."""
-        return self.combine.ceiling
-
     def uncapped(self) -> "DensePart":
-        """The same with a cross-encoder that may add as much as it takes away."""
-        return replace(self, combine=replace(self.combine, ceiling=None))
+        """The same with a cross-encoder that may add as much as it takes away.
 
-    def offsets(self, texts: Sequence[Texts]) -> Floats:
-        """The part of each score that is not trained, shape (n,)."""
+        Far below its ceiling a score stays what it is.
+        """
+        old = self.combine
+        if old.ceiling is None:
+            return self
+        bias = old.bias - old.cross * old.ceiling
+        tuned = old.tuned - old.cross * old.slope
+        free = replace(old, ceiling=None, slope=0.0, tuned=tuned, bias=bias)
+        return replace(self, combine=free)
+
+    def of(self, texts: Sequence[Texts]) -> FixedPart:
+        """The part of each pair's score that is not trained."""
+        return FixedPart(self.weight, self._offsets(texts), self._ceilings(texts))
+
+    def _ceilings(self, texts: Sequence[Texts]) -> Floats | None:
+        ceilings = self.combine.ceilings(self._tuned(texts))
+        return None if ceilings is None else np.broadcast_to(ceilings, (len(texts),))
+
+    def _tuned(self, texts: Sequence[Texts]) -> Floats | None:
+        """The tuned encoder's cosines, if the ceiling depends on them."""
+        return (
+            self._logits(Combination(cross=0.0, tuned=1.0), texts) if self.combine.slope else None
+        )
+
+    def _offsets(self, texts: Sequence[Texts]) -> Floats:
         fixed = replace(self.combine, cross=0.0)
         if not (fixed.cosine or fixed.maxsim or fixed.tuned):
             return np.full(len(texts), fixed.bias)
@@ -74,7 +114,9 @@ class DensePart:
         nothing = Combination(cross=0.0)
         columns = [self._logits(_reweighted(nothing, {name: 1.0}), texts) for name in names]
         start = np.array([getattr(old, name) for name in (*names, "bias")])
-        known = np.zeros(len(texts)) if cross is None else old.cross * old.capped(cross)
+        known = np.zeros(len(texts))
+        if cross is not None:
+            known = old.cross * old.levelled(cross, self._tuned(texts))
         weights = logistic_weights(np.stack(columns, axis=1), np.asarray(targets), start, known)
         fitted = dict(zip((*names, "bias"), weights, strict=True))
         return replace(self, combine=_reweighted(old, fitted))

@@ -15,15 +15,13 @@ def pair_loss(
     *,
     scale: ScoreScale,
     residual_weight: float | None,
-    ceiling: float | None = None,
 ) -> "nn.Module":
     """Binary cross-entropy on labels, or mean squared error on a teacher's scores.
 
     With ``scale="probability"`` the squared error is taken after a sigmoid. ``residual_weight``
-    is None for a plain cross-encoder; otherwise labels are ``[target, offset]`` and the loss is
-    taken on ``residual_weight × logit + offset``, the score that will be
-    served (of a base that scores both orders: in the order that is trained). With ``ceiling`` the
-    logit levels off there, as in :class:`funnel.models.adapters.Combination`.
+    is None for a plain cross-encoder; otherwise labels are those of
+    :class:`funnel.training.dense.FixedPart`, and the loss is taken on the score that will be
+    served (of a base that scores both orders: in the order that is trained).
     """
     from sentence_transformers.cross_encoder.losses import BinaryCrossEntropyLoss, MSELoss
     from torch import nn
@@ -31,7 +29,7 @@ def pair_loss(
     activation = nn.Sigmoid() if loss == "mse" and scale == "probability" else nn.Identity()
     if residual_weight is not None:
         criterion = nn.BCEWithLogitsLoss() if loss == "bce" else nn.MSELoss()
-        return _residual_loss(model, criterion, activation, residual_weight, ceiling)
+        return _residual_loss(model, criterion, activation, residual_weight)
     if loss == "bce":
         return BinaryCrossEntropyLoss(model)
     return MSELoss(model, activation_fn=activation)
@@ -42,7 +40,6 @@ def _residual_loss(
     criterion: "nn.Module",
     activation: "nn.Module",
     weight: float,
-    ceiling: float | None,
 ) -> "nn.Module":
     import torch
     from sentence_transformers.util import batch_to_device
@@ -62,14 +59,14 @@ def _residual_loss(
             prompt: str | None = None,
             task: str | None = None,
         ) -> torch.Tensor:
-            """Mean loss of a batch; each label is a tensor ``[target, offset]``."""
-            targets, offsets = torch.stack(list(labels)).float().unbind(dim=1)
+            """Mean loss of a batch; each label is ``[target, offset]``, perhaps a ceiling too."""
+            targets, offsets, *ceilings = torch.stack(list(labels)).float().unbind(dim=1)
             pairs = list(zip(*inputs, strict=True))
             features = batch_to_device(
                 self.model.preprocess(pairs, prompt=prompt, task=task), self.model.device
             )
             logits = self.model(features)["scores"].view(-1).float()
-            if ceiling is not None:
+            for ceiling in ceilings:
                 logits = -nn.functional.softplus(ceiling - logits)
             loss: torch.Tensor = criterion(activation(weight * logits + offsets), targets)
             return loss

@@ -235,10 +235,7 @@ def _job(
     task: PairTask,
 ) -> Job:
     weight = student.dense.weight if student.dense else None
-    ceiling = student.dense.ceiling if student.dense else None
-    loss = pair_loss(
-        student.model, task.loss, scale=task.scale, residual_weight=weight, ceiling=ceiling
-    )
+    loss = pair_loss(student.model, task.loss, scale=task.scale, residual_weight=weight)
     figures = _figures(student, dev, task) if dev else None
     primary = "auc" if task.loss == "bce" else "spearman"
     return Job(student.model, loss, _columns(student, train, task), figures, primary)
@@ -250,8 +247,7 @@ def _columns(
     texts = [(pair.query, pair.document) for pair in train]
     labels: list[object] = [pair.score for pair in train]
     if student.dense is not None:
-        offsets = student.dense.offsets(texts)
-        labels = [[pair.score, float(o)] for pair, o in zip(train, offsets, strict=True)]
+        labels = [*student.dense.of(texts).labels([pair.score for pair in train])]
     if task.symmetric:
         texts, labels = texts + [(second, first) for first, second in texts], labels * 2
     return {
@@ -266,10 +262,10 @@ def _figures(
 ) -> Callable[[], Mapping[str, float]]:
     texts = [(pair.query, pair.document) for pair in dev]
     wanted = np.array([pair.score for pair in dev])
-    offsets = student.dense.offsets(texts) if student.dense else None
+    fixed = student.dense.of(texts) if student.dense else None
 
     def measure() -> Mapping[str, float]:
-        return _measured(check_scores(student.scores(texts, offsets)), wanted, task)
+        return _measured(check_scores(student.scores(texts, fixed)), wanted, task)
 
     return measure
 

@@ -14,7 +14,7 @@ from funnel.log import get_logger
 from funnel.models.adapters import Adapter, BaseModel, Combination, PairOrder, read_adapter
 from funnel.models.quiet import quiet_loading
 from funnel.models.source import EMBEDDED_ENCODER, ModelSource, locate, sha256
-from funnel.training.dense import DensePart
+from funnel.training.dense import DensePart, FixedPart
 from funnel.training.devices import Hardware
 from funnel.training.loop import seed_everything
 
@@ -55,12 +55,10 @@ class CrossStudent:
         """Which orders of a pair its score is made of when served."""
         return self.dense.combine.order if self.dense else "given"
 
-    def scores(self, texts: Sequence[Texts], offsets: Floats | None) -> Floats:
-        """The score as it will be served, shape (n,); ``offsets`` is its fixed part."""
+    def scores(self, texts: Sequence[Texts], fixed: FixedPart | None) -> Floats:
+        """The score as it will be served, shape (n,); ``fixed`` is what it has beside the logit."""
         cross = self.cross_logits(texts)
-        if self.dense is None or offsets is None:
-            return cross
-        return np.asarray(self.dense.weight * self.dense.combine.capped(cross) + offsets)
+        return cross if fixed is None else fixed.scores(cross)
 
     def cross_logits(self, texts: Sequence[Texts]) -> Floats:
         """The cross-encoder's part of the score, shape (n,), in the orders that it is served."""

@@ -192,11 +192,14 @@ def test_damaged_weights_are_refused(tuned: tuple[Any, Any, Adapter], tmp_path: 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"format": 6}, "reads formats 1 to 5"),
+        ({"format": 7}, "reads formats 1 to 6"),
         ({"combine": {"cross": 1.0, "colbert": 2.0}}, "unknown parts of the combination"),
         ({"combine": {"order": "sideways"}}, "unknown order 'sideways'"),
         ({"combine": {"ceiling": float("nan")}}, "ceiling is nan, expected a finite number"),
         ({"combine": {"ceiling": "high"}}, "cannot be used"),
+        ({"combine": {"ceiling": 1.0, "slope": float("nan")}}, "slope is nan, expected a finite"),
+        ({"combine": {"slope": 2.0, "tuned": 1.0}}, "slope without a ceiling"),
+        ({"combine": {"slope": 2.0, "ceiling": 1.0}}, "without the tuned encoder"),
         ({"combine": {"cross": "x"}}, "cross is 'x', expected a number"),
         ({"combine": {"bias": float("inf")}}, "bias is inf, expected a finite number"),
         ({"max_tokens": 0}, "max_tokens is 0, expected at least 1"),
@@ -300,6 +303,37 @@ def test_a_ceiling_levels_the_logit_off() -> None:
     np.testing.assert_allclose(both, found, atol=1e-5)
     assert "ceiling" not in Combination().named()
     assert levelled.named()["ceiling"] == 1.0
+
+
+def test_a_ceiling_rises_with_what_the_tuned_encoder_sees() -> None:
+    """Each pair has its own; a level one is the same as none that rises, and keeps its revision."""
+    tuned = np.array([0.2, 0.9], dtype=np.float32)
+    sloping = Combination(cross=2.0, tuned=3.0, ceiling=-4.0, slope=10.0)
+    found = sloping.logits(np.array([30.0, -30.0], dtype=np.float32), tuned=tuned)
+    np.testing.assert_allclose(found, [0.6, 2.7 + 2 * (-30.0 - 5.0)], rtol=1e-5)
+    assert found.dtype == np.float32
+    assert sloping.named()["slope"] == 10.0
+    assert "slope" not in replace(sloping, slope=0.0).named()
+    with pytest.raises(ModelError, match="the tuned encoder's cosine, which is missing"):
+        sloping.logits(tuned)
+
+
+@given(
+    arrays(np.float32, 8, elements=st.floats(-30, 30, width=32)),
+    arrays(np.float32, 8, elements=st.floats(-1, 1, width=32)),
+    st.floats(-10, 10),
+    st.floats(-10, 10),
+)
+def test_no_logit_lifts_a_score_above_what_encoders_say(
+    logits: Any, tuned: Any, ceiling: float, slope: float
+) -> None:
+    """So what they rule out need not be read; and the surer the logit, the higher the score."""
+    combine = Combination(cross=0.9, tuned=7.5, ceiling=ceiling, slope=slope)
+    most = combine.logits(np.full(8, np.inf, np.float32), tuned=tuned)
+    np.testing.assert_allclose(most, np.float32(7.5) * tuned, atol=1e-5)
+    scores = combine.logits(logits, tuned=tuned)
+    assert (scores <= most + 1e-5).all()
+    assert (combine.logits(logits + 1, tuned=tuned) >= scores).all()
 
 
 def test_missing_part_is_an_error() -> None:

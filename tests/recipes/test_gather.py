@@ -25,7 +25,6 @@ from recipes.gather import (  # noqa: E402
     number_everything,
     rows_there,
 )
-from recipes.network import Words  # noqa: E402
 from recipes.opened import Opened  # noqa: E402
 from recipes.pairs import Pair, fold  # noqa: E402
 from recipes.questions import read_questions  # noqa: E402
@@ -56,8 +55,8 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def opened(data: Path) -> Opened:
     folder = tiny_bert(data / "bert")
-    words = Words(transformers.AutoTokenizer.from_pretrained(folder))
-    return Opened(folder, words, cast("Base", UnlikeBase()))
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    return Opened(folder, tokenizer, cast("Base", UnlikeBase()))
 
 
 @pytest.fixture(scope="module")
@@ -84,7 +83,7 @@ def test_it_reads_back_what_was_gathered(
         assert [prepared.kinds[kind] for kind in part.kinds] == [pair.kind for pair in pairs]
         np.testing.assert_allclose(part.labels, [pair.label for pair in pairs], atol=1e-3)
         start, size = starts[part.second[0]], prepared.sizes[part.second[0]]
-        pieces = opened.words.pieces(pairs[0].second, 60)
+        pieces = opened.tokenizer(pairs[0].second, add_special_tokens=False)["input_ids"]
         rows = prepared.flat[start : start + size].astype(int)
         found = small["embeddings.word_embeddings.weight"][rows].float()
         np.testing.assert_allclose(found.numpy(), table[pieces].numpy(), atol=1e-3)
@@ -130,7 +129,7 @@ def test_held_out_pairs_are_barred_however_they_are_spelt(
     met = next(p for p in train if p.kind == "real" and {fold(t) for t in p[:2]} <= pool.keys())
     shouted = met._replace(first=met.first.upper(), second=f"{met.second}?!")
     few = {**{name: [] for name in parts}, "train": train, "shared": [shouted]}
-    numbered, _ = number_everything({**few, "test": parts["test"]}, ["x"], opened.words.tokenizer)
+    numbered, _ = number_everything({**few, "test": parts["test"]}, ["x"], opened.tokenizer)
     numbers: dict[str, int] = {}
     for pair, *sides in zip(train, numbered.train.first, numbered.train.second, strict=True):
         numbers |= dict(zip(pair[:2], sides, strict=True))

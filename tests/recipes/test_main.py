@@ -13,15 +13,14 @@ pytest.importorskip("transformers")
 from safetensors.torch import load_file  # noqa: E402
 
 from recipes import __main__ as command  # noqa: E402
-from recipes.bert import long_names  # noqa: E402
 from recipes.distil.prepared import FILE  # noqa: E402
 from recipes.distil.run import CROSS_FILE, ENCODER_FILE  # noqa: E402
 from recipes.distil.weights import save_difference  # noqa: E402
-from recipes.opened import Opened  # noqa: E402
+from recipes.opened import Opened, long_names  # noqa: E402
 from tests.training.tiny import tiny_bert  # noqa: E402
 
 if TYPE_CHECKING:
-    from recipes.network import Base, Words
+    from recipes.network import Base
 
 ALL = ["prepare", "students", "duplicate", "calibrator", "relevance"]
 
@@ -95,7 +94,7 @@ def test_a_student_is_its_base_and_what_it_learnt(tmp_path: Path) -> None:
     name = "encoder.layer.0.output.dense.bias"
     tuned = {f"bert.{name}": base[name] + 0.5, "classifier.bias": torch.ones(1)}
     save_difference(tuned, base, tmp_path / CROSS_FILE)
-    opened = Opened(folder, cast("Words", None), cast("Base", None))
+    opened = Opened(folder, None, cast("Base", None))
     whole = command.learnt(opened, tmp_path / CROSS_FILE)
     half = command.learnt(opened, tmp_path / CROSS_FILE, 0.5)
     assert whole.keys() == {*long_names(base), "classifier.bias"}

@@ -13,7 +13,14 @@ from transformers import AutoTokenizer, BertForPreTraining
 
 from funnel.errors import ConfigError, TrainingStopped
 from funnel.models import CrossEncoderScorer
-from funnel.models.adapters import Adapter, BaseModel, Combination, read_adapter, save_adapter
+from funnel.models.adapters import (
+    ENCODER,
+    Adapter,
+    BaseModel,
+    Combination,
+    read_adapter,
+    save_adapter,
+)
 from funnel.models.bert import read_weights
 from funnel.models.low_rank import four_bit_part, quantised_difference
 from funnel.models.source import sha256
@@ -51,7 +58,8 @@ def logits(model: Path) -> Any:
 def four_bits(tmp_path: Path, tiny_bi: str, request: pytest.FixtureRequest) -> Path:
     """An adapter that changes every matrix in all directions, scored in both orders.
 
-    A parameter is the ceiling of its cross-encoder's logit.
+    A parameter is the ceiling of its cross-encoder's logit, and how it rises with what the
+    adapter's own encoder sees.
     """
     import torch
 
@@ -69,12 +77,14 @@ def four_bits(tmp_path: Path, tiny_bi: str, request: pytest.FixtureRequest) -> P
         if ".layer." in name
     }
     digest = sha256(Path(tiny_bi) / "model.safetensors")
-    adapter = Adapter(
-        "full", BaseModel(tiny_bi, digest), 1, 1.0, 64,
-        quantised_difference(base, {**tuned, **head}), Combination(
-            cosine=1.0, order="both_mean", ceiling=getattr(request, "param", None)
-        ),
-    )  # fmt: skip
+    ceiling, slope = getattr(request, "param", (None, 0.0))
+    combine = Combination(cosine=1.0, order="both_mean", ceiling=ceiling, slope=slope)
+    tensors = dict(quantised_difference(base, {**tuned, **head}))
+    if slope:
+        combine = replace(combine, tuned=2.0)
+        own = quantised_difference(base, tuned)
+        tensors |= {ENCODER + name: each for name, each in own.items()}
+    adapter = Adapter("full", BaseModel(tiny_bi, digest), 1, 1.0, 64, tensors, combine)
     save_adapter(tmp_path / "full", adapter, card="")
     return tmp_path / "full"
 
@@ -109,11 +119,12 @@ def test_what_is_learnt_lies_on_top(
 
 
 @pytest.mark.parametrize(
-    ("four_bits", "train", "ceiling"),
+    ("four_bits", "train", "kept"),
     [
-        (None, train_duplicate, None),
-        (0.5, train_duplicate, 0.5),
-        (0.5, train_cross_encoder, None),  # it has to raise the documents that answer
+        ((None, 0.0), train_duplicate, (None, 0.0)),
+        ((0.5, 0.0), train_duplicate, (0.5, 0.0)),
+        ((0.5, 3.0), train_duplicate, (0.5, 3.0)),
+        ((0.5, 3.0), train_cross_encoder, (None, 0.0)),  # it has to raise documents that answer
     ],
     indirect=["four_bits"],
 )
@@ -121,7 +132,7 @@ def test_before_is_the_base_as_it_was(
     tmp_path: Path,
     four_bits: Path,
     train: Callable[..., TrainReport],
-    ceiling: float | None,
+    kept: tuple[float | None, float],
     pairs: Pairs,
     quick: TrainSettings,
 ) -> None:
@@ -137,7 +148,8 @@ def test_before_is_the_base_as_it_was(
         own = scorer.score([(pair.query, pair.document) for pair in dev])
         expected = log_loss(own, [pair.score for pair in dev])
         assert said["log_loss"] == pytest.approx(expected, abs=1e-3)
-    assert read_adapter(output).combine.ceiling == ceiling
+    combine = read_adapter(output).combine
+    assert (combine.ceiling, combine.slope) == kept
 
 
 @pytest.mark.parametrize(

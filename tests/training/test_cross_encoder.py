@@ -258,7 +258,7 @@ def test_a_residual_starts_from_what_the_base_knows(
     texts = [(pair.query, pair.document) for pair in matching]
     assert again.dense is not None
     assert np.allclose(
-        again.scores(texts, again.dense.offsets(texts)), scores(output, matching), atol=5e-2
+        again.scores(texts, again.dense.of(texts)), scores(output, matching), atol=5e-2
     )
 
 

@@ -8,7 +8,7 @@ from sklearn.linear_model import LogisticRegression
 
 from funnel.models.adapters import BaseModel, Combination
 from funnel.models.source import locate, sha256
-from funnel.training.dense import DensePart, logistic_weights
+from funnel.training.dense import DensePart, FixedPart, logistic_weights
 
 
 @settings(max_examples=25, deadline=None)
@@ -54,9 +54,34 @@ def test_parts_that_an_adapter_does_without_stay_out(tiny_bi: str) -> None:
     texts = [("find alpha", "about alpha"), ("find alpha", "about kappa")] * 10
     part = DensePart(Combination(cosine=3.0), base, source, 64)
     bare = DensePart(Combination(bias=0.5), base, source, 64)
-    assert bare.offsets(texts) == pytest.approx([0.5] * 20)
+    assert bare.of(texts).offsets == pytest.approx([0.5] * 20)
     assert part.fitted(texts, [1.0, 0.0] * 10, None).combine.maxsim == 0.0
     both = DensePart(Combination(), base, source, 64).fitted(texts, [1.0, 0.0] * 10, None)
     assert both.combine.cosine and both.combine.maxsim
-    up, down = both.offsets(texts[:2])
+    up, down = both.of(texts[:2]).offsets
     assert up > 0 > down
+
+
+def test_labels_carry_what_the_loss_needs() -> None:
+    """The target, what is added to the logit, and where it levels off if it does."""
+    free = FixedPart(2.0, np.array([0.5, -0.5]))
+    assert free.labels([1.0, 0.0]) == [[1.0, 0.5], [0.0, -0.5]]
+    assert free.scores(np.array([3.0, 3.0])) == pytest.approx([6.5, 5.5])
+    capped = FixedPart(2.0, np.array([0.5, -0.5]), np.array([30.0, -30.0]))
+    assert capped.labels([1.0, 0.0]) == [[1.0, 0.5, 30.0], [0.0, -0.5, -30.0]]
+    assert capped.scores(np.array([3.0, 3.0])) == pytest.approx([0.5 - 54.0, -0.5])
+
+
+@pytest.mark.parametrize("slope", [0.0, 5.0])
+def test_lifting_a_ceiling_leaves_what_is_far_below_it(tiny_bi: str, slope: float) -> None:
+    """Scores of pairs that the cross-encoder refuses do not move; others may rise."""
+    combine = Combination(cross=2.0, tuned=3.0, bias=1.0, ceiling=-1.0, slope=slope)
+    source = locate(tiny_bi)
+    free = DensePart(combine, BaseModel(tiny_bi, ""), source, 64).uncapped().combine
+    tuned = np.array([0.1, 0.9], np.float32)
+    refused, sure = np.full(2, -40.0, np.float32), np.full(2, 40.0, np.float32)
+    assert free.ceiling is None and free.slope == 0.0
+    np.testing.assert_allclose(
+        free.logits(refused, tuned=tuned), combine.logits(refused, tuned=tuned), rtol=1e-5
+    )
+    assert (free.logits(sure, tuned=tuned) > combine.logits(sure, tuned=tuned) + 10).all()
