@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
@@ -24,6 +24,7 @@ from funnel.cache.replay import earlier_neighbours
 from funnel.cache.replay_log import Asked, LabelledPair
 from funnel.cache.settings import GuardSettings
 from funnel.cache.words import take_apart
+from funnel.errors import InputError
 from funnel.models.base import Encoder, Scorer
 
 if TYPE_CHECKING:
@@ -41,13 +42,14 @@ class CalibrationReport:
     """A calibrator and what the data can and cannot support.
 
     ``wanted`` is the certificate for the target that was asked for, None if it is out of reach;
-    ``explanation`` says so in one sentence.
+    ``explanation`` says so in one sentence. ``left_out`` pairs were no evidence of their own.
     """
 
     calibrator: Calibrator
     target: float
     wanted: Certificate | None
     explanation: str
+    left_out: int = 0
 
 
 class CalibrationRun:
@@ -75,7 +77,18 @@ class CalibrationRun:
         prevalence: float | None = None,
         source: str = "",
     ) -> CalibrationReport:
-        """Score the pairs and certify thresholds for the target and for a grid of others."""
+        """Score the pairs and certify thresholds for the target and for a grid of others.
+
+        Raises:
+            InputError: all pairs are duplicates, or none is.
+        """
+        evidence = _evidence(pairs)
+        report = self._run_pairs(evidence, target, prevalence, source)
+        return replace(report, left_out=len(pairs) - len(evidence))
+
+    def _run_pairs(
+        self, pairs: Sequence[LabelledPair], target: float, prevalence: float | None, source: str
+    ) -> CalibrationReport:
         cosines = self._cosines(pairs)
         scores = self._scores(pairs, cosines)
         labels = np.array([pair.duplicate for pair in pairs])
@@ -183,6 +196,28 @@ class CalibrationRun:
             made=datetime.now(UTC).date().isoformat(),
             points=tuple(_point(one) for one in found if one is not None),
         )
+
+
+def _evidence(pairs: Sequence[LabelledPair]) -> list[LabelledPair]:
+    """The pairs that a certificate may count: each once, in whatever order of its texts.
+
+    The bound takes pairs for independent, and a text beside itself is an exact hit, about which
+    the verifier is never asked.
+    """
+    distinct = {
+        (frozenset((pair.first, pair.second)), pair.duplicate): pair
+        for pair in reversed(pairs)
+        if pair.first != pair.second
+    }
+    evidence = list(reversed(distinct.values()))
+    duplicates = sum(pair.duplicate for pair in evidence)
+    if duplicates in (0, len(evidence)):
+        found = "none is a duplicate" if duplicates == 0 else "all are duplicates"
+        raise InputError(
+            f"got {len(evidence)} distinct pairs, of which {found}; expected both: a threshold "
+            "lies between duplicates and near misses, which look alike and ask something else"
+        )
+    return evidence
 
 
 def _best_of_each(

@@ -126,8 +126,9 @@ def show_calibration(
     ]
     headings = ("target", "threshold", "accepted", "wrong", "at least", "recognised")
     console.print(_table("certified thresholds", headings, rows))
+    left_out = f" ({report.left_out} repeated ones left out)" if report.left_out else ""
     console.print(
-        Text(f"{report.calibrator.pairs} pairs, cosine floor {report.calibrator.floor:.2f}")
+        Text(f"{report.calibrator.pairs} pairs{left_out}, floor {report.calibrator.floor:.2f}")
     )
     console.print(Text(report.explanation), style="green" if report.wanted else "yellow")
     if written:

@@ -116,7 +116,11 @@ def calibrate(
         report.calibrator.save(out)
     if json_out:
         plain = report.calibrator.model_dump(mode="json")
-        said = {"target": report.target, "met": report.wanted is not None}
+        said = {
+            "target": report.target,
+            "met": report.wanted is not None,
+            "left_out": report.left_out,
+        }
         typer.echo(json.dumps({**plain, **said, "file": str(out) if written else None}))
     else:
         show_calibration(report, out, Console(), written=written)

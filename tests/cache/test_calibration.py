@@ -18,6 +18,7 @@ from funnel.cache.matcher import threshold_for
 from funnel.cache.replay_log import LabelledPair
 from funnel.cache.settings import CacheSettings, GuardSettings
 from funnel.cache.store_memory import MemoryStore
+from funnel.errors import InputError
 from funnel.models.pool import ModelPool
 from tests.cache import world
 from tests.cache.world import TopicEncoder, TopicScorer, World
@@ -101,7 +102,7 @@ def test_too_little_data_certifies_nothing() -> None:
 @pytest.mark.parametrize(
     ("duplicates", "others", "prevalence", "said"),
     [
-        (300, 0, None, "takes 437 accepted pairs without an error, and it has 300 duplicates"),
+        (300, 1, None, "takes 437 accepted pairs without an error, and it has 300 duplicates"),
         (400, 20, 0.3, "its 400 duplicates and 20 other pairs are too few"),
         (600, 600, None, "of the 1200 best-scored pairs 600 are labelled as no duplicates"),
     ],
@@ -120,6 +121,26 @@ def test_what_is_lacking_is_told(
     )
     assert report.wanted is None
     assert said in report.explanation
+
+
+def test_a_pair_counts_once() -> None:
+    """Many copies of one pair are one piece of evidence; a text beside itself is none."""
+    pair = LabelledPair("a about cats", "b about cats", True)
+    near = [LabelledPair(f"c{_letters(n)} about cats", "d about dogs", False) for n in range(3)]
+    turned = LabelledPair(pair.second, pair.first, True)
+    same = LabelledPair("e about cats", "e about cats", True)
+    run = CalibrationRun(TopicEncoder(), TopicScorer(), GuardSettings())
+    report = run.run([*[pair] * 600, *[turned] * 600, *[same] * 600, *near], 0.9)
+    assert (report.calibrator.pairs, report.calibrator.duplicates) == (4, 1)
+    assert (report.wanted, report.left_out) == (None, 1799)
+
+
+@pytest.mark.parametrize(("label", "said"), [(True, "all are duplicates"), (False, "none is a")])
+def test_one_class_is_refused(label: bool, said: str) -> None:
+    """A threshold between duplicates and others needs both."""
+    pairs = [LabelledPair(f"a{_letters(n)} about cats", "b about cats", label) for n in range(500)]
+    with pytest.raises(InputError, match=f"got 500 distinct pairs, of which {said}"):
+        CalibrationRun(TopicEncoder(), TopicScorer(), GuardSettings()).run(pairs, 0.9)
 
 
 def test_noise_certifies_nothing() -> None:
