@@ -1,7 +1,7 @@
 """What the duplicate card reports: the model beside the cosine, on pairs it was not trained on."""
 
 import csv
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from funnel.models.adapters import Combination
+from funnel.models.base import TextPair
 from funnel.models.pair_models import CombinedPairs, PairParts
 from funnel.training.figures import classification_figures, roc_auc
 from recipes.logistic import logistic_regression
@@ -28,25 +29,26 @@ _AT_ONCE = 256
 
 
 class Model:
-    """What each part of a score says of pairs, read as it is when served."""
+    """What each part of a score says of pairs, read as it is when served; each pair once."""
 
     def __init__(self, pairs: CombinedPairs) -> None:
         self._pairs = pairs
+        self._known: dict[TextPair, Floats] = {}
 
     def parts(self, pairs: Sequence[Pair]) -> PairParts:
         """Logits of shape (2, n), cosines of the base and of the tuned encoder of shape (n,)."""
-        order = sorted(range(len(pairs)), key=lambda i: len(pairs[i].first) + len(pairs[i].second))
-        found = [
-            self._pairs.parts(self._pairs.prepare([pairs[i][:2] for i in order[start:][:_AT_ONCE]]))
-            for start in range(0, len(order), _AT_ONCE)
-        ]
-        back = np.argsort(order)
+        self._read({pair[:2] for pair in pairs} - self._known.keys())
+        first, second, cosine, tuned = np.stack([self._known[pair[:2]] for pair in pairs], axis=1)
+        return PairParts(np.stack([first, second]), cosine, None, tuned)
 
-        def whole(name: str) -> Floats:
-            rows = np.concatenate([getattr(each, name) for each in found], axis=-1)
-            return np.asarray(rows[..., back], np.float32)
-
-        return PairParts(whole("cross"), whole("cosine"), None, whole("tuned"))
+    def _read(self, new: Iterable[TextPair]) -> None:
+        in_order = sorted(new, key=lambda pair: (len(pair[0]) + len(pair[1]), pair))
+        for start in range(0, len(in_order), _AT_ONCE):
+            some = in_order[start:][:_AT_ONCE]
+            parts = self._pairs.parts(self._pairs.prepare(some))
+            both, cosine, tuned = map(np.asarray, (parts.cross, parts.cosine, parts.tuned))
+            rows = np.stack([*both, cosine, tuned], axis=1)
+            self._known |= dict(zip(some, rows.astype(np.float32), strict=True))
 
 
 def scores(combine: Combination, parts: PairParts) -> Floats:
