@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
@@ -19,6 +19,7 @@ from funnel.cache.calibration import (
 from funnel.cache.calibrator import Calibrator, CertifiedPoint
 from funnel.cache.decision import Candidate, Policy, Verdict, screen, to_score
 from funnel.cache.guards import VERSION, Margins
+from funnel.cache.language import language_of
 from funnel.cache.pair_scores import PairScores, Progress
 from funnel.cache.replay import earlier_neighbours
 from funnel.cache.replay_log import Asked, LabelledPair
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
 
 TARGETS = (0.90, 0.95, 0.97, 0.98, 0.985, 0.99, 0.995)
 _RARE_SCRIPT = 0.01
+_OTHER_LANGUAGES = 0.01  # of English pairs at most this share may be evidently others
+_ENGLISH = 0.25  # and so many show English words; a language that we do not know shows none
 _SPARED = 0.005  # of the pairs that the verifier would believe, the floor may lose this share
 _NO_FLOOR = -1.0
 _LOWEST = 0.5  # what is farther off than this in a log is not even scored
@@ -188,6 +191,7 @@ class CalibrationRun:
             guards_version=VERSION,
             margins=self._policy.margins,
             scripts=_scripts(pairs),
+            languages=_languages(pairs),
             confidence=CONFIDENCE,
             prevalence=prevalence,
             pairs=len(pairs),
@@ -265,6 +269,14 @@ def _scripts(pairs: Sequence[LabelledPair]) -> tuple[str, ...]:
     """Scripts in which at least one pair in a hundred is written."""
     counts = Counter(s for pair in pairs for s in take_apart(pair.first).scripts)
     return tuple(sorted(s for s, count in counts.items() if count >= _RARE_SCRIPT * len(pairs)))
+
+
+def _languages(pairs: Sequence[LabelledPair]) -> tuple[Literal["en"], ...]:
+    """English where nearly all pairs are read as such; what else they are in, nobody tells."""
+    counts = Counter(language_of(text) for pair in pairs for text in (pair.first, pair.second))
+    texts = counts.total()
+    few_others = counts["other"] <= _OTHER_LANGUAGES * texts
+    return ("en",) if few_others and counts["en"] > _ENGLISH * texts else ()
 
 
 def _point(one: Certificate) -> CertifiedPoint:

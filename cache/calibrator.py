@@ -11,7 +11,7 @@ import os
 import secrets
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -41,9 +41,10 @@ class Calibrator(BaseModel):
 
     ``points`` are certified independently of each other, each at ``confidence``. ``floor`` is the
     cosine below which no candidate is verified, ``scripts`` the Unicode scripts that the pairs
-    were written in, ``prevalence`` the share of duplicates it was weighted to (None: the pairs'
-    own). ``source`` says where the pairs come from. Older files do not know ``embedder_revision``
-    and ``guards_version``, and were made with all guards.
+    were written in, ``languages`` English if they are English, ``prevalence`` the share of
+    duplicates it was weighted to (None: the pairs' own). ``source`` says where the pairs come from.
+    Older files do not know ``languages``, ``embedder_revision`` and ``guards_version``, and were
+    made with all guards.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -58,6 +59,7 @@ class Calibrator(BaseModel):
     guards_version: str = ""
     margins: Margins = Margins()
     scripts: tuple[str, ...] = ()
+    languages: tuple[Literal["en"], ...] = ()
     confidence: float = Field(gt=0, lt=1)
     prevalence: float | None = None
     pairs: int

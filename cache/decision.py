@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from funnel.cache.guards import Finding, Margins, inspect
+from funnel.cache.language import language_of
 from funnel.cache.settings import GuardSettings
 from funnel.cache.spelling import read_alike
 from funnel.cache.words import take_apart
@@ -30,7 +31,10 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """What it takes to be a hit. ``scripts`` empty: any; ``threshold`` infinite: never."""
+    """What it takes to be a hit.
+
+    ``threshold`` infinite: never. ``scripts`` and ``languages`` are what may be read; empty: any.
+    """
 
     threshold: float
     floor: float
@@ -38,6 +42,7 @@ class Policy:
     guards: GuardSettings = field(default_factory=GuardSettings)
     margins: Margins = field(default_factory=Margins)
     scripts: frozenset[str] = frozenset()
+    languages: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,9 +88,15 @@ class Decision:
     reason: str
 
 
-def readable(query: str, policy: Policy) -> bool:
-    """Whether the verifier was calibrated on text of such letters."""
-    return not policy.scripts or take_apart(query).scripts <= policy.scripts
+def unread(query: str, policy: Policy) -> str:
+    """Why the verifier's certificate says nothing of this question, or nothing."""
+    if policy.scripts and not take_apart(query).scripts <= policy.scripts:
+        return "script_not_calibrated"
+    return "" if _is_in_language(query, policy) else "language_not_calibrated"
+
+
+def _is_in_language(query: str, policy: Policy) -> bool:
+    return not policy.languages or language_of(query) in ("", *policy.languages)
 
 
 def screen(query: str, candidates: Sequence[Candidate], policy: Policy) -> tuple[Verdict, ...]:
@@ -101,6 +112,8 @@ def _screened(query: str, candidate: Candidate, policy: Policy) -> Verdict:
     plain = (query, candidate.query)
     if candidate.cosine < policy.floor:
         return Verdict(candidate, plain, reason="below_floor")
+    if not _is_in_language(candidate.query, policy):
+        return Verdict(candidate, plain, reason="language_not_calibrated")
     read, slips = read_alike(*plain) if policy.guards.spelling else (plain, ())
     findings = tuple(inspect(*read, policy.guards, policy.margins))
     veto = next((finding for finding in findings if finding.veto), None)

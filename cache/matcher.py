@@ -15,9 +15,9 @@ from funnel.cache.decision import (
     in_orders,
     lower_of_orders,
     needed_by,
-    readable,
     screen,
     to_score,
+    unread,
 )
 from funnel.cache.guards import VERSION, Margins
 from funnel.cache.settings import CacheSettings
@@ -60,6 +60,7 @@ def threshold_for(
         guards=settings.guards,
         margins=calibrator.margins if calibrator else Margins(),
         scripts=frozenset(calibrator.scripts) if calibrator else frozenset(),
+        languages=frozenset(calibrator.languages) if calibrator else frozenset(),
     )
     if not settings.semantic:
         return Threshold(policy, "semantic_off")
@@ -172,7 +173,7 @@ class Matcher:
         await asyncio.to_thread(lambda: self._encoder.dim)  # which loads it
         revision = await asyncio.to_thread(lambda: scorer.revision)
         await scorer.ascore([("warm", "up")], deadline=Deadline())
-        if self._settings.guards.spelling:
+        if self._settings.guards.spelling or self.policy.languages:
             await asyncio.to_thread(dictionary)
         return revision
 
@@ -197,7 +198,7 @@ class Matcher:
         # A prompt may take half of the window.
         if 2 * (len(query) + 2) > self._encoder.max_tokens and self._too_long(query):
             return "query_beyond_window"
-        return "" if readable(query, self.policy) else "script_not_calibrated"
+        return unread(query, self.policy)
 
     def _too_long(self, query: str) -> bool:
         return self._encoder.count_tokens([query], side="query")[0] > self._encoder.max_tokens

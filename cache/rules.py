@@ -6,7 +6,7 @@ from importlib import import_module
 from importlib.util import find_spec
 from typing import Any, Protocol
 
-from funnel.cache.decision import Candidate, Policy, Verdict, decide, readable, screen, to_score
+from funnel.cache.decision import Candidate, Policy, Verdict, decide, screen, to_score, unread
 from funnel.cache.pair_scores import PairScores
 from funnel.log import get_logger
 
@@ -82,7 +82,7 @@ class VerifiedRule:
         Raises:
             Unscored: a needed pair is not in ``scores``.
         """
-        if asked in self._beyond or not readable(asked, self.policy):
+        if asked in self._beyond or unread(asked, self.policy):
             return None
         verdicts = [self._screen(asked, candidate) for candidate in candidates]
         waiting = to_score(verdicts)

@@ -13,9 +13,9 @@ from funnel.cache.decision import (
     decide,
     in_orders,
     lower_of_orders,
-    readable,
     screen,
     to_score,
+    unread,
 )
 from funnel.cache.guards import Margins
 from funnel.cache.settings import GuardSettings
@@ -113,8 +113,8 @@ def test_slips_of_the_pen_are_read_as_the_word_meant() -> None:
 def test_scripts_outside_the_calibration_are_not_read() -> None:
     """A certificate for Latin letters says nothing of Cyrillic ones."""
     policy = Policy(2.0, 0.0, scripts=frozenset({"LATIN"}))
-    assert readable("caffè latte", policy)
-    assert not readable("где мой пароль", policy)
+    assert unread("caffè latte", policy) == ""
+    assert unread("где мой пароль", policy) == "script_not_calibrated"
 
 
 @given(st.lists(st.tuples(st.floats(0, 1), st.floats(-9, 9)), max_size=6), st.floats(-9, 9))
