@@ -37,9 +37,10 @@ def show_replay(report: ReplayReport, console: Console, *, show_wrong: int = 0) 
 
 def _summary(report: ReplayReport) -> Table:
     one, plain = report.tally, report.to_dict()
+    oracle = one.oracle_hit_rate
     rows = [
         ("requests", f"{one.requests}"),
-        ("hits", f"{one.hits} ({one.hit_rate:.1%}; a perfect cache: {one.oracle_hit_rate:.1%})"),
+        ("hits", f"{one.hits} ({one.hit_rate:.1%}; a perfect cache: {_share(oracle, 1)})"),
         ("hits by tier", ", ".join(f"{tier} {n}" for tier, n in one.by_tier.items()) or "none"),
         ("threshold", "none" if report.threshold is None else f"{report.threshold:.3f}"),
         ("hit precision", _precision(one)),
@@ -47,7 +48,7 @@ def _summary(report: ReplayReport) -> Table:
         ("wrong per request", _share(plain["wrong_per_request"])),
         ("wrong per unlike pair", _share(plain["wrong_per_pair"])),
         ("hits of unknown groups", f"{one.unknown_hits}"),
-        ("duplicates missed", f"{one.missed_duplicates}"),
+        ("duplicates missed", _count(one.missed_duplicates)),
         ("rankings saved", f"{one.hits}"),
         ("time saved", _saved(plain)),
         ("lookup p50 / p99", _milliseconds(plain)),
@@ -61,8 +62,12 @@ def _precision(one: "Tally") -> str:
     return f"{one.hit_precision:.2%} (at least {one.hit_precision_low:.2%}, 95% confidence)"
 
 
-def _share(value: float | None) -> str:
-    return "-" if value is None else f"{value:.2%}"
+def _share(value: float | None, digits: int = 2) -> str:
+    return "-" if value is None else f"{value:.{digits}%}"
+
+
+def _count(value: int | None) -> str:
+    return "-" if value is None else f"{value}"
 
 
 def _saved(plain: dict[str, Any]) -> str:
@@ -80,7 +85,7 @@ def _milliseconds(plain: dict[str, Any]) -> str:
 
 def _comparison(report: ReplayReport) -> Table:
     rows = [
-        (name, f"{one.hit_rate:.1%}", _share(one.hit_precision), f"{one.wrong_hits}")
+        (name, f"{one.hit_rate:.1%}", _share(one.hit_precision), _count(one.wrong_hits))
         for name, one in report.baselines.items()
     ]
     for precision in PRECISIONS:
@@ -126,10 +131,10 @@ def show_calibration(
     ]
     headings = ("target", "threshold", "accepted", "wrong", "at least", "recognised")
     console.print(_table("certified thresholds", headings, rows))
+    made_from = report.calibrator
     left_out = f" ({report.left_out} repeated ones left out)" if report.left_out else ""
-    console.print(
-        Text(f"{report.calibrator.pairs} pairs{left_out}, floor {report.calibrator.floor:.2f}")
-    )
+    scope = ", for questions in English only" if made_from.languages else ""
+    console.print(Text(f"{made_from.pairs} pairs{left_out}, floor {made_from.floor:.2f}{scope}"))
     console.print(Text(report.explanation), style="green" if report.wanted else "yellow")
     if written:
         console.print(Text(f"written to {out}; name it in the YAML as cache.calibrator"))

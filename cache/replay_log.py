@@ -42,7 +42,7 @@ class Lines(Generic[T]):
 def read_log(path: Path) -> Lines[Asked]:
     """Read ``{"query": …, "group": …}`` a line; a missing or null group is unknown.
 
-    JSONL, or by their ending CSV and TSV with these columns, where an empty group is unknown.
+    JSONL, or by their ending CSV and TSV with these columns. An empty group is unknown, too.
 
     Raises:
         InputError: the file cannot be read, or no line of it is good.
@@ -94,7 +94,7 @@ def _rows(path: Path) -> Iterator[tuple[str, dict[str, Any] | str]]:
         yield from _from_table(path)
         return
     try:
-        with path.open(encoding="utf-8", errors="replace") as lines:
+        with path.open(encoding="utf-8-sig", errors="replace") as lines:
             yield from _from_json(lines)
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror or error})") from error
@@ -124,9 +124,15 @@ def _from_table(path: Path) -> Iterator[tuple[str, dict[str, Any] | str]]:
 
 def _asked(row: dict[str, Any]) -> Asked:
     group = row.get("group")
-    if group is not None and not isinstance(group, str | int):
-        raise InputError(f"group: got {group!r:.40}, expected a text, a whole number or null")
-    return Asked(normalise_query(row.get("query")), None if group is None else str(group))
+    if isinstance(group, bool) or not isinstance(group, str | int | None):
+        got = json.dumps(group)
+        raise InputError(f"group: got {got:.40}, expected a text, a whole number or null")
+    return Asked(normalise_query(row.get("query")), _known(group))
+
+
+def _known(group: str | int | None) -> str | None:
+    """The group as text; a blank one is none, in every form of file."""
+    return None if group is None or not str(group).strip() else str(group)
 
 
 def _pair(row: dict[str, Any]) -> LabelledPair:

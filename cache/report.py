@@ -34,12 +34,13 @@ async def explain_lookup(looking: Looking, lookup: Lookup, matcher: Matcher) -> 
     }
     if found is not None:
         return {**report, **_hit(found)}
-    refusal = looking.fault or matcher.refuses(looking.request.query.text)
-    return (
-        {**report, "reason": refusal}
-        if refusal
-        else await _nearest(looking, lookup, matcher, report)
-    )
+    if looking.fault:
+        return report
+    refusal = matcher.refuses(looking.request.query.text)
+    if refusal:
+        first = looking.reason
+        return {**report, "reason": refusal if first == "no_candidates" else first}
+    return await _nearest(looking, lookup, matcher, report)
 
 
 async def _nearest(
@@ -59,10 +60,15 @@ async def _nearest(
     decision = await matcher.judge(request.query.text, candidates, limit, thorough=True)
     report["candidates"] = [explain_verdict(verdict) for verdict in decision.verdicts]
     if decision.chosen is None:
-        judged = decision.reason if candidates else looking.reason
-        return {**report, "reason": looking.fault or judged}
+        return {**report, "reason": looking.fault or _told(looking, decision.reason)}
     chosen = next(n for n in near if n.key == decision.chosen.candidate.key)
     return {**report, **_hit(lookup.found_by(decision.chosen, chosen))}
+
+
+def _told(looking: Looking, reason: str) -> str:
+    """The reason that the lookup itself gives: it does not even see what is below the floor."""
+    seen = reason not in ("below_floor", "no_candidates")
+    return reason if seen and looking.reason in ("no_candidates", "expired") else looking.reason
 
 
 def _hit(found: Found) -> dict[str, Any]:

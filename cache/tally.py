@@ -14,18 +14,20 @@ class Tally:
     """What a rule did to a log.
 
     A hit is right or wrong when both groups are known, else unknown. ``hit_precision`` is over the
-    known ones, ``hit_precision_low`` its exact one-sided 95% lower limit. ``wrong_pairs`` of
-    ``other_pairs`` (looked at, known to differ) were taken for the same.
+    known ones, ``hit_precision_low`` its exact one-sided 95% lower limit. ``wrong_hits`` is None
+    when all hits are unknown, ``missed_duplicates`` and ``oracle_hits`` when the log has no group:
+    that nothing is known is no zero. ``wrong_pairs`` of ``other_pairs`` (looked at, known to
+    differ) were taken for the same.
     """
 
     requests: int
     hits: int
     by_tier: dict[str, int]
     right_hits: int
-    wrong_hits: int
+    wrong_hits: int | None
     unknown_hits: int
-    missed_duplicates: int
-    oracle_hits: int
+    missed_duplicates: int | None
+    oracle_hits: int | None
     wrong_pairs: int
     other_pairs: int
 
@@ -35,25 +37,28 @@ class Tally:
         return self.hits / self.requests
 
     @property
-    def oracle_hit_rate(self) -> float:
+    def oracle_hit_rate(self) -> float | None:
         """What a cache that knows the groups would reach."""
-        return self.oracle_hits / self.requests
+        return _per(self.oracle_hits, self.requests)
+
+    @property
+    def known_hits(self) -> int:
+        """Hits between known groups."""
+        return self.hits - self.unknown_hits
 
     @property
     def hit_precision(self) -> float | None:
         """Right hits per hit of known groups; None without any."""
-        known = self.right_hits + self.wrong_hits
-        return self.right_hits / known if known else None
+        return _per(self.right_hits, self.known_hits)
 
     @property
     def hit_precision_low(self) -> float | None:
         """The lower limit of the precision, with 95% confidence."""
-        known = self.right_hits + self.wrong_hits
-        return lower_limit(self.right_hits, known) if known else None
+        return lower_limit(self.right_hits, self.known_hits) if self.known_hits else None
 
     def to_dict(self) -> dict[str, Any]:
         """All figures, JSON-ready."""
-        known = self.right_hits + self.wrong_hits
+        known = self.known_hits
         low, high = interval(self.right_hits, known) if known else (None, None)
         return {
             "requests": self.requests,
@@ -63,18 +68,21 @@ class Tally:
             "hit_precision": self.hit_precision,
             "hit_precision_low": self.hit_precision_low,
             "hit_precision_interval": [low, high],
-            "hit_precision_if_unknown_are_wrong": self.right_hits / self.hits
-            if self.hits
-            else None,
+            "hit_precision_if_unknown_are_wrong": _per(self.right_hits, self.hits),
             "unknown_hits": self.unknown_hits,
             "missed_duplicates": self.missed_duplicates,
             "oracle_hit_rate": self.oracle_hit_rate,
             "hits_by_tier": self.by_tier,
-            "wrong_per_pair": self.wrong_pairs / self.other_pairs if self.other_pairs else None,
-            "wrong_per_request": self.wrong_hits / self.requests,
-            "wrong_per_hit": self.wrong_hits / known if known else None,
+            "wrong_per_pair": _per(self.wrong_pairs, self.other_pairs),
+            "wrong_per_request": _per(self.wrong_hits, self.requests),
+            "wrong_per_hit": _per(self.wrong_hits, known),
             "rankings_saved": self.hits,
         }
+
+
+def _per(count: int | None, of: int) -> float | None:
+    """Their ratio; None where it is one of nothing, or the count is unknown."""
+    return None if count is None or not of else count / of
 
 
 def tally(stream: Stream, play: Play) -> Tally:
@@ -84,16 +92,19 @@ def tally(stream: Stream, play: Play) -> Tally:
     known = [i for i in hits if groups[i] is not None and groups[play.source[i]] is not None]
     right = sum(groups[i] == groups[play.source[i]] for i in known)
     repeated = _seen_before(stream, groups)
+    grouped = any(group is not None for group in groups)
     other = [pair for pair in play.looks if _differ(groups, pair)]
     return Tally(
         requests=len(groups),
         hits=len(hits),
         by_tier=dict(Counter(play.tier[i] for i in hits)),
         right_hits=right,
-        wrong_hits=len(known) - right,
+        wrong_hits=len(known) - right if known or not hits else None,
         unknown_hits=len(hits) - len(known),
-        missed_duplicates=sum(seen and not play.tier[i] for i, seen in enumerate(repeated)),
-        oracle_hits=sum(repeated),
+        missed_duplicates=sum(seen and not play.tier[i] for i, seen in enumerate(repeated))
+        if grouped
+        else None,
+        oracle_hits=sum(repeated) if grouped else None,
         wrong_pairs=sum(play.source[request] == source for request, source in other),
         other_pairs=len(other),
     )

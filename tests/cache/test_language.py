@@ -50,7 +50,7 @@ def with_dictionary(
 
 
 def test_other_languages_are_told(with_dictionary: bool) -> None:
-    """Ordinary questions in eighteen languages, of two words and more."""
+    """Ordinary questions in nineteen languages, of two words and more."""
     assert bool(spelling.dictionary()) == with_dictionary
     missed = [question for question in FOREIGN if language_of(question) != "other"]
     assert len(FOREIGN) >= 250

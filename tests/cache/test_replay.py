@@ -6,14 +6,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from rich.console import Console
 from structlog.testing import capture_logs
 
 from funnel.cache.calibrate_run import CalibrationRun
 from funnel.cache.decision import Policy
 from funnel.cache.pair_scores import PairScores
 from funnel.cache.replay import Stream, earlier_neighbours, play_scored
-from funnel.cache.replay_console import plot
-from funnel.cache.replay_log import Asked, LabelledPair, is_log, read_log, read_pairs
+from funnel.cache.replay_console import plot, show_replay
+from funnel.cache.replay_log import Asked, LabelledPair, Lines, is_log, read_log, read_pairs
 from funnel.cache.replay_run import Replayer, best_at, embed_log
 from funnel.cache.rules import CosineRule, ExactRule, VerifiedRule, peer_rules
 from funnel.cache.settings import GuardSettings
@@ -76,6 +77,43 @@ def test_unknown_groups_are_neither_right_nor_wrong() -> None:
     found = _played(_log(("one about cats", None), ("two about cats", "a")))
     assert (found.hits, found.unknown_hits, found.hit_precision) == (1, 1, None)
     assert found.to_dict()["hit_precision_if_unknown_are_wrong"] == 0.0
+
+
+def test_what_no_group_tells_is_unknown() -> None:
+    """A log without groups has no wrong hit, missed duplicate or perfect cache that we know of."""
+    log = _log(*((query, None) for query in ("one about cats", "two about cats", "a about dogs")))
+    plain = _played(log).to_dict()
+    assert (plain["hits"], plain["unknown_hits"]) == (1, 1)
+    unknown = {
+        "wrong_hits", "wrong_per_request", "wrong_per_hit", "wrong_per_pair", "hit_precision",
+        "hit_precision_low", "missed_duplicates", "oracle_hit_rate",
+    }  # fmt: skip
+    assert {plain[name] for name in unknown} == {None}
+
+
+def test_a_known_group_makes_counts_of_what_is_known() -> None:
+    """Without a hit none is wrong; with one of known groups the known ones are counted."""
+    missed = _played(_log(("one about cats", "a"), ("one about dogs", None))).to_dict()
+    assert (missed["wrong_hits"], missed["wrong_per_request"], missed["oracle_hit_rate"]) == (
+        0,
+        0,
+        0,
+    )
+    hit = _played(_log(("one about cats", "a"), ("two about cats", "b"), ("x about cats", None)))
+    assert (hit.wrong_hits, hit.known_hits, hit.unknown_hits) == (1, 1, 1)
+
+
+def test_a_report_without_groups_is_shown() -> None:
+    """A dash where nothing is known."""
+    log = _log(("one about cats", None), ("two about cats", None))
+    report = Replayer(TopicScorer(), POLICY).run(
+        embed_log(TopicEncoder(), log), target_precision=0.9
+    )
+    console = Console(record=True, width=120)
+    show_replay(report, console)
+    text = console.export_text()
+    assert "1 (50.0%; a perfect cache: -)" in text
+    assert "None" not in text
 
 
 def test_missed_duplicates_and_oracle() -> None:
@@ -206,13 +244,26 @@ def test_broken_lines_are_counted_and_named(tmp_path: Path) -> None:
         "",
         '{"query": "c"}',
         "[" * 100_000,
+        '{"query": "d", "group": true}',
     ]
     path.write_text("\n".join(lines), encoding="utf-8")
     read = read_log(path)
     assert read.items == (Asked("a", "x"), Asked("c", None))
     assert [problem.split(":")[0] for problem in read.problems] == [
-        f"line {number}" for number in (2, 3, 4, 5, 6, 9)
+        f"line {number}" for number in (2, 3, 4, 5, 6, 9, 10)
     ]
+    assert read.problems[-1].endswith("group: got true, expected a text, a whole number or null")
+
+
+def test_a_byte_order_mark_is_no_part_of_the_first_line(tmp_path: Path) -> None:
+    """Windows editors write one before JSONL as well."""
+    log, pairs = tmp_path / "log.jsonl", tmp_path / "pairs.jsonl"
+    log.write_text('{"query": "a", "group": "x"}\n', encoding="utf-8-sig")
+    pair = {"question1": "a", "question2": "b", "is_duplicate": 1}
+    pairs.write_text(json.dumps(pair), encoding="utf-8-sig")
+    assert is_log(log) and not is_log(pairs)
+    assert read_log(log) == Lines((Asked("a", "x"),), ())
+    assert read_pairs(pairs) == Lines((LabelledPair("a", "b", True),), ())
 
 
 @pytest.mark.parametrize("content", ["", "{broken\n", '{"other": 1}\n'])
@@ -273,13 +324,18 @@ def test_pairs_in_a_table_are_read(tmp_path: Path, name: str, mark: str) -> None
 
 
 def test_a_log_in_a_table_is_read(tmp_path: Path) -> None:
-    """An empty group is one that nobody knows; a number is the text that stands there."""
+    """An empty group is one that nobody knows, also in JSONL; a number is the text there."""
     path = tmp_path / "log.csv"
     path.write_text("query,group\na,x\nb,\nc,7\n9.50,1.10\n", encoding="utf-8")
     assert is_log(path)
     assert read_log(path).items == (
         *(Asked("a", "x"), Asked("b", None), Asked("c", "7"), Asked("9.50", "1.10")),
     )
+    plain = tmp_path / "log.jsonl"
+    groups = ("", " ", None, 7, "x")
+    rows = [json.dumps({"query": "a", "group": group}) for group in groups]
+    plain.write_text("\n".join(rows), encoding="utf-8")
+    assert [asked.group for asked in read_log(plain).items] == [None, None, None, "7", "x"]
 
 
 def _pairs(count: int) -> list[LabelledPair]:

@@ -275,6 +275,21 @@ async def test_explain_shows_candidates_and_changes_nothing() -> None:
     assert (after["requests"], after["store"]) == (before["requests"], before["store"])
 
 
+async def test_explain_gives_the_reason_of_the_lookup() -> None:
+    """What is below the floor is shown, but a lookup does not see it; nor after an entry's end."""
+    world = World(ttl_s=100)
+    await world.ask("one about cats")
+    report = await world.cache.explain(world.request("one about dogs"))
+    assert [candidate["reason"] for candidate in report["candidates"]] == ["below_floor"]
+    served = await world.ask("one about dogs")
+    assert report["reason"] == served.info.reason == "no_candidates"
+    world.clock.now += 101
+    await world.ask("one about cats")
+    for query in ("one about dogs", "two about dogs"):
+        report = await world.cache.explain(world.request(query))
+        assert report["reason"] == (await world.ask(query)).info.reason
+
+
 async def test_explain_knows_of_a_write_that_is_owed(monkeypatch: pytest.MonkeyPatch) -> None:
     """While the store has not heard of a write, nothing is a hit, whoever asks."""
     monkeypatch.setattr("funnel.cache.semantic._CLOSE_S", 0.1)  # what is owed stays so
