@@ -128,7 +128,10 @@ def test_the_reason_has_a_label_of_its_own() -> None:
 
 def _pairs(count: int, form: str) -> list[LabelledPair]:
     words = ["".join("abcdefghij"[int(digit)] for digit in str(n)) for n in range(count)]
-    return [LabelledPair(form.format(w), form.format(f"y{w}"), duplicate=True) for w in words]
+    return [
+        LabelledPair(form.format(word), form.format(f"y{word}"), duplicate=n % 2 == 0)
+        for n, word in enumerate(words)
+    ]
 
 
 def _calibrator(pairs: list[LabelledPair]) -> Calibrator:
