@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Literal
 
 from funnel.cache.asking import other_answer
 from funnel.cache.designators import other_letters
+from funnel.cache.in_place import persons_exchanged, replaced
 from funnel.cache.lexicon import (
     COMPARING,
     DIGEST,
@@ -119,6 +120,7 @@ def _guards(settings: "GuardSettings") -> tuple[tuple[bool, _Guard], ...]:
         (settings.entities, _designators),
         (settings.entities, _owners),
         (settings.order, _order),
+        (settings.order, _in_place),
         (settings.whole_answer, _answer),
     )
 
@@ -368,6 +370,16 @@ def _order(a: Question, b: Question, margins: Margins) -> Iterator[Finding]:
             None if found.directed else margins.order,
             found.exchange,
         )
+
+
+def _in_place(a: Question, b: Question, margins: Margins) -> Iterator[Finding]:  # noqa: ARG001
+    """Another word in the same place, or I for you and you for me."""
+    found = replaced(a, b)
+    if found is not None:
+        yield Finding("role", found)
+    turned = persons_exchanged(a, b)
+    if turned is not None:
+        yield Finding("role", turned, exchange=True)
 
 
 def _answer(a: Question, b: Question, margins: Margins) -> Iterator[Finding]:  # noqa: ARG001

@@ -24,6 +24,7 @@ def _groups(name: str) -> tuple[Group, ...]:
 DIGEST: Final = hashlib.blake2b(_TEXT.encode(), digest_size=4).hexdigest()
 OPPOSITES: Final = _groups("opposites")
 KINDS: Final = _groups("kinds")
+IN_PLACE: Final = _groups("in_place")
 QUESTION_WORDS: Final = _groups("question_words")
 NEGATING_PREFIXES: Final = tuple(_DATA["negating_prefixes"].split())
 NOT_NEGATED: Final = _words("not_negated")
