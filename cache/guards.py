@@ -5,7 +5,6 @@ margin in logits. Guards only ever make a hit harder; equal texts have no findin
 """
 
 import re
-from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
@@ -13,9 +12,9 @@ from typing import TYPE_CHECKING, Literal
 
 from funnel.cache.asking import other_answer
 from funnel.cache.designators import other_letters
+from funnel.cache.in_place import persons_exchanged, replaced
 from funnel.cache.lexicon import (
     COMPARING,
-    DEMONYMS,
     DIGEST,
     KINDS,
     NEGATING_PREFIXES,
@@ -30,18 +29,19 @@ from funnel.cache.lexicon import (
     UNDOING,
     UNIVERSAL,
 )
+from funnel.cache.names import missing_names, other_unlisted
 from funnel.cache.order import other_owner, swap
-from funnel.cache.quantities import LOOSELY, MONTHS, is_measure
+from funnel.cache.quantities import LOOSELY, MONTHS
 from funnel.cache.words import Question, Word, stem, take_apart
 
 if TYPE_CHECKING:
     from funnel.cache.settings import GuardSettings
 
-VERSION = f"5-{DIGEST}"
+VERSION = f"6-{DIGEST}"
 """Of the guards' code, counted up by hand when a finding can change, and of the lexicon.
 
-What is read as a slip of the pen (``spelling.py``), and as asked for (``asking.py``), counts as
-theirs.
+What is read as a slip of the pen (``spelling.py``), as a name (``names.py``), and as asked for
+(``asking.py``), counts as theirs.
 
 It is part of every entry's partition: what older guards let through is not served any more.
 """
@@ -120,6 +120,7 @@ def _guards(settings: "GuardSettings") -> tuple[tuple[bool, _Guard], ...]:
         (settings.entities, _designators),
         (settings.entities, _owners),
         (settings.order, _order),
+        (settings.order, _in_place),
         (settings.whole_answer, _answer),
     )
 
@@ -339,9 +340,12 @@ def _without_negations(question: Question) -> set[str]:
 
 
 def _entities(a: Question, b: Question, margins: Margins) -> Iterator[Finding]:
-    only_a, only_b = _unmatched(a, b), _unmatched(b, a)
+    only_a, only_b = missing_names(a, b), missing_names(b, a)
+    unlisted = other_unlisted(a, b)
     if only_a and only_b:
         yield Finding("entity", f"{_list(only_a)} against {_list(only_b)}")
+    elif unlisted is not None:
+        yield Finding("entity", unlisted)
     elif only_a or only_b:
         yield Finding("entity", f"{_list(only_a | only_b)} on one side", margins.one_sided_name)
 
@@ -357,50 +361,6 @@ def _owners(a: Question, b: Question, margins: Margins) -> Iterator[Finding]:  #
         yield Finding("role", found)
 
 
-def _unmatched(a: Question, b: Question) -> set[str]:
-    """Names of ``a`` that ``b`` does not mention in any form."""
-    others = {word.folded for word in b.words}
-    initials = "".join(w.folded[0] for w in b.words if w.folded not in STOPWORDS)
-    return {
-        name
-        for name in a.names
-        if not any(_alike(name, other) for other in others)
-        and not (len(name) > 1 and name in initials)
-        and not _abbreviates(a, b, name)
-        and not is_measure(name)
-    }
-
-
-def _alike(name: str, other: str) -> bool:
-    """The same name, an inflection of it, who is of that country, or one typing slip away."""
-    if name == other or stem(name) == stem(other):
-        return True
-    if other in DEMONYMS.get(name, ()) or name in DEMONYMS.get(other, ()):
-        return True
-    if min(len(name), len(other)) < 5:
-        return False
-    return name[:5] == other[:5] or _one_slip(name, other)
-
-
-def _one_slip(a: str, b: str) -> bool:
-    if abs(len(a) - len(b)) > 1 or a[0] != b[0]:
-        return False
-    counts, others = Counter(a), Counter(b)
-    return (counts - others).total() <= 1 and (others - counts).total() <= 1
-
-
-def _abbreviates(a: Question, b: Question, name: str) -> bool:
-    """Whether ``name`` is a word of a phrase that stands in ``b`` as its initials."""
-    content = [w.folded for w in a.words if w.folded not in STOPWORDS]
-    return any(
-        name in content[i : i + len(word.folded)]
-        and "".join(w[0] for w in content[i : i + len(word.folded)]) == word.folded
-        for word in b.words
-        if 2 <= len(word.folded) <= 5
-        for i in range(len(content) - len(word.folded) + 1)
-    )
-
-
 def _order(a: Question, b: Question, margins: Margins) -> Iterator[Finding]:
     found = swap(*sorted((a, b), key=lambda question: question.text))  # the same both ways
     if found is not None:
@@ -410,6 +370,16 @@ def _order(a: Question, b: Question, margins: Margins) -> Iterator[Finding]:
             None if found.directed else margins.order,
             found.exchange,
         )
+
+
+def _in_place(a: Question, b: Question, margins: Margins) -> Iterator[Finding]:  # noqa: ARG001
+    """Another word in the same place, or I for you and you for me."""
+    found = replaced(a, b)
+    if found is not None:
+        yield Finding("role", found)
+    turned = persons_exchanged(a, b)
+    if turned is not None:
+        yield Finding("role", turned, exchange=True)
 
 
 def _answer(a: Question, b: Question, margins: Margins) -> Iterator[Finding]:  # noqa: ARG001

@@ -24,6 +24,7 @@ def _groups(name: str) -> tuple[Group, ...]:
 DIGEST: Final = hashlib.blake2b(_TEXT.encode(), digest_size=4).hexdigest()
 OPPOSITES: Final = _groups("opposites")
 KINDS: Final = _groups("kinds")
+IN_PLACE: Final = _groups("in_place")
 QUESTION_WORDS: Final = _groups("question_words")
 NEGATING_PREFIXES: Final = tuple(_DATA["negating_prefixes"].split())
 NOT_NEGATED: Final = _words("not_negated")
@@ -44,7 +45,9 @@ AUXILIARIES: Final = _words("auxiliaries")
 EITHER_WAY: Final = _words("either_way")
 OWN: Final = _words("own")
 OWNERS: Final = _words("owners")
-NEW_WORDS: Final = _words("new_words")
+NEW_NAMES: Final = _words("new_names")
+NEW_WORDS: Final = _words("new_words") | NEW_NAMES
+NAME_ENDINGS: Final = _words("name_endings")
 PREFIXES: Final = _words("prefixes")
 SUFFIXES: Final = _words("suffixes")
 CONVERSE: Final[dict[str, str]] = _DATA["converse"]

@@ -111,7 +111,7 @@ def _other_side_asked(active: Question, turned: Question) -> str | None:
         return None
     if AUXILIARIES.intersection(said[: noun + 2]):  # both ask for the same side
         return None
-    ours, theirs = _between_ends(list(active.content), list(turned.content))
+    ours, theirs = between_ends(list(active.content), list(turned.content))
     if len(ours) < 2 or ours[1:] != theirs[:-1] or ours[0][0] != theirs[-1][0]:
         return None
     return None if ours[0] in EITHER_WAY else f"{' '.join(ours)} against {' '.join(theirs)}"
@@ -141,10 +141,11 @@ def _traded(a: Question, b: Question) -> str | None:
 
 def _middles(a: Question, b: Question) -> tuple[list[str], list[str]]:
     """What is left of two texts without their common beginning and end."""
-    return _between_ends([w.folded for w in a.words], [w.folded for w in b.words])
+    return between_ends([w.folded for w in a.words], [w.folded for w in b.words])
 
 
-def _between_ends(ours: list[str], theirs: list[str]) -> tuple[list[str], list[str]]:
+def between_ends(ours: list[str], theirs: list[str]) -> tuple[list[str], list[str]]:
+    """What two lists have between their equal beginning and their equal end."""
     while ours and theirs and ours[0] == theirs[0]:
         ours, theirs = ours[1:], theirs[1:]
     while ours and theirs and ours[-1] == theirs[-1]:

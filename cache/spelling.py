@@ -12,8 +12,9 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache, lru_cache
+from string import ascii_lowercase
 
-from funnel.cache.lexicon import NEW_WORDS, PREFIXES, STOPWORDS, SUFFIXES
+from funnel.cache.lexicon import NEW_NAMES, NEW_WORDS, PREFIXES, STOPWORDS, SUFFIXES
 from funnel.cache.words import take_apart
 from funnel.log import get_logger
 
@@ -49,6 +50,20 @@ def read_alike(first: str, second: str) -> tuple[tuple[str, str], Slips]:
     in_first, in_second = dict(_slips(ours, theirs)), dict(_slips(theirs, ours))
     slips = (*in_first.items(), *in_second.items())
     return (_respelt(first, in_first), _respelt(second, in_second)), slips
+
+
+@lru_cache(maxsize=2_048)
+def in_no_dictionary(text: str) -> frozenset[str]:
+    """An English text's words, in small letters, that no dictionary has, nor what they come of.
+
+    New names of the lexicon count as such; what is one slip away from a common word does not.
+    """
+    taken = _taken_apart(text)
+    if not taken.english:
+        return frozenset()
+    english = dictionary()
+    unknown = (word for word in taken.unknown if not english.may_mean(word))
+    return NEW_NAMES & taken.known.keys() | frozenset(unknown)
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,6 +161,17 @@ def _is_exchange(written: str, meant: str, place: int) -> bool:
     return inside and written[place + 1 :] == meant[place + 1 :]
 
 
+def _one_edit_from(word: str) -> Iterator[str]:
+    """All writings with the same first letter that one slip makes of a word."""
+    for place in range(1, len(word) + 1):
+        head, letter, rest = word[:place], word[place : place + 1], word[place + 1 :]
+        yield from (
+            head + other + tail for other in ascii_lowercase for tail in (letter + rest, rest)
+        )
+        yield head + rest
+        yield head + rest[:1] + letter + rest[1:]
+
+
 class Dictionary:
     """English words, a few hundred new ones and names (``lexicon.toml``), and what they make up.
 
@@ -167,6 +193,15 @@ class Dictionary:
     def makes_up(self, word: str) -> bool:
         """Whether the word is made of others: back-end, re-size, text-ing, scam-mer."""
         return self._is_derived(word) or self._is_compound(word)
+
+    def is_common(self, word: str) -> bool:
+        """Whether it is often seen in running text."""
+        return word in self._common
+
+    def may_mean(self, word: str) -> bool:
+        """Whether it is derived from a common word, or one slip away from one or a new name."""
+        near = (edit in self._common or edit in NEW_NAMES for edit in _one_edit_from(word))
+        return self._is_derived(word) or any(near)
 
     def _is_derived(self, word: str) -> bool:
         bases = {word.removesuffix(suffix) for suffix in SUFFIXES}

@@ -7,6 +7,7 @@ from functools import cache, lru_cache
 
 from funnel.cache.lexicon import ALIASES, DIRECTED, NEGATIONS, STOPWORDS
 from funnel.cache.quantities import Counted, Quantity, count, join_wholes, unit_of
+from funnel.cache.signs import signs
 
 _TOKEN = re.compile(r"[^\W_]+(?:['\u2019][^\W_]+)*(?:[+#]+|\.(?=[^\W\d_]\b))?")
 # "turn" or "switch" with up to four words before its "on" or "off".
@@ -63,19 +64,6 @@ _COMPARISONS = (
 _APOSTROPHES = re.compile(r"['\u2019]")
 # BERT's tokenizer reads all of them as one and the same unknown word.
 _UNREADABLE = re.compile(r"[^\W_]{101,}")
-# What is done with two numbers, in signs or words. "24/7" and "5-10" are no such thing.
-_OPERATORS = (
-    (re.compile(r"(?<=\d)\s*(?:[*\u00d7]|\bx\b|x(?=\d)|\btimes\b)\s*(?=\d)"), "*"),
-    (re.compile(r"(?<=\d)(?:\s+/\s+|\s*\u00f7\s*|\s+(?:over|divided\s+by)\s+)(?=\d)"), "/"),
-    (re.compile(r"(?<=\d)(?:\s*\+\s*|\s+plus\s+)(?=\d)"), "+"),
-    (re.compile(r"(?<=\d)\s+(?:[-\u2013\u2212]|minus)\s+(?=\d)"), "-"),
-)
-# A flag ("chmod +x"), an escape ("\d"), an emoticon: other case or sign, other meaning.
-_NOTATION = re.compile(
-    r"(?<![\w)\].+-])[-+][A-Za-z](?!\w)|\\[A-Za-z](?!\w)|(?<!\w)[:;]-?[()DPp](?!\w)"
-)
-# Read as comparisons, signs of numbers and fractions, or of no weight beside words.
-_EVERYDAY = frozenset("+<=>|~\u2212\u2044\u2264\u2265\u2260\u2a7d\u2a7e")
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,8 +85,8 @@ class Question:
     ``comparisons`` are the kinds of its signs: strict (< >), bound (<= >=), equal, unlike.
     ``scripts`` are the Unicode scripts of its letters, ``mixed`` whether one word mixes scripts
     that look alike, ``symbols`` its emoji and the like, ``unreadable`` its words of
-    over 100 characters. ``signs`` are mathematical symbols, operators between numbers, flags,
-    escapes and emoticons, in one writing each.
+    over 100 characters. ``signs`` are mathematical symbols, operators between numbers or of
+    programming languages, flags, escapes and emoticons, in one writing each.
     """
 
     text: str
@@ -140,29 +128,14 @@ def take_apart(text: str) -> Question:
         negations=sum(word.folded in NEGATIONS for word in words),
         scripts=frozenset().union(*(_scripts(word.text) for word in words)),
         mixed=any(_mixes(word.text) for word in words),
-        symbols=frozenset(c for c in plain if unicodedata.category(c) in ("So", "Sk")),
+        symbols=frozenset(c for c in plain if c != "`" and unicodedata.category(c) in ("So", "Sk")),
         unreadable=frozenset(_UNREADABLE.findall(plain)),
-        signs=_signs(plain),
+        signs=signs(plain),
     )
 
 
 def _with_country(plain: str) -> str:
     return plain if plain.isupper() else _US.sub("USA", plain)
-
-
-def _signs(plain: str) -> frozenset[str]:
-    signs = {_one_writing(found) for found in _NOTATION.findall(plain)}
-    text = plain.casefold()
-    for pattern, sign in _OPERATORS:
-        text, times = pattern.subn(" ", text)
-        if times:
-            signs.add(sign)
-    return frozenset(signs | {c for c in text if unicodedata.category(c) == "Sm"} - _EVERYDAY)
-
-
-def _one_writing(notation: str) -> str:
-    """The same for :-P and :p; a flag or an escape as it stands."""
-    return notation.replace("-", "").upper() if notation[0] in ":;" else notation
 
 
 def visible(text: str) -> str:
