@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Coroutine, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias, TypeVar
 
+from funnel.cache.patience import patient
 from funnel.cache.redis_lua import SCHEMA, Script
 from funnel.cache.redis_url import checked_url, place
 from funnel.errors import CacheError, ConfigError
@@ -83,6 +84,7 @@ class RedisLink:
         self.where = place(url)
         self.prefix = "{" + f"funnel{SCHEMA}:{_checked_namespace(namespace)}" + "}:"
         self._timeout_s = timeout_s
+        self.answered_at = -math.inf
         self._client: Any = None
         self._facts: ServerFacts | None = None
         self._connecting: asyncio.Task[Any] | None = None
@@ -150,7 +152,9 @@ class RedisLink:
             client = await self._connected()
             if on_node:
                 client = self._node(client)
-            return await client.execute_command(*words)
+            reply = await client.execute_command(*words)
+            self.answered_at = time.monotonic()
+            return reply
         finally:
             self._slots.release()
 
@@ -218,9 +222,8 @@ class RedisLink:
         task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._finished)
-        done, _ = await asyncio.wait((task,), timeout=patience_s)
-        if not done:
-            raise TimeoutError
+        async with patient(patience_s):
+            await asyncio.wait((task,))
         if task.cancelled():
             raise CacheError("the Redis store was closed meanwhile; make a new one")
         return task.result()

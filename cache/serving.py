@@ -84,7 +84,7 @@ class Serving:
         """The answer to one lookup, wherever it comes from."""
         attempt = 0
         while True:
-            found = None if looking.fault else await self._lookup.exact(looking)
+            found = None if looking.fault else await self._kept(looking)
             if found is not None:
                 return self._hit(found, looking, compute)
             result = await self._join_or_fly(looking, compute, attempt)
@@ -97,11 +97,33 @@ class Serving:
     ) -> Served | _Again:
         same = self._flights.same(looking.place, self._epoch(looking))
         if same is not None:
+            same.missed_at = looking.missed_at or same.missed_at
             return await self._join(same, None, looking, compute)
         return await self._fly(self._register(looking, attempt), looking, compute)
 
+    async def _kept(self, looking: Looking) -> Found | None:
+        """The answer to this very text as it is kept, here or in the store."""
+        found = self._lookup.here(looking)
+        if found is not None or self._is_being_computed(looking):
+            return found
+        return await self._lookup.in_store(looking)
+
+    def _is_being_computed(self, looking: Looking) -> bool:
+        """Whether the store lacked it a moment ago and somebody here computes it since.
+
+        A moment is what a process's own entries are believed for without a look at the epoch.
+        """
+        epoch, now = self._local.epoch, time.monotonic()
+        same = self._flights.same(looking.place, epoch.current) if epoch else None
+        if epoch is None or same is None or same.missed_at is None:
+            return False
+        if not self._local.covers(same.missed_at, now):
+            return False
+        looking.epoch = epoch.current
+        return True
+
     def _register(self, looking: Looking, attempt: int) -> Flight:
-        return self._flights.register(
+        flight = self._flights.register(
             looking.place,
             looking.request.query.text,
             self._epoch(looking),
@@ -109,6 +131,8 @@ class Serving:
             attempt=attempt,
             deadline=looking.request.deadline,
         )
+        flight.missed_at = looking.missed_at
+        return flight
 
     def _epoch(self, looking: Looking) -> int:
         if looking.epoch is not None:
