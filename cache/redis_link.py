@@ -33,11 +33,14 @@ _LOOK_UP_EVERY_S = 1.0
 _POLICY_MAY_EVICT_ANYTHING = "allkeys"
 _READ_ONLY = "read only replica"
 _MOVING = "try again when the cluster has moved the slot to its new node"
+_FOREIGN = "something else writes to the keys of cache.namespace: name another, or delete them"
 _MENDS = {
     "'maxmemory'": "raise its maxmemory well above cache.max_bytes, or lower that",
     _READ_ONLY: "name the primary in cache.url",
     "non local key": _MOVING,
     "TTL exhausted": _MOVING,  # each of two nodes named the other, sixteen times
+    "WRONGTYPE": _FOREIGN,
+    "not an integer": _FOREIGN,
     "permission": "allow its user scripts and reading, writing keys of cache.namespace, as with "
     "ACL SETUSER USER ~{funnel1:* +@all -@dangerous +info",
     "Authentication required": "put user and password into cache.url",

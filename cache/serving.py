@@ -2,6 +2,7 @@
 
 import asyncio
 import functools
+import math
 import random
 import time
 from collections.abc import Callable
@@ -363,7 +364,8 @@ def missed(looking: Looking) -> CacheInfo:
         reason=looking.fault or looking.reason,
         matched_query=(refused.candidate.asked or refused.candidate.query) if refused else None,
         score=refused.score if refused else None,
-        threshold=refused.needed if refused else None,
+        # It may have been tightened to infinity meanwhile, which JSON does not know.
+        threshold=refused.needed if refused and math.isfinite(refused.needed) else None,
         lookup_ms=looking.ms,
     )
 
