@@ -18,6 +18,7 @@ from funnel.cache.place import Place
 from funnel.deadline import Deadline
 
 if TYPE_CHECKING:
+    from funnel.cache.lookup import Found
     from funnel.cache.store import Vector
 
 State = Literal["undecided", "leading", "landed", "gone"]
@@ -30,12 +31,14 @@ class Outcome:
     """How a flight ended.
 
     An answer or an error to share; neither means that a waiter takes over. ``failed``: because
-    computing failed, not because the caller went away.
+    computing failed, not because the caller went away. ``late`` is what may be served instead of
+    the error to who asked the same in the same words.
     """
 
     answer: Answer | None = None
     error: Exception | None = None
     failed: bool = False
+    late: "Found | None" = None
 
 
 class Flight:

@@ -59,12 +59,13 @@ class Found:
 
 @dataclass(frozen=True, slots=True)
 class Near:
-    """A servable entry near the query."""
+    """An entry near the query; ``late`` if it may be served only if the stages fail."""
 
     key: str
     entry: Entry
     cosine: float
     size: int
+    late: bool = False
 
     @property
     def candidate(self) -> Candidate:
@@ -79,8 +80,9 @@ class Looking:
     ``epoch`` is that of the first reading, None if the store was asked and did not answer;
     ``missed_at`` is when the last reading began (monotonic seconds), if it found nothing at all.
     ``fault`` is what failed, ``unheard`` if that was only this process, which was too busy;
-    ``late`` is an entry that may only be served if the stages fail,
-    ``refused`` the candidate that came nearest to being a hit.
+    ``late`` is an entry that may only be served if the stages fail, ``late_near`` are such entries
+    near the query, which nobody has verified; ``refused`` is the candidate that came nearest to
+    being a hit.
     """
 
     request: CacheRequest
@@ -93,6 +95,7 @@ class Looking:
     unheard: bool = False
     reason: str = "no_candidates"
     late: Found | None = None
+    late_near: Sequence["Near"] = ()
     refused: Verdict | None = None
 
     @property
@@ -208,6 +211,8 @@ class Lookup:
     ) -> list[Near]:
         """Servable entries near the vector, best first; none when the store does not answer.
 
+        What may be served if the stages fail is noted in ``looking``.
+
         What is kept for failing stages only, or cannot be opened, must not take the places of what
         can be served: where there is such, more are asked for.
         """
@@ -222,7 +227,9 @@ class Lookup:
             for stored in found:
                 if stored.key not in opened:
                     opened[stored.key] = self._near(stored, looking)
-            usable = [near for stored in found if (near := opened[stored.key])]
+            all_near = [near for stored in found if (near := opened[stored.key])]
+            usable = [near for near in all_near if not near.late]
+            looking.late_near = [near for near in all_near if near.late][: policy.limit]
             if len(usable) >= policy.limit or len(found) < asked:
                 break
         return usable[: policy.limit]
@@ -253,9 +260,11 @@ class Lookup:
         except Sealed as sealed:
             self._corrupt(sealed)
             return None
-        if freshness(entry, self._clock(), self._settings) not in _SERVABLE:
+        state = freshness(entry, self._clock(), self._settings)
+        if state == "expired":
             return None
-        return Near(stored.key, entry, stored.cosine or 0.0, len(stored.payload))
+        late = state not in _SERVABLE
+        return Near(stored.key, entry, stored.cosine or 0.0, len(stored.payload), late)
 
     def found_by(self, chosen: Verdict, near: Near) -> Found:
         """The entry that a decision chose."""

@@ -201,7 +201,9 @@ class Serving:
         if outcome is None:
             return await self._relieve(flight, verdict, looking, compute)
         if outcome.error is not None:
-            return self._instead_of(outcome.error, looking)
+            if verdict is None:
+                looking.late = looking.late or outcome.late
+            return await self._instead_of(outcome.error, looking)
         if outcome.answer is None or _worth_another_try(outcome.answer, flight, looking):
             return _Again(flight.attempt + outcome.failed)
         self._counters.event("joined")
@@ -258,7 +260,7 @@ class Serving:
         try:
             answer = await compute()
         except Exception as error:
-            return self._instead_of(error, looking)
+            return await self._instead_of(error, looking)
         return Served(answer, missed(looking))
 
     async def _lead(
@@ -276,9 +278,12 @@ class Serving:
             answer = await compute()
             shared = self._land(flight, answer)
         except BaseException as error:
-            await self._failed(error, flight, looking, lease)
+            try:
+                await self._look_for_late(error, looking)
+            finally:
+                await self._failed(error, flight, looking, lease)
             if isinstance(error, Exception):
-                return self._instead_of(error, looking)
+                return await self._instead_of(error, looking)
             raise
         await self._keep(flight, looking, shared, lease)
         return Served(answer, replace(missed(looking), lookup_ms=lookup_ms))
@@ -297,7 +302,7 @@ class Serving:
         """The first failure lets a waiter try; the second is everybody's. Cancelled: try again."""
         if isinstance(error, Exception):
             shared = error if flight.attempt > 0 else None
-            self._flights.land(flight, Outcome(error=shared, failed=True))
+            self._flights.land(flight, Outcome(error=shared, failed=True, late=looking.late))
         self._flights.leave(looking.place, flight)
         await self._give_back(lease)
 
@@ -308,8 +313,15 @@ class Serving:
         if self._writes.start(lambda: self._leases.release(lease), "release") is None:
             await self._leases.release(lease)
 
-    def _instead_of(self, error: Exception, looking: Looking) -> Served:
+    async def _look_for_late(self, error: BaseException, looking: Looking) -> None:
+        """Find what may be served now that the stages failed; a mistake of the caller stays one."""
+        failed = isinstance(error, Exception) and not isinstance(error, InputError)
+        if failed and looking.late is None:
+            looking.late = await self._approach.if_stages_fail(looking)
+
+    async def _instead_of(self, error: Exception, looking: Looking) -> Served:
         """A stale answer instead of an error, if one is at hand and allowed."""
+        await self._look_for_late(error, looking)
         if looking.late is None or isinstance(error, InputError):
             raise error
         self._seldom.warning("cache.stale_on_error", error=type(error).__name__)
