@@ -113,8 +113,10 @@ class GuardedStore:
         except CacheError as error:
             # A full disk refuses writes and lets read: no breaker opens.
             self._seldom.warning("cache.store_failed", error=str(error))
-            blame = not self._was_our_queue(wait)
-            raise self._failed(budget, "store_unavailable", str(error), blame=blame) from error
+            ours = self._was_our_queue(wait)
+            raise self._failed(
+                budget, "store_unavailable", str(error), blame=not ours, ours=ours
+            ) from error
         except Exception as error:
             name = type(error).__name__
             self._seldom.error("cache.store_broken", about=name, error=name)
