@@ -5,6 +5,7 @@ import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from funnel.cache.decision import Candidate, Decision, Verdict
 from funnel.cache.flights import Flight, Flights
@@ -13,8 +14,12 @@ from funnel.cache.matcher import Matcher
 from funnel.deadline import Deadline
 from funnel.log import Seldom, get_logger
 
+if TYPE_CHECKING:
+    from funnel.cache.store import Vector
+
 log = get_logger(__name__)
 _MOST = 3  # times the policy's limit: how many flights one query is compared with at most
+_STANDS_STILL = 8  # times a model's limit without a result for anybody: no queue, it hangs
 _AT_ONCE = 8  # queries that compare in one turn of the event loop
 
 
@@ -53,6 +58,7 @@ class Approach:
         self._flights = flights
         self._max_wait_s = max_wait_s
         self._turns = asyncio.Semaphore(_AT_ONCE)
+        self._embedded_at = -math.inf
         self._seldom = Seldom(log)
 
     async def match(self, looking: Looking, flight: Flight) -> Found | Joined | None:
@@ -66,11 +72,12 @@ class Approach:
         if refusal:
             looking.reason = refusal if looking.reason == "no_candidates" else looking.reason
             return None
-        if not await self._embed(looking, flight):
+        search = _Search(looking, flight, (), self._patience(looking))
+        if not await self._embed(search):
             return None
         assert flight.vector is not None  # noqa: S101 - for the type checker
-        near = await self._lookup.nearest(looking, flight.vector)
-        search = _Search(looking, flight, near, self._patience(looking))
+        search.near = await self._lookup.nearest(looking, flight.vector)
+        search.patience = self._patience(looking)  # the encoder's queue was not the others' fault
         while True:
             leaders = self._untried_leaders(search)
             if search.near or leaders:
@@ -80,16 +87,27 @@ class Approach:
             elif not await self._wait_for_others(search):
                 return None
 
-    async def _embed(self, looking: Looking, flight: Flight) -> bool:
-        """Wait for the query's vector, but not longer than for the verifier.
+    async def if_stages_fail(self, looking: Looking) -> Found | None:
+        """A paraphrase past its time, for want of anything better; verified only now.
+
+        Nearly always the stages answer, and then nobody has to know.
+        """
+        kept, looking.late_near = {near.key: near for near in looking.late_near}, ()
+        if not kept:
+            return None
+        limit = self._matcher.time_limit(looking.request.deadline)
+        candidates = [near.candidate for near in kept.values()]
+        chosen = (await self._matcher.judge(looking.request.query.text, candidates, limit)).chosen
+        return self._lookup.found_by(chosen, kept[chosen.candidate.key]) if chosen else None
+
+    async def _embed(self, search: _Search) -> bool:
+        """Wait for the query's vector, but not longer than for the verifier, or than others do.
 
         Who gives up does not stop it: a stage may need it too, and what is kept is found by it.
         """
-        limit = self._matcher.time_limit(looking.request.deadline)
+        looking = search.looking
         try:
-            async with asyncio.timeout(limit.remaining_s()):
-                vector = await looking.request.query.vector()
-            self._flights.embed(looking.place, flight, vector)
+            vector = await self._vector(search)
         except TimeoutError:
             looking.reason = "embedding_timeout"
             return False
@@ -97,7 +115,33 @@ class Approach:
             self._seldom.warning("cache.embedding_failed", error=type(error).__name__)
             looking.reason = "embedding_failed"
             return False
+        self._embedded_at = time.monotonic()
+        self._flights.embed(looking.place, search.flight, vector)
         return True
+
+    async def _vector(self, search: _Search) -> "Vector":
+        """The vector; in company, waited for in turns while the encoder gives some to anybody."""
+        query, limit = search.looking.request.query, self._short_limit(search)
+        began, turn_s = time.monotonic(), limit.remaining_s() or 0.0
+        while True:
+            try:
+                async with asyncio.timeout(limit.remaining_s()) as turn:
+                    return await query.vector()
+            except TimeoutError:
+                still_s = time.monotonic() - max(began, self._embedded_at)
+                if not turn.expired() or still_s > _STANDS_STILL * turn_s:
+                    raise
+                if search.patience.expired or not self._in_company(search):
+                    raise
+            limit = search.patience.within(turn_s)
+
+    def _short_limit(self, search: _Search) -> Deadline:
+        """How long a query that is alone waits for a model."""
+        return self._matcher.time_limit(search.looking.request.deadline)
+
+    def _in_company(self, search: _Search) -> bool:
+        """Whether others are about that it may share a run with: then a wait is worth more."""
+        return self._flights.has_company(search.looking.place, search.flight)
 
     def _patience(self, looking: Looking) -> Deadline:
         """How long to look at others in flight: at most half of what the query has left."""
@@ -139,8 +183,8 @@ class Approach:
         near, search.near = search.near, ()
         # Waiting for the verifier is cheaper than a second run of the stages beside the first.
         limit = search.patience
-        if not leaders:
-            limit = self._matcher.time_limit(search.looking.request.deadline)
+        if not leaders and (self._matcher.verifier.stands_still or not self._in_company(search)):
+            limit = self._short_limit(search)
         if not await self._my_turn(limit):
             return None
         return await self._judge(search, near, self._with_later(search, leaders), limit)

@@ -11,7 +11,7 @@ once in 20 processes at most, however long they run, and one above the target ha
 
 import math
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -110,6 +110,7 @@ class Auditor:
         self._window: deque[tuple[float, bool]] = deque(maxlen=_WINDOW)
         self._evidence = Evidence(self._target)
         self._steps = 0
+        self._last_alarm: Mapping[str, Any] | None = None
         self.alarms = 0
 
     def agrees(self, served: Sequence[str], fresh: Sequence[str]) -> bool:
@@ -137,6 +138,11 @@ class Auditor:
         before = self._matcher.policy.threshold
         after = self._better_threshold(before)
         self._matcher.tighten(after)
+        self._last_alarm = {
+            **_precision(self._window),
+            "threshold_before": before,
+            "threshold_after": after if math.isfinite(after) else None,
+        }
         self._window = deque((pair for pair in self._window if pair[0] >= after), maxlen=_WINDOW)
         self._evidence = Evidence(self._target)
         log.warning(
@@ -183,15 +189,24 @@ class Auditor:
         return math.nextafter(scores[-1], math.inf) if above is None else above
 
     def report(self) -> Mapping[str, Any]:
-        """Audited hit precision with its two-sided 95% interval, JSON-ready."""
-        count = len(self._window)
-        right = sum(agreed for _, agreed in self._window)
-        low, high = interval(right, count)
+        """Audited hit precision with its two-sided 95% interval, JSON-ready.
+
+        Of the threshold in force; what spoke against the one before is in ``last_alarm``.
+        """
         return {
-            "audited": count,
-            "agreed": right,
-            "hit_precision": right / count if count else None,
-            "hit_precision_low": low,
-            "hit_precision_high": high,
+            **_precision(self._window),
             "drift_alarms": self.alarms,
+            "last_alarm": self._last_alarm,
         }
+
+
+def _precision(window: Collection[tuple[float, bool]]) -> dict[str, Any]:
+    count, right = len(window), sum(agreed for _, agreed in window)
+    low, high = interval(right, count)
+    return {
+        "audited": count,
+        "agreed": right,
+        "hit_precision": right / count if count else None,
+        "hit_precision_low": low,
+        "hit_precision_high": high,
+    }

@@ -69,7 +69,7 @@ class CircuitBreaker:
         return self._opened
 
     def allows(self) -> bool:
-        """Whether to make the call now; a caller told yes must report ``succeeded`` or ``failed``.
+        """Whether to make the call now; a caller told yes must report how it ended.
 
         Half open, only the first caller is told yes, until it reports.
         """
@@ -98,6 +98,11 @@ class CircuitBreaker:
             self._failures += 1
             if self._failures >= self._settings.failures or state == "half_open":
                 self._open(newly=state == "closed")
+
+    def proved_nothing(self) -> None:
+        """A call ended in a way that says nothing of the store: half open, the next one may try."""
+        with self._lock:
+            self._trial_ends = None
 
     def _state(self) -> BreakerState:
         if self._trips == 0:

@@ -18,6 +18,7 @@ from funnel.cache.place import Place
 from funnel.deadline import Deadline
 
 if TYPE_CHECKING:
+    from funnel.cache.lookup import Found
     from funnel.cache.store import Vector
 
 State = Literal["undecided", "leading", "landed", "gone"]
@@ -30,20 +31,23 @@ class Outcome:
     """How a flight ended.
 
     An answer or an error to share; neither means that a waiter takes over. ``failed``: because
-    computing failed, not because the caller went away.
+    computing failed, not because the caller went away. ``late`` is what may be served instead of
+    the error to who asked the same in the same words.
     """
 
     answer: Answer | None = None
     error: Exception | None = None
     failed: bool = False
+    late: "Found | None" = None
 
 
 class Flight:
     """One query on its way to an answer.
 
     ``epoch`` is that of the corpus it started under, ``attempt`` how many tries failed before,
-    ``board`` and ``row`` where its vector lies, ``led_at`` since when it computes, ``relieved_at``
-    when a waiter last began to compute beside it (both monotonic seconds). ``twins`` are all that
+    ``board`` and ``row`` where its vector lies, ``led_at`` since when it computes, ``missed_at``
+    when the store was last asked for its question and had no answer, ``relieved_at`` when a waiter
+    last began to compute beside it (all monotonic seconds). ``twins`` are all that
     compute this one text beside each other.
     """
 
@@ -58,6 +62,7 @@ class Flight:
         "key",
         "landing",
         "led_at",
+        "missed_at",
         "number",
         "relieved_at",
         "row",
@@ -81,6 +86,7 @@ class Flight:
         self.board: Board | None = None
         self.row: int | None = None
         self.led_at: float | None = None
+        self.missed_at: float | None = None
         self.relieved_at = 0.0
         self.twins: list[Flight] = []
         self.state: State = "undecided"
@@ -125,6 +131,15 @@ class Board:
         self._by_key[flight.key] = flight
         self._blind[flight.number] = flight
         flight.board = self
+
+    def has_company(self, flight: Flight) -> bool:
+        """Whether another flight may yet be joined: it does not know, or others know its vector."""
+        return any(
+            other is not flight
+            and other.epoch >= flight.epoch
+            and (other.state == "undecided" or (other.joinable and other.row is not None))
+            for other in self._by_key.values()
+        )
 
     def embed(self, flight: Flight, vector: "Vector") -> None:
         """Keep the vector of a flight that is still here."""
@@ -234,6 +249,11 @@ class Flights:
         """
         board = self._boards.get(place.partition)
         return [] if board is None else board.similar(flight, floor)
+
+    def has_company(self, place: Place, flight: Flight) -> bool:
+        """Whether there are others that it, or who may join it."""
+        board = self._boards.get(place.partition)
+        return board is not None and board.has_company(flight)
 
     def lead(self, flight: Flight) -> None:
         """It computes."""

@@ -1,12 +1,12 @@
 """A store behind a time budget and a circuit breaker: it answers in time or not at all."""
 
-import asyncio
 import math
 import time
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
 from funnel.cache.breaker import CircuitBreaker
+from funnel.cache.patience import Wait, patient
 from funnel.cache.store import Store, StoreStats
 from funnel.deadline import NO_DEADLINE, Deadline
 from funnel.errors import CacheError
@@ -18,10 +18,14 @@ _LATELY_S = 5.0  # a store that answered since is taken for well when a hurried 
 
 
 class StoreFault(CacheError):
-    """The store did not do what it was asked. ``reason`` is one of a few words."""
+    """The store did not do what it was asked. ``reason`` is one of a few words.
 
-    def __init__(self, reason: str, detail: str) -> None:
+    ``ours``: because this process was too busy to hear of it, so it may well be asked again.
+    """
+
+    def __init__(self, reason: str, detail: str, *, ours: bool = False) -> None:
         self.reason = reason
+        self.ours = ours
         super().__init__(f"cache store: {reason}: {detail}")
 
 
@@ -97,18 +101,22 @@ class GuardedStore:
         if not self.breaker.allows():
             budget.exhaust()
             raise self._fault("breaker_open", f"{where} kept failing; try again in a few seconds")
-        began, patience_s = time.monotonic(), budget.left_s
+        patience_s = budget.left_s
         try:
-            async with asyncio.timeout(patience_s):
+            async with patient(patience_s) as wait:
                 result = await work(self.store)
         except TimeoutError as error:
             detail = f"{where} gave no answer within {patience_s * 1000:.0f} ms; see that it runs"
-            blame = not self._was_hurried(patience_s)
-            raise self._failed(budget, "store_timeout", detail, blame=blame) from error
+            ours = self._was_our_queue(wait)
+            blame = not (ours or self._was_hurried(patience_s))
+            raise self._failed(budget, "store_timeout", detail, blame=blame, ours=ours) from error
         except CacheError as error:
             # A full disk refuses writes and lets read: no breaker opens.
             self._seldom.warning("cache.store_failed", error=str(error))
-            raise self._failed(budget, "store_unavailable", str(error)) from error
+            ours = self._was_our_queue(wait)
+            raise self._failed(
+                budget, "store_unavailable", str(error), blame=not ours, ours=ours
+            ) from error
         except Exception as error:
             name = type(error).__name__
             self._seldom.error("cache.store_broken", about=name, error=name)
@@ -116,7 +124,7 @@ class GuardedStore:
             raise self._failed(budget, "store_error", detail) from error
         self.breaker.succeeded()
         self._answered = time.monotonic()
-        budget.spend(self._answered - began)
+        budget.spend(wait.seconds)
         return result
 
     def _was_hurried(self, patience_s: float) -> bool:
@@ -124,14 +132,21 @@ class GuardedStore:
         lately = time.monotonic() - self._answered < _LATELY_S
         return lately and patience_s < self.timeout_s / 2 and self.breaker.state == "closed"
 
+    def _was_our_queue(self, wait: Wait) -> bool:
+        """Whether it was this process that was late: others had an answer, or the loop was away."""
+        answered = max(self._answered, self.store.answered_at)
+        return wait.was_away or time.monotonic() - answered <= wait.seconds
+
     def _failed(
-        self, budget: Budget, reason: str, detail: str, *, blame: bool = True
+        self, budget: Budget, reason: str, detail: str, *, blame: bool = True, ours: bool = False
     ) -> StoreFault:
         if blame:
             self.breaker.failed()
+        else:
+            self.breaker.proved_nothing()
         budget.exhaust()
-        return self._fault(reason, detail)
+        return self._fault(reason, detail, ours=ours)
 
-    def _fault(self, reason: str, detail: str) -> StoreFault:
+    def _fault(self, reason: str, detail: str, *, ours: bool = False) -> StoreFault:
         self.faults[reason] = self.faults.get(reason, 0) + 1
-        return StoreFault(reason, detail)
+        return StoreFault(reason, detail, ours=ours)

@@ -94,6 +94,10 @@ class LocalTier:
             self._epoch = epoch
         self._seen = self._clock()
 
+    def covers(self, began: float, arrived: float) -> bool:
+        """Whether a reading that began then is recent enough for who arrived then."""
+        return arrived - began <= self._lag_s
+
     def get(self, place: Place) -> Kept | None:
         """The entry at a place, if it is certain enough that it still holds."""
         if self._epoch is None or self._clock() - self._seen > self._lag_s:

@@ -14,6 +14,7 @@ from funnel.cache.guarded_store import Budget, GuardedStore, StoreFault
 from funnel.cache.local import Kept, LocalTier
 from funnel.cache.matcher import Matcher
 from funnel.cache.place import Place
+from funnel.cache.readings import Readings
 from funnel.cache.settings import CacheSettings
 from funnel.cache.store import Missing, Stored
 from funnel.types import CacheInfo
@@ -58,12 +59,13 @@ class Found:
 
 @dataclass(frozen=True, slots=True)
 class Near:
-    """A servable entry near the query."""
+    """An entry near the query; ``late`` if it may be served only if the stages fail."""
 
     key: str
     entry: Entry
     cosine: float
     size: int
+    late: bool = False
 
     @property
     def candidate(self) -> Candidate:
@@ -75,9 +77,12 @@ class Near:
 class Looking:
     """The state of one lookup as it goes through the tiers.
 
-    ``epoch`` is that of the first reading, None if the store did not answer. ``fault`` is what
-    failed, ``late`` an entry that may only be served if the stages fail, ``refused`` the candidate
-    that came nearest to being a hit.
+    ``epoch`` is that of the first reading, None if the store was asked and did not answer;
+    ``missed_at`` is when the last reading began (monotonic seconds), if it found nothing at all.
+    ``fault`` is what failed, ``unheard`` if that was only this process, which was too busy;
+    ``late`` is an entry that may only be served if the stages fail, ``late_near`` are such entries
+    near the query, which nobody has verified; ``refused`` is the candidate that came nearest to
+    being a hit.
     """
 
     request: CacheRequest
@@ -85,9 +90,12 @@ class Looking:
     budget: Budget
     began: float = field(default_factory=time.perf_counter)
     epoch: int | None = None
+    missed_at: float | None = None
     fault: str | None = None
+    unheard: bool = False
     reason: str = "no_candidates"
     late: Found | None = None
+    late_near: Sequence["Near"] = ()
     refused: Verdict | None = None
 
     @property
@@ -111,6 +119,7 @@ class Lookup:
     ) -> None:
         self._settings = settings
         self._store = store
+        self._readings = Readings(store, local)
         self._codec = codec
         self._local = local
         self._matcher = matcher
@@ -119,25 +128,30 @@ class Lookup:
 
     async def exact(self, looking: Looking) -> Found | None:
         """This very text, here or in the store, or a verified paraphrase of a kept one."""
+        return self.here(looking) or await self.in_store(looking)
+
+    def here(self, looking: Looking) -> Found | None:
+        """This very text in this process."""
         kept = self._local.get(looking.place)
         found = None if kept is None else self._servable(kept, looking)
-        if found is None:
-            return await self._from_store(looking)
-        self._store.touch(looking.place.partition, found.key)
+        if found is not None:
+            self._store.touch(looking.place.partition, found.key)
         return found
 
-    async def _from_store(self, looking: Looking) -> Found | None:
-        place = looking.place
+    async def in_store(self, looking: Looking) -> Found | None:
+        """This very text in the store, or a verified paraphrase; asked once for many callers."""
+        place, looking.missed_at = looking.place, None
         try:
-            reading = await self._store.call(
-                lambda store: store.get(place.partition, place.key), looking.budget
-            )
+            reading, began = await self._readings.get(place, looking.budget)
         except StoreFault as fault:
-            looking.fault = fault.reason
+            looking.fault, looking.unheard = fault.reason, fault.ours
+            if fault.ours and self._local.epoch:  # what is computed can be kept if it is still that
+                looking.epoch = self._local.epoch.current
             return None
         self._local.saw(reading.epoch)
         looking.epoch = reading.epoch.current
         if isinstance(reading.found, Missing):
+            looking.missed_at = began
             return None
         kept = self._open(reading.found, looking)
         if kept is None:
@@ -197,6 +211,8 @@ class Lookup:
     ) -> list[Near]:
         """Servable entries near the vector, best first; none when the store does not answer.
 
+        What may be served if the stages fail is noted in ``looking``.
+
         What is kept for failing stages only, or cannot be opened, must not take the places of what
         can be served: where there is such, more are asked for.
         """
@@ -211,7 +227,9 @@ class Lookup:
             for stored in found:
                 if stored.key not in opened:
                     opened[stored.key] = self._near(stored, looking)
-            usable = [near for stored in found if (near := opened[stored.key])]
+            all_near = [near for stored in found if (near := opened[stored.key])]
+            usable = [near for near in all_near if not near.late]
+            looking.late_near = [near for near in all_near if near.late][: policy.limit]
             if len(usable) >= policy.limit or len(found) < asked:
                 break
         return usable[: policy.limit]
@@ -219,6 +237,9 @@ class Lookup:
     async def _neighbours(
         self, looking: Looking, vector: "Vector", limit: int, floor: float
     ) -> Sequence[Stored]:
+        if looking.unheard:  # in the meantime this process has caught up
+            looking.fault, looking.unheard = None, False
+            looking.budget = self._store.budget(looking.request.deadline)
         if looking.fault is not None:
             return []
         partition = looking.place.partition
@@ -239,9 +260,11 @@ class Lookup:
         except Sealed as sealed:
             self._corrupt(sealed)
             return None
-        if freshness(entry, self._clock(), self._settings) not in _SERVABLE:
+        state = freshness(entry, self._clock(), self._settings)
+        if state == "expired":
             return None
-        return Near(stored.key, entry, stored.cosine or 0.0, len(stored.payload))
+        late = state not in _SERVABLE
+        return Near(stored.key, entry, stored.cosine or 0.0, len(stored.payload), late)
 
     def found_by(self, chosen: Verdict, near: Near) -> Found:
         """The entry that a decision chose."""

@@ -185,10 +185,12 @@ class Matcher:
     @property
     def problem(self) -> str:
         """Why no question can match, or nothing."""
-        return self._threshold.problem
+        if self._threshold.problem or math.isfinite(self.policy.threshold):
+            return self._threshold.problem
+        return "tightened"
 
     def tighten(self, threshold: float) -> None:
-        """Demand a higher score from now on; never a lower one."""
+        """Demand a higher score from now on, never a lower one; infinite ends the semantic tier."""
         self.policy = replace(self.policy, threshold=max(threshold, self.policy.threshold))
 
     def refuses(self, query: str) -> str:

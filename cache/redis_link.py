@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Coroutine, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias, TypeVar
 
+from funnel.cache.patience import patient
 from funnel.cache.redis_lua import SCHEMA, Script
 from funnel.cache.redis_url import checked_url, place
 from funnel.errors import CacheError, ConfigError
@@ -32,11 +33,14 @@ _LOOK_UP_EVERY_S = 1.0
 _POLICY_MAY_EVICT_ANYTHING = "allkeys"
 _READ_ONLY = "read only replica"
 _MOVING = "try again when the cluster has moved the slot to its new node"
+_FOREIGN = "something else writes to the keys of cache.namespace: name another, or delete them"
 _MENDS = {
     "'maxmemory'": "raise its maxmemory well above cache.max_bytes, or lower that",
     _READ_ONLY: "name the primary in cache.url",
     "non local key": _MOVING,
     "TTL exhausted": _MOVING,  # each of two nodes named the other, sixteen times
+    "WRONGTYPE": _FOREIGN,
+    "not an integer": _FOREIGN,
     "permission": "allow its user scripts and reading, writing keys of cache.namespace, as with "
     "ACL SETUSER USER ~{funnel1:* +@all -@dangerous +info",
     "Authentication required": "put user and password into cache.url",
@@ -83,6 +87,7 @@ class RedisLink:
         self.where = place(url)
         self.prefix = "{" + f"funnel{SCHEMA}:{_checked_namespace(namespace)}" + "}:"
         self._timeout_s = timeout_s
+        self.answered_at = -math.inf
         self._client: Any = None
         self._facts: ServerFacts | None = None
         self._connecting: asyncio.Task[Any] | None = None
@@ -150,7 +155,9 @@ class RedisLink:
             client = await self._connected()
             if on_node:
                 client = self._node(client)
-            return await client.execute_command(*words)
+            reply = await client.execute_command(*words)
+            self.answered_at = time.monotonic()
+            return reply
         finally:
             self._slots.release()
 
@@ -218,9 +225,8 @@ class RedisLink:
         task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._finished)
-        done, _ = await asyncio.wait((task,), timeout=patience_s)
-        if not done:
-            raise TimeoutError
+        async with patient(patience_s):
+            await asyncio.wait((task,))
         if task.cancelled():
             raise CacheError("the Redis store was closed meanwhile; make a new one")
         return task.result()

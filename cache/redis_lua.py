@@ -21,7 +21,8 @@ share a hash tag) served by one node of a cluster. With ``P`` for ``{funnel1:NAM
 =================  ======  ==========================================================
 
 where ID is ``partition:key``. If ``meta`` is lost (a flush, an eviction by the server), a new one
-starts with a floor above every epoch given before, so that what survived is never read again.
+starts with a floor above every epoch given before, so that what survived is never read again. One
+that holds anything but numbers counts as lost.
 
 While a cluster moves the slot to another node, each of the two has a part of the keys. A script
 that changes records would do half of its work then, and so refuses: both nodes answer a command of
@@ -42,10 +43,22 @@ local function now()
   local t = redis.call('TIME')
   return t[1] * 1000 + math.floor(t[2] / 1000)
 end
+local function whole(value)  -- a number that HINCRBY takes and Lua holds exactly
+  if type(value) == 'string' and #value <= 16 and string.match(value, '^-?%d+$') then
+    return tonumber(value)
+  end
+end
 local function epoch()
-  local e = redis.call('HMGET', M, 'current', 'floor')
-  if not e[1] or not e[2] then return nil end
-  return {tonumber(e[1]), tonumber(e[2])}
+  local e = redis.pcall('HMGET', M, 'current', 'floor')
+  local current, floor = whole(e[1]), whole(e[2])
+  if current and floor then return {current, floor} end
+end
+local function sound()  -- whether somebody has not written something else into meta
+  local m = redis.pcall('HMGET', M, 'token', 'born', 'seq', 'bytes', 'evictions')
+  for i = 1, 5 do
+    if not whole(m[i]) then return false end
+  end
+  return epoch() ~= nil
 end
 local function overdue()  -- writes whose writer died before it told of them
   local count = redis.pcall('ZCOUNT', P .. 'writes', '-inf', text(now()))
@@ -55,7 +68,9 @@ local function told_epoch()
   if not overdue() then return epoch() end
 end
 local function birth(seen)
-  local start = text(math.max(now(), seen + 1))
+  local e = epoch()
+  local start = text(math.max(now(), seen + 1, e and e[1] + 1 or 0))
+  redis.call('UNLINK', M)  -- it may be of another type
   redis.call('HSET', M, 'current', start, 'floor', start, 'token', start, 'born', start,
              'seq', 0, 'bytes', 0, 'evictions', 0)
 end
@@ -71,7 +86,7 @@ local function raise(invalidate)
 end
 local function ensure()
   redis.call('EXISTS', P .. 'none', P .. 'nothing')  -- an error while nodes share the slot's keys
-  if not epoch() then birth(0) end
+  if not sound() then birth(0) end
   if overdue() then
     redis.call('ZREMRANGEBYSCORE', P .. 'writes', '-inf', text(now()))
     raise(true)
@@ -205,7 +220,8 @@ return found
 """cursor, count → next cursor, id, vector, id, vector …"""
 
 PLACE = Script("""
-local m = redis.call('HMGET', M, 'born', 'seq')
+local m = redis.pcall('HMGET', M, 'born', 'seq')
+m[1], m[2] = m[1] or false, whole(m[2]) and m[2]
 local last = redis.call('XREVRANGE', P .. 'log', '+', '-', 'COUNT', 1)
 return {m[1], m[2], last[1] and last[1][1] or '0-0'}
 """)
@@ -412,8 +428,9 @@ return gone
 """ids used of late → ids of expired records that were tidied up"""
 
 STATS = Script("""
-local m = redis.call('HMGET', M, 'bytes', 'evictions', 'current', 'floor')
+local m = redis.pcall('HMGET', M, 'bytes', 'evictions', 'current', 'floor')
+for i = 1, 4 do m[i] = text(whole(m[i]) or 0) end
 return {redis.call('HLEN', P .. 'side'), redis.call('ZCOUNT', P .. 'aliases', text(now()), '+inf'),
-        m[1] or '0', m[2] or '0', m[3] or '0', m[4] or '0'}
+        m[1], m[2], m[3], m[4]}
 """)
 """→ entries, aliases, bytes, evictions, current, floor"""

@@ -2,6 +2,7 @@
 
 import asyncio
 import functools
+import math
 import random
 import time
 from collections.abc import Callable
@@ -84,7 +85,7 @@ class Serving:
         """The answer to one lookup, wherever it comes from."""
         attempt = 0
         while True:
-            found = None if looking.fault else await self._lookup.exact(looking)
+            found = None if looking.fault else await self._kept(looking)
             if found is not None:
                 return self._hit(found, looking, compute)
             result = await self._join_or_fly(looking, compute, attempt)
@@ -97,11 +98,33 @@ class Serving:
     ) -> Served | _Again:
         same = self._flights.same(looking.place, self._epoch(looking))
         if same is not None:
+            same.missed_at = looking.missed_at or same.missed_at
             return await self._join(same, None, looking, compute)
         return await self._fly(self._register(looking, attempt), looking, compute)
 
+    async def _kept(self, looking: Looking) -> Found | None:
+        """The answer to this very text as it is kept, here or in the store."""
+        found = self._lookup.here(looking)
+        if found is not None or self._is_being_computed(looking):
+            return found
+        return await self._lookup.in_store(looking)
+
+    def _is_being_computed(self, looking: Looking) -> bool:
+        """Whether the store lacked it a moment ago and somebody here computes it since.
+
+        A moment is what a process's own entries are believed for without a look at the epoch.
+        """
+        epoch, now = self._local.epoch, time.monotonic()
+        same = self._flights.same(looking.place, epoch.current) if epoch else None
+        if epoch is None or same is None or same.missed_at is None:
+            return False
+        if not self._local.covers(same.missed_at, now):
+            return False
+        looking.epoch = epoch.current
+        return True
+
     def _register(self, looking: Looking, attempt: int) -> Flight:
-        return self._flights.register(
+        flight = self._flights.register(
             looking.place,
             looking.request.query.text,
             self._epoch(looking),
@@ -109,6 +132,8 @@ class Serving:
             attempt=attempt,
             deadline=looking.request.deadline,
         )
+        flight.missed_at = looking.missed_at
+        return flight
 
     def _epoch(self, looking: Looking) -> int:
         if looking.epoch is not None:
@@ -176,7 +201,9 @@ class Serving:
         if outcome is None:
             return await self._relieve(flight, verdict, looking, compute)
         if outcome.error is not None:
-            return self._instead_of(outcome.error, looking)
+            if verdict is None:
+                looking.late = looking.late or outcome.late
+            return await self._instead_of(outcome.error, looking)
         if outcome.answer is None or _worth_another_try(outcome.answer, flight, looking):
             return _Again(flight.attempt + outcome.failed)
         self._counters.event("joined")
@@ -233,7 +260,7 @@ class Serving:
         try:
             answer = await compute()
         except Exception as error:
-            return self._instead_of(error, looking)
+            return await self._instead_of(error, looking)
         return Served(answer, missed(looking))
 
     async def _lead(
@@ -251,9 +278,12 @@ class Serving:
             answer = await compute()
             shared = self._land(flight, answer)
         except BaseException as error:
-            await self._failed(error, flight, looking, lease)
+            try:
+                await self._look_for_late(error, looking)
+            finally:
+                await self._failed(error, flight, looking, lease)
             if isinstance(error, Exception):
-                return self._instead_of(error, looking)
+                return await self._instead_of(error, looking)
             raise
         await self._keep(flight, looking, shared, lease)
         return Served(answer, replace(missed(looking), lookup_ms=lookup_ms))
@@ -272,7 +302,7 @@ class Serving:
         """The first failure lets a waiter try; the second is everybody's. Cancelled: try again."""
         if isinstance(error, Exception):
             shared = error if flight.attempt > 0 else None
-            self._flights.land(flight, Outcome(error=shared, failed=True))
+            self._flights.land(flight, Outcome(error=shared, failed=True, late=looking.late))
         self._flights.leave(looking.place, flight)
         await self._give_back(lease)
 
@@ -283,8 +313,15 @@ class Serving:
         if self._writes.start(lambda: self._leases.release(lease), "release") is None:
             await self._leases.release(lease)
 
-    def _instead_of(self, error: Exception, looking: Looking) -> Served:
+    async def _look_for_late(self, error: BaseException, looking: Looking) -> None:
+        """Find what may be served now that the stages failed; a mistake of the caller stays one."""
+        failed = isinstance(error, Exception) and not isinstance(error, InputError)
+        if failed and looking.late is None:
+            looking.late = await self._approach.if_stages_fail(looking)
+
+    async def _instead_of(self, error: Exception, looking: Looking) -> Served:
         """A stale answer instead of an error, if one is at hand and allowed."""
+        await self._look_for_late(error, looking)
         if looking.late is None or isinstance(error, InputError):
             raise error
         self._seldom.warning("cache.stale_on_error", error=type(error).__name__)
@@ -339,7 +376,8 @@ def missed(looking: Looking) -> CacheInfo:
         reason=looking.fault or looking.reason,
         matched_query=(refused.candidate.asked or refused.candidate.query) if refused else None,
         score=refused.score if refused else None,
-        threshold=refused.needed if refused else None,
+        # It may have been tightened to infinity meanwhile, which JSON does not know.
+        threshold=refused.needed if refused and math.isfinite(refused.needed) else None,
         lookup_ms=looking.ms,
     )
 

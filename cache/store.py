@@ -13,6 +13,7 @@ Errors: a store raises :class:`funnel.errors.CacheError` (only) when it cannot a
 ``timeout_ms``. The cache turns that into a miss.
 """
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -166,6 +167,14 @@ class Store(ABC):
     def where(self) -> str:
         """Which one it is, for messages: a server without its credentials, or a file."""
         return type(self).__name__
+
+    @property
+    def answered_at(self) -> float:
+        """When it last answered, be it too late for who asked (monotonic seconds); -inf: unknown.
+
+        Of a store that is far away: one that answers some is not to blame if others had to queue.
+        """
+        return -math.inf
 
     @abstractmethod
     async def get(self, partition: str, key: str) -> Reading:

@@ -94,6 +94,10 @@ class RedisStore(Store):
     def where(self) -> str:  # noqa: D102
         return f"Redis at {self._link.where}"
 
+    @property
+    def answered_at(self) -> float:  # noqa: D102
+        return self._link.answered_at
+
     async def get(self, partition: str, key: str) -> Reading:  # noqa: D102
         reply = await self._link.run(lua.GET, partition, key)
         epoch, valid = await self._epoch_in(reply)

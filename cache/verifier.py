@@ -16,6 +16,7 @@ from funnel.models.base import Scorer, TextPair
 
 log = get_logger(__name__)
 _BATCH = 64
+_STANDS_STILL = 20  # time-outs without a pass: it hangs rather than being busy
 
 
 def is_symmetric(scorer: Scorer) -> bool:
@@ -57,6 +58,8 @@ class Verifier:
         self.passes = 0
         self.pairs = 0
         self._waiting: deque[_Job] = deque()
+        self._scoring: Sequence[_Job] = ()
+        self._moved_at = -math.inf
         self._worker: asyncio.Task[None] | None = None
         self._seldom = Seldom(log)
 
@@ -95,6 +98,15 @@ class Verifier:
         self.breaker.succeeded()
         return scores
 
+    @property
+    def stands_still(self) -> bool:
+        """Whether somebody waits for it, and it has not scored for several time-outs."""
+        since = max(self._moved_at, min((job.began for job in self._open()), default=math.inf))
+        return time.monotonic() - since > _STANDS_STILL * self._timeout_s
+
+    def _open(self) -> list[_Job]:
+        return [job for job in (*self._scoring, *self._waiting) if not job.answer.done()]
+
     def close(self) -> None:
         """Stop the worker; whoever waits gets a fault."""
         if self._worker is not None:
@@ -108,7 +120,7 @@ class Verifier:
 
     async def _work(self) -> None:
         while self._waiting:
-            jobs = self._next_jobs()
+            self._scoring = jobs = self._next_jobs()
             if not jobs:
                 continue
             try:
@@ -138,6 +150,7 @@ class Verifier:
         pairs = [pair for job in jobs for pair in job.pairs]
         scored = await self.scorer.ascore(pairs, deadline=_latest(jobs), **self._known(jobs))
         self.passes += 1
+        self._moved_at = time.monotonic()
         self.pairs += len(pairs)
         values = [float(value) for value in scored.values]
         if scored.truncated:

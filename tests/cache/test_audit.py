@@ -1,5 +1,7 @@
 """Shadow audits: what raises the drift alarm, what does not, and what the alarm does."""
 
+import asyncio
+import json
 import math
 import random
 from typing import get_args
@@ -11,7 +13,7 @@ from hypothesis import strategies as st
 from funnel.cache.audit import Auditor, Evidence, evidence_below
 from funnel.cache.counters import REASONS
 from funnel.cache.guards import FindingKind
-from tests.cache.world import World
+from tests.cache.world import TopicScorer, World
 
 
 def _auditor(target: float = 0.95) -> tuple[Auditor, World]:
@@ -74,6 +76,49 @@ def test_alarm_without_a_supported_threshold_halves_the_hits() -> None:
             thresholds.append(world.cache.matcher.policy.threshold)
     assert 2.0 < thresholds[0] < thresholds[1] < thresholds[2] == math.inf
     assert thresholds[0] < 3.0
+
+
+async def test_an_infinite_threshold_ends_the_semantic_tier() -> None:
+    """No verifier is asked for nothing, and results and stats say why; what is exact is served."""
+    world = World()
+    await world.ask("a word about cats")
+    await world.ask("something about cats")
+    world.cache.matcher.tighten(math.inf)
+    asked = len(world.scorer.calls)
+    served = await world.ask("other words about cats")
+    assert (served.info.status, served.info.reason) == ("miss", "tightened")
+    assert (served.info.threshold, len(world.scorer.calls)) == (None, asked)
+    assert (await world.ask("a word about cats")).info.tier == "exact"
+    assert (await world.ask("something about cats")).info.reason == "tightened"  # was an alias
+    stats = await world.cache.stats()
+    told = (stats["semantic"], stats["semantic_problem"], stats["threshold"])
+    assert told == (False, "tightened", None)
+    assert stats["reasons"]["tightened"] == 2
+
+
+async def test_a_threshold_that_rises_during_a_lookup_is_plain_json() -> None:
+    """What was compared with infinity is told without it."""
+    world = World(scorer=TopicScorer(delay_s=0.05))
+    await world.ask("a word about cats")
+    asking = asyncio.ensure_future(world.ask("something about cats"))
+    await asyncio.sleep(0.03)
+    world.cache.matcher.tighten(math.inf)
+    info = (await asking).info
+    assert (info.reason, info.threshold) == ("below_threshold", None)
+
+
+async def test_the_evidence_of_an_alarm_stays_visible() -> None:
+    """The window begins anew; what spoke against the old threshold is told until the next alarm."""
+    auditor, _ = _auditor()
+    assert auditor.report()["last_alarm"] is None
+    taken = _audits_until_alarm(auditor, 0.0, 500, seed=1)
+    report = auditor.report()
+    assert report["audited"] == 0
+    alarm = report["last_alarm"]
+    assert (alarm["audited"], alarm["agreed"], alarm["hit_precision"]) == (taken, 0, 0.0)
+    assert 0 < alarm["hit_precision_high"] < 0.1
+    assert (alarm["threshold_before"], alarm["threshold_after"]) == (2.0, None)
+    json.dumps(report, allow_nan=False)
 
 
 def test_equal_scores_are_no_reason_to_turn_it_off() -> None:

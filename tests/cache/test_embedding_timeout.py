@@ -126,3 +126,45 @@ async def test_an_answer_without_an_embedding_leaves_with_any_new_document() -> 
     assert (await world.ask("a word about cats")).info.status == "hit"
     await world.cache.documents_changed(upserted=[Document("new", "all there is about cats")])
     assert (await world.ask("a word about cats")).info.status == "miss"
+
+
+async def test_a_query_in_company_waits_while_the_encoder_gives_results_to_others() -> None:
+    """Six paraphrases behind a queue of the encoder that takes longer than the limit: one run."""
+    encoder = QueuedEncoder()
+    world = _world(encoder, timeout_ms=50)
+    world.stages.delay_s = 0.3
+    await world.cache.start()
+    encoder.delay_s = 0.03
+    texts = [f"{word} words about cats" for word in ("some", "few", "many", "good", "nice", "odd")]
+    began = asyncio.get_running_loop().time()
+    await asyncio.gather(
+        *(world.cache.serve(world.request(text), world.stages.of(text)) for text in texts)
+    )
+    assert asyncio.get_running_loop().time() - began > 0.15
+    assert len(world.stages.runs) == 1
+
+
+async def test_an_encoder_that_hangs_is_not_waited_for_in_company_either() -> None:
+    """Eight limits without a result for anybody are enough, far less than a flight may take."""
+    encoder = SlowEncoder()
+    world = _world(encoder, timeout_ms=20)
+    await world.cache.start()
+    encoder.delay_s = 30.0
+    texts = ["a word about cats", "some words about cats"]
+    took = [_seconds(world, world.request(text), text) for text in texts]
+    for seconds, reason in await asyncio.gather(*took):
+        assert reason == "embedding_timeout"
+        assert seconds < 2.0
+    assert len(world.stages.runs) == 2
+
+
+class QueuedEncoder(SlowEncoder):
+    """One text at a time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._turn = asyncio.Lock()
+
+    async def aencode(self, texts: Sequence[str], *, side: Side | None = None) -> FloatArray:
+        async with self._turn:
+            return await super().aencode(texts, side=side)

@@ -174,6 +174,36 @@ async def test_paraphrase_that_gave_up_waiting_gets_the_stale_answer_too() -> No
     await asyncio.gather(slow, return_exceptions=True)
 
 
+async def test_a_paraphrase_of_a_stale_answer_gets_it_when_the_stages_fail() -> None:
+    """As the wording itself does: flagged, with its score; and all who ask the same words, too."""
+    world = World(stale_on_error_s=1_000, ttl_s=100)
+    await world.ask("a word about cats")
+    world.clock.now += 200
+    verified = len(world.scorer.calls)
+    assert (await world.ask("something about dogs")).info.status == "miss"
+    assert len(world.scorer.calls) == verified  # nobody verifies in vain
+    world.stages.error, world.stages.delay_s = RuntimeError("boom"), 0.05
+    served = await _all(world, ["something about cats"] * 3)
+    assert {(s.info.tier, s.info.stale, s.info.reason) for s in served} == {
+        ("semantic", True, "stages_failed")
+    }
+    assert {(s.info.matched_query, s.info.score) for s in served} == {("a word about cats", 8.0)}
+    assert len(world.cache.flights) == 0
+
+
+async def test_what_is_no_paraphrase_or_too_old_is_not_served_for_an_error() -> None:
+    """Then the error is the answer."""
+    world = World(stale_on_error_s=1_000, ttl_s=100)
+    await world.ask("a word about cats")
+    world.stages.error = RuntimeError("boom")
+    world.clock.now += 200
+    with pytest.raises(RuntimeError):
+        await world.ask("a word about dogs")
+    world.clock.now += 2_000
+    with pytest.raises(RuntimeError):
+        await world.ask("something about cats")
+
+
 async def test_landed_flight_is_not_joined_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
     """An embedder that hangs: after a while the answer is kept without a vector, and expires."""
     monkeypatch.setattr("funnel.cache.serving._JOINABLE_S", 0.2)

@@ -174,6 +174,46 @@ class TestLostKeys:
         assert await payload(store, "00") is None
         assert await near(store, axis(0)) == []
 
+    @pytest.mark.parametrize("field", ["current", "floor", "token", "seq", "bytes", "evictions"])
+    async def test_damaged_numbers_count_as_lost(
+        self, store: RedisStore, behind: Behind, field: str
+    ) -> None:
+        """Something else wrote into them: a purge begins anew, above every epoch given before."""
+        await keep(store, "00", vector=axis(0))
+        before = await store.epoch()
+        behind.client.hset(behind.name("meta"), field, "garbage")
+        await store.stats()
+        await store.purge()
+        assert await payload(store, "00") is None
+        assert (await store.epoch()).current > before.current
+        assert await keep(store, "00", vector=axis(0))
+        assert await near(store, axis(0)) == ["00"]
+
+    async def test_a_lookup_alone_mends_what_it_needs(
+        self, store: RedisStore, behind: Behind
+    ) -> None:
+        """Nobody has to purge: the next reading finds nothing and begins anew."""
+        await keep(store, "00", vector=axis(0))
+        for damage in ("hset", "set"):
+            behind.client.unlink(behind.name("meta"))
+            if damage == "hset":
+                behind.client.hset(behind.name("meta"), mapping={"current": "x", "floor": "1e9"})
+            else:
+                behind.client.set(behind.name("meta"), "a string")
+            assert await payload(store, "00") is None
+            assert await keep(store, "00", vector=axis(0))
+            assert await payload(store, "00") is not None
+
+    async def test_keys_of_somebody_else_are_told_with_the_mend(
+        self, store: RedisStore, behind: Behind
+    ) -> None:
+        """A correct URL is not what is missing."""
+        await keep(store, "00")
+        behind.client.unlink(behind.name("side"))
+        behind.client.set(behind.name("side"), "a string")
+        with pytest.raises(CacheError, match=r"writes to the keys of cache\.namespace"):
+            await store.purge()
+
     async def test_lost_accounts_do_not_stop_the_store(
         self, store: RedisStore, behind: Behind
     ) -> None:
