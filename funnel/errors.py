@@ -83,7 +83,14 @@ class UnknownModel(ModelError, ConfigError):
 
 
 class TrainingStopped(FunnelError):
-    """Training was interrupted between two steps; a checkpoint was kept and can be resumed."""
+    """Training ended early between two steps; a checkpoint was kept and can be resumed.
+
+    ``interrupted`` tells a signal from ``max_steps``.
+    """
+
+    def __init__(self, message: str, *, interrupted: bool = False) -> None:
+        self.interrupted = interrupted
+        super().__init__(message)
 
 
 class StageError(FunnelError):
