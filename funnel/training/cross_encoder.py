@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from funnel.models.source import ModelName
 from funnel.training.exports import Form
 from funnel.training.losses import PairLoss, ScoreScale
 from funnel.training.pair_training import PairTask, train_pairs
@@ -14,7 +15,7 @@ def train_cross_encoder(
     pairs: Sequence[LabelledPair],
     options: RunOptions,
     *,
-    base: str = "embedded:duplicate",
+    base: ModelName = "embedded:duplicate",
     loss: PairLoss = "bce",
     scale: ScoreScale = "probability",
     residual: bool = False,

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from funnel.models.source import ModelName
 from funnel.training.exports import Form
 from funnel.training.pair_training import PairTask, train_pairs
 from funnel.training.records import LabelledPair
@@ -13,7 +14,7 @@ def train_duplicate(
     pairs: Sequence[LabelledPair],
     options: RunOptions,
     *,
-    base: str = "embedded:duplicate",
+    base: ModelName = "embedded:duplicate",
     residual: bool = False,
     form: Form = "auto",
     settings: TrainSettings | None = None,

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from funnel.errors import InputError
+from funnel.models.source import ModelName, model_name
 from funnel.training.checks import (
     check_classes,
     check_probabilities,
@@ -66,7 +67,7 @@ class PairTask:
 def train_pairs(
     pairs: Sequence[LabelledPair],
     task: PairTask,
-    base: str,
+    base: ModelName,
     settings: TrainSettings,
     options: RunOptions,
     dev: Sequence[LabelledPair] | None = None,
@@ -82,6 +83,7 @@ def train_pairs(
         ModelError: the base cannot be loaded, or the result cannot be saved.
         TrainingStopped: interrupted; ``resume`` goes on.
     """
+    base = model_name(base)
     check_pairs(pairs, task, minimum=settings.min_rows)
     train, held_out = _parts(pairs, dev, task, settings)
     check_pairs(train, task, minimum=1)
