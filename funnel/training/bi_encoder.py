@@ -16,6 +16,7 @@ from funnel.training.checks import (
     check_size,
     check_spread,
     check_triples,
+    named,
 )
 from funnel.training.exports import export_bi_encoder
 from funnel.training.figures import regression_figures, sigmoid
@@ -104,7 +105,8 @@ def train_bi_encoder(
         TrainingStopped: interrupted; resume with ``RunOptions(resume=True)``.
     """
     settings, base = settings or TrainSettings(), model_name(base)
-    check_size(data.texts, "examples", minimum=settings.min_rows)
+    with named(options.data_name):
+        check_size(data.texts, "examples", minimum=settings.min_rows)
     loss: BiLoss = "cosine" if len(data.texts[0]) == 2 else "margin_mse"
     train, dev = split_by_group(data.rows, _query, share=settings.dev_share, seed=settings.seed)
     with open_session(

@@ -30,7 +30,7 @@ def train_cross_encoder(
     shipped model that reads pairs: where a hub can be reached, name one trained on relevance.
 
     Raises:
-        InputError, CorpusError: the data cannot be trained on.
+        InputError: the data cannot be trained on.
         ConfigError: an option cannot be honoured here.
         ModelError: the base cannot be loaded or the result cannot be saved.
         TrainingStopped: interrupted; resume with ``RunOptions(resume=True)``.

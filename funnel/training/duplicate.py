@@ -27,7 +27,7 @@ def train_duplicate(
     95% and 99% precision.
 
     Raises:
-        InputError, CorpusError: the data cannot be trained on.
+        InputError: the data cannot be trained on.
         ConfigError: an option cannot be honoured here.
         ModelError: the base cannot be loaded or the result cannot be saved.
         TrainingStopped: interrupted; resume with ``RunOptions(resume=True)``.

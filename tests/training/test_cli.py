@@ -1,6 +1,7 @@
 """``funnel train`` from the outside: files in, files and JSON out."""
 
 import json
+import re
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,7 +12,7 @@ import yaml
 from typer.testing import CliRunner, Result
 
 from funnel.cli.train import app
-from funnel.errors import ConfigError, CorpusError, FunnelError, InputError
+from funnel.errors import ConfigError, FunnelError, InputError
 from funnel.training import LabelledPair
 
 QUICK = ["--epochs", "1", "--learning-rate", "0.003", "--precision", "fp32", "--evaluations", "1"]
@@ -194,10 +195,30 @@ def test_bad_lines_stop_the_command_or_are_skipped(
     bad.write_text(file.read_text() + "{broken\n")
     common = ("cross-encoder", bad, "--base", tiny_base, "-o", tmp_path / "m", *QUICK)
     problem = failure(*common)
-    assert isinstance(problem, CorpusError) and "line 129" in str(problem)
+    assert isinstance(problem, InputError) and "line 129" in str(problem)
     assert not (tmp_path / "m").exists()
     told = run_json(*common, "--on-bad-line", "skip")
     assert told["rows"]["train"] + told["rows"]["dev"] == 128
+
+
+@pytest.mark.parametrize(
+    ("name", "rows", "problem"),
+    [
+        ("none.jsonl", None, r"^data \S*none\.jsonl: no such file$"),
+        ("data.txt", "", r"^data \S*data\.txt: got the suffix .*\(also with .gz\)$"),
+        ("d.jsonl", '{"query": "a", "document": "b", "label": 5}', r"^\S*d.jsonl: labels of bce"),
+        ("d.jsonl", '{"query": "a", "document": "b", "label": 1}', r"^\S*d.jsonl: all 40 pairs"),
+    ],
+)
+def test_what_is_wrong_with_data_names_the_file(
+    tmp_path: Path, tiny_base: str, name: str, rows: str | None, problem: str
+) -> None:
+    """It is no corpus, and the checks that see only rows say whose they are."""
+    if rows is not None:
+        (tmp_path / name).write_text(f"{rows}\n" * 40)
+    common = ("--base", tiny_base, "-o", tmp_path / "m", *QUICK)
+    told = str(failure("cross-encoder", tmp_path / name, *common))
+    assert re.search(problem, told.splitlines()[0])
 
 
 @pytest.mark.parametrize(
