@@ -117,8 +117,19 @@ def _check_place(name: str) -> None:
         return
     if name.startswith((".", "/", "~")) or not _HUB_ID.fullmatch(name):
         raise UnknownModel(
-            f"model {name!r}: got no such folder, expected one, or a hub id org/name"
+            f"model {name!r}: got no such folder{_counted_from(name)}, expected one, or a hub id "
+            "org/name"
         )
+
+
+def _counted_from(name: str) -> str:
+    """The folder that a relative path was looked for in; a file of settings may lie elsewhere."""
+    if Path(name).expanduser().is_absolute():
+        return ""
+    try:
+        return f" in {Path.cwd()}"
+    except FileNotFoundError:  # it was removed under the program
+        return ""
 
 
 def locate(name: ModelName) -> ModelSource:
@@ -201,7 +212,8 @@ def _from_hub(name: str) -> ModelSource:
         )
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
         raise ModelError(
-            f"model {name!r}: no such folder here, and the hub gave {type(error).__name__}; check "
-            "the name and the network (HF_HUB_OFFLINE must not be set to fetch it the first time)"
+            f"model {name!r}: no such folder{_counted_from(name)}, and the hub gave "
+            f"{type(error).__name__}; check the name and the network (HF_HUB_OFFLINE must not be "
+            "set to fetch it the first time)"
         ) from error
     return ModelSource(name, Path(folder), Path(folder).name)

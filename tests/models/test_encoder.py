@@ -143,7 +143,7 @@ def test_a_cross_encoder_is_no_embedder(tmp_path: Path) -> None:
     ("name", "message"),
     [
         ("embedded:all-MiniLM-L6", "did you mean 'embedded:all-MiniLM-L6-v2'"),
-        ("./no/such/folder", "no such folder"),
+        ("./no/such/folder", f"no such folder in {Path.cwd()}"),
         ("not a name at all", "no such folder"),
     ],
 )

@@ -57,12 +57,16 @@ def test_cross_encoder_writes_a_model_and_tells_its_figures(
     assert not (tmp_path / "m.checkpoints").exists()
 
 
-def test_a_table_for_people(tmp_path: Path, tiny_base: str, file: Path) -> None:
-    """Without --json: before and after, and where to put the model."""
-    result = run("cross-encoder", file, "--base", tiny_base, "-o", tmp_path / "m", *QUICK)
+def test_a_table_for_people(
+    tmp_path: Path, tiny_base: str, file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without --json: before and after, and where to put the model, from wherever that serves."""
+    monkeypatch.chdir(tmp_path)
+    result = run("cross-encoder", file, "--base", tiny_base, "-o", "m", *QUICK)
     assert result.exit_code == 0, result.output
     assert "before" in result.stdout and "auc" in result.stdout
-    assert "kind: cross_encoder" in result.stdout
+    assert f"kind: cross_encoder\n    model: {tmp_path / 'm'}\n" in result.stdout
+    assert f"model: {tmp_path / 'm'}\n" in Path("m/README.md").read_text()
 
 
 def test_bi_encoder_tells_the_command_that_reindexes(
