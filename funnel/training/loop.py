@@ -28,6 +28,7 @@ from funnel.training.devices import Hardware
 from funnel.training.output import failed_write
 from funnel.training.progress import training_bar
 from funnel.training.report import Evaluation, LossPoint
+from funnel.training.room import KEPT
 from funnel.training.settings import TrainSettings
 
 if TYPE_CHECKING:
@@ -205,7 +206,7 @@ def _arguments(
         "eval_steps": every,
         "save_strategy": "steps",
         "save_steps": every,
-        "save_total_limit": 2,
+        "save_total_limit": KEPT,
         "load_best_model_at_end": evaluated and settings.keep_best,
         "metric_for_best_model": _SELECTION if evaluated else None,
         "greater_is_better": True if evaluated else None,
