@@ -5,12 +5,15 @@ Points are stored as pickles by the client itself: a directory must be trusted l
 """
 
 import asyncio
+import atexit
+import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
+from weakref import WeakSet
 
 from funnel.deadline import Deadline
 from funnel.errors import BackendUnavailable, Closed, ConfigError
@@ -42,6 +45,7 @@ class LocalBackend(Backend):
         self._place = place
         self._thread = Threads(1, "funnel-qdrant")
         self._client: QdrantClient | None = None
+        self._pid = 0  # of the process that opened it
         self._postings: dict[str, Postings] = {}  # by physical collection; worker thread only
         self._points: dict[str, LocalPoints] = {}  # for filters, from the first on; likewise
 
@@ -54,6 +58,8 @@ class LocalBackend(Backend):
         """
         if self._client is None:
             self._client = await self._in_thread(self._connect, None)
+            self._pid = os.getpid()
+            _OPEN.add(self)
 
     async def call(self, method: str, *, deadline: Deadline | None = None, **arguments: Any) -> Any:
         """Run in the worker thread; past the deadline the caller stops waiting."""
@@ -89,6 +95,12 @@ class LocalBackend(Backend):
         if client is not None:
             await self._in_thread(client.close, None)
         self._thread.shutdown(wait=False)
+
+    def leave(self) -> None:
+        """Close the files at the interpreter's end, where nobody did: later the client cannot."""
+        client, self._client = self._client, None
+        if client is not None and self._pid == os.getpid():  # a fork has no thread to do it
+            self._thread.submit(client.close).result()
 
     def _opened(self) -> "QdrantClient":
         if self._client is None:
@@ -210,6 +222,15 @@ class LocalBackend(Backend):
                     points.describe(str(point_id), described.payload["metadata"])
         else:
             del self._points[collection]
+
+
+_OPEN: WeakSet[LocalBackend] = WeakSet()
+
+
+@atexit.register  # before whoever makes a funnel, whose own handlers therefore run first
+def _leave_all() -> None:
+    for backend in list(_OPEN):
+        backend.leave()
 
 
 @contextmanager

@@ -130,6 +130,25 @@ def _before_the_client_opens(patch: pytest.MonkeyPatch, act: Callable[[], None])
 
 
 @pytest.mark.slow
+def test_a_program_that_closes_nothing_ends_without_noise(tmp_path: Path) -> None:
+    """And may still search in its own handlers; the client could not close itself so late."""
+    program = """
+        import atexit, sys
+        from funnel import Funnel
+
+        funnel = Funnel.from_yaml(sys.argv[1])
+        atexit.register(lambda: print(*funnel.run("fox").ids))
+        funnel.index([{"id": "a", "text": "fox"}])
+    """
+    settings = tmp_path / "f.yaml"
+    settings.write_text(f"stages: [{{kind: bm25, k: 5}}]\nqdrant: {{path: {tmp_path / 'index'}}}\n")
+    command = [sys.executable, "-c", textwrap.dedent(program), str(settings)]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)
+    assert (ended.returncode, ended.stdout) == (0, "a\n"), ended.stderr
+    assert "Exception ignored" not in ended.stderr
+
+
+@pytest.mark.slow
 async def test_a_killed_indexing_run_is_continued(tmp_path: Path) -> None:
     """After SIGKILL in the middle nothing is lost, doubled or embedded twice."""
     process = started(tmp_path, "index")
