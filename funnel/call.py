@@ -114,14 +114,22 @@ def _overridden(settings: StageSettings, changes: Mapping[str, Any]) -> StageSet
     if not changes:
         return settings
     allowed = tuple(sorted(settings.per_call))
-    for key in changes:
+    by_key: dict[str, Any] = {}
+    for given, value in changes.items():
+        key = settings.key_of(given)
+        if key in by_key:
+            raise InputError(
+                f"overrides[{settings.name!r}]: got {' and '.join(changes)}, of which "
+                f"more than one means {key}; give one of them"
+            )
+        by_key[key] = value
         if key not in allowed:
             raise InputError(
-                f"overrides[{settings.name!r}]: {key!r} cannot change per call"
-                f"{suggestion(str(key), allowed)}; what can: {', '.join(allowed)}"
+                f"overrides[{settings.name!r}]: {given!r} cannot change per call"
+                f"{suggestion(str(given), allowed)}; what can: {', '.join(allowed)}"
             )
     try:
-        return type(settings).model_validate({**settings.model_dump(by_alias=False), **changes})
+        return type(settings).model_validate({**settings.model_dump(by_alias=False), **by_key})
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         key = ".".join(str(part) for part in first["loc"])

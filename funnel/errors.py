@@ -7,6 +7,7 @@
     │   └── MissingExtra       an optional dependency is not installed
     ├── InputError             the caller's query, document or argument is wrong (also a ValueError)
     ├── CorpusError            lines of a corpus could not be read; carries every bad line
+    │   └── ExamplesError      lines of training data or test cases (also an InputError)
     ├── ModelError             a model is missing, damaged or of the wrong shape
     │   └── UnknownModel       no model has that name here (also a ConfigError)
     ├── TrainingStopped        training ended early; a checkpoint was kept
@@ -62,6 +63,9 @@ class CorpusError(FunnelError):
     ``bad`` counts all.
     """
 
+    _consequence = "nothing was written"
+    _leave_out = "on_bad='skip', --on-bad-line skip"
+
     def __init__(self, source: str, problems: Sequence[str], *, bad: int | None = None) -> None:
         self.source = source
         self.problems = tuple(problems)
@@ -69,9 +73,16 @@ class CorpusError(FunnelError):
         shown = "\n  ".join(self.problems[:10])
         more = f"\n  … and {self.bad - 10:,} more" if self.bad > 10 else ""
         super().__init__(
-            f"{source}: {self.bad:,} bad line(s), nothing was written; "
-            f"mend them or leave them out (on_bad='skip', --on-bad-line skip):\n  {shown}{more}"
+            f"{source}: {self.bad:,} bad line(s), {self._consequence}; "
+            f"mend them or leave them out ({self._leave_out}):\n  {shown}{more}"
         )
+
+
+class ExamplesError(CorpusError, InputError):
+    """Lines of training data or of test cases are bad; the fields are those of ``CorpusError``."""
+
+    _consequence = "nothing was done"
+    _leave_out = "on_bad_line='skip', --on-bad-line skip"
 
 
 class ModelError(FunnelError):
@@ -83,7 +94,14 @@ class UnknownModel(ModelError, ConfigError):
 
 
 class TrainingStopped(FunnelError):
-    """Training was interrupted between two steps; a checkpoint was kept and can be resumed."""
+    """Training ended early between two steps; a checkpoint was kept and can be resumed.
+
+    ``interrupted`` tells a signal from ``max_steps``.
+    """
+
+    def __init__(self, message: str, *, interrupted: bool = False) -> None:
+        self.interrupted = interrupted
+        super().__init__(message)
 
 
 class StageError(FunnelError):

@@ -294,7 +294,8 @@ def _stage(raw: RawConfig, index: int, item: Any) -> StageSettings:
     place = raw.place(("stages", index))
     if not isinstance(item, Mapping) or "kind" not in item:
         raise ConfigError(
-            f"{place}: stages[{index}]: got {shown((), item)}, expected a mapping with a 'kind'"
+            _mistyped_kind(raw, index, item)
+            or f"{place}: stages[{index}]: got {shown((), item)}, expected a mapping with a 'kind'"
         )
     place = raw.place(("stages", index, "kind"))
     if not isinstance(item["kind"], str):
@@ -309,6 +310,15 @@ def _stage(raw: RawConfig, index: int, item: Any) -> StageSettings:
         raise ConfigError(f"{place}: stages[{index}].kind: {error}") from error
     except ValidationError as error:
         raise _config_error(error, model, raw, ("stages", index)) from error
+
+
+def _mistyped_kind(raw: RawConfig, index: int, item: Any) -> str:
+    """What to say of the key that was to be ``kind``; empty if none looks like it."""
+    for key in item if isinstance(item, Mapping) else ():
+        if hint := suggestion(str(key), ("kind",)):
+            place = raw.place(("stages", index, str(key)))
+            return f"{place}: stages[{index}].{key}: unknown key{hint} every stage has a 'kind'"
+    return ""
 
 
 def _config_error(

@@ -155,11 +155,16 @@ class StageTrace:
     passed: int = 0
     kept: tuple[str, ...] = ()
 
+    @property
+    def cost(self) -> float:
+        """The same as ``cost_usd``."""
+        return self.cost_usd
+
     def to_dict(self) -> dict[str, Any]:
         """A JSON-ready mapping, without the rankings; ``in_`` is written ``in``."""
         skip = {"ranking", "passed", "kept", "in_", "details"}
         plain = {key: getattr(self, key) for key in self.__slots__ if key not in skip}
-        return {**plain, "in": self.in_, "details": dict(self.details)}
+        return {**plain, "in": self.in_, "cost": self.cost, "details": dict(self.details)}
 
 
 @dataclass(frozen=True, slots=True)

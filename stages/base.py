@@ -52,6 +52,15 @@ class StageSettings(SettingsModel):
     )
     """Keys that ``Funnel.run(overrides=…)`` may change; a subclass may add to them."""
 
+    @classmethod
+    def key_of(cls, given: str) -> str:
+        """The key that ``given`` is another name of, as ``top_k`` is of ``k``; else itself."""
+        for name, field_info in cls.model_fields.items():
+            alias = field_info.validation_alias
+            if isinstance(alias, AliasChoices) and given in alias.choices:
+                return name
+        return given
+
     @property
     def reads_dense(self) -> bool:
         """Whether it may ask the index for the nearest vectors: true unless a kind knows better."""

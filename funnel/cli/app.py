@@ -31,7 +31,7 @@ from funnel.cli.index import index
 from funnel.cli.query import query
 from funnel.cli.serve import serve
 from funnel.cli.tune import tune
-from funnel.errors import ConfigError, FunnelError, InputError
+from funnel.errors import ConfigError, FunnelError, InputError, TrainingStopped
 
 FAILED, USAGE, INTERRUPTED = 1, 2, 130
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
@@ -169,6 +169,9 @@ def run() -> int:
     try:
         app()
     except FunnelError as error:
+        if isinstance(error, TrainingStopped) and error.interrupted:
+            _say("interrupted: ", str(error))
+            return INTERRUPTED
         _say("error: ", str(error))
         return USAGE if isinstance(error, ConfigError | InputError) else FAILED
     except OSError as error:

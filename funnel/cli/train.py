@@ -93,7 +93,7 @@ def cross_encoder(
         settings=train_settings,
         dev=held_out,
     )
-    _tell(report, json_out, f"use it:\n{usage(report.output, 'stage')}")
+    _tell(report, json_out, f"use it:\n{usage(report.output.absolute(), 'stage')}")
 
 
 @app.command("duplicate")
@@ -122,7 +122,7 @@ def duplicate(
         settings=train_settings,
         dev=read_pairs(str(dev), on_bad_line) if dev else None,
     )
-    _tell(report, json_out, f"use it:\n{usage(report.output, 'verifier')}")
+    _tell(report, json_out, f"use it:\n{usage(report.output.absolute(), 'verifier')}")
 
 
 @app.command("bi-encoder")
@@ -152,7 +152,7 @@ def bi_encoder(
     distillation = read_distillation(data, loss, teacher, scale, on_bad_line, run_options.output)
     options = replace(run_options, data_name=_named(data, teacher))
     report = train_bi_encoder(distillation, options, base=base, settings=train_settings)
-    _tell(report, json_out, _reindex(report.output))
+    _tell(report, json_out, _reindex(report.output.absolute()))
 
 
 @app.command("mine")

@@ -28,7 +28,7 @@ def read_distillation(
 ) -> "Distillation":
     """What the bi-encoder ``output`` is to learn: scores of the file, or of a teacher."""
     from funnel.training.bi_encoder import from_pairs, from_triples
-    from funnel.training.checks import check_size, check_triples
+    from funnel.training.checks import check_size, check_triples, named
     from funnel.training.examples import data_file
     from funnel.training.reading import read_rows
     from funnel.training.records import triple
@@ -37,20 +37,23 @@ def read_distillation(
     path, choice = data_file(data, "train.jsonl"), bad_line_choice(on_bad_line)
     if loss == "margin_mse":
         triples = read_rows(path, triple, on_bad_line=choice)
-        if teacher is None:
-            return from_triples(triples, scale=scale)
-        check_size(triples, "triples")
-        check_triples(triples)
+        with named(data):
+            if teacher is None:
+                return from_triples(triples, scale=scale)
+            check_size(triples, "triples")
+            check_triples(triples)
         scored = scored_triples(triples, Teacher(teacher, output).logits)
         return from_triples(scored, scale="probability")
     if teacher is None:
-        return from_pairs(read_pairs(data, on_bad_line, soft=True), scale=scale)
+        pairs = read_pairs(data, on_bad_line, soft=True)
+        with named(data):
+            return from_pairs(pairs, scale=scale)
     return from_pairs(taught_pairs(data, teacher, on_bad_line, output), scale="probability")
 
 
 def taught_pairs(data: str, teacher: str, on_bad_line: str, output: Path) -> "list[LabelledPair]":
     """Distinct pairs of the file with the teacher's probabilities; labels there are ignored."""
-    from funnel.training.checks import check_size
+    from funnel.training.checks import check_size, named
     from funnel.training.examples import data_file
     from funnel.training.reading import read_rows
     from funnel.training.records import unlabelled_pair
@@ -59,7 +62,8 @@ def taught_pairs(data: str, teacher: str, on_bad_line: str, output: Path) -> "li
     path = data_file(data, "train.jsonl")
     rows = read_rows(path, unlabelled_pair, on_bad_line=bad_line_choice(on_bad_line))
     texts = list(dict.fromkeys((row.query, row.document) for row in rows))
-    check_size(texts, "pairs")
+    with named(data):
+        check_size(texts, "pairs")
     return scored_pairs(texts, Teacher(teacher, output).logits)
 
 

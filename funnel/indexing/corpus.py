@@ -24,6 +24,7 @@ MAX_DEPTH = 32
 """Levels of lists and objects in metadata."""
 MAX_LINE_BYTES = 64 * 1024 * 1024
 _OWN_KEYS = frozenset({"id", "_id", "text", "title", "metadata"})
+_CORPUS = "corpus"
 _ALONE = (str, bytes, Path, Mapping, Document)
 _PARTS = re.compile(r"\d+(\.\d+){2,}")
 _EXPECTED = "expected a mapping with 'id' and 'text'"
@@ -56,7 +57,7 @@ class BadRow(ValueError):
     """Why one row is no document. Stays inside the readers; callers see ``CorpusError``."""
 
 
-def read_corpus(path: str | Path, *, texts: bool = False) -> Corpus:
+def read_corpus(path: str | Path, *, texts: bool = False, what: str = _CORPUS) -> Corpus:
     """Rows of a BEIR folder, or of a ``.jsonl``, ``.ndjson``, ``.csv`` or ``.tsv`` file.
 
     ``.gz`` is unpacked on the way, ``-`` reads JSON lines from standard input. A table's cell that
@@ -64,14 +65,14 @@ def read_corpus(path: str | Path, *, texts: bool = False) -> Corpus:
     a code among its cells (``007``, ``1.2.0``, more digits than can be stored) holds codes: there
     ``12`` and ``1.10`` stay texts, too. Nothing is read before the rows are asked for, and never
     more than a line at a time, of a table twice; a file that cannot be read to its end is an
-    ``InputError`` then.
+    ``InputError`` then. ``what`` other than a corpus it is to messages has no folders.
 
     Raises:
         ConfigError: there is no such file, or its kind is not known.
     """
     if str(path) == "-":
         return _corpus("standard input", _json_rows(lambda: sys.stdin.buffer))
-    file = _corpus_file(Path(path))
+    file = _corpus_file(Path(path), what)
     kind = Path(file.stem).suffix.lower() if file.suffix.lower() == ".gz" else file.suffix.lower()
     if kind in (".jsonl", ".ndjson"):
         return _corpus(str(file), _json_rows(lambda: opened(file)))
@@ -80,8 +81,8 @@ def read_corpus(path: str | Path, *, texts: bool = False) -> Corpus:
         rows = _csv_rows(lambda: opened(file), str(file), delimiter, texts=texts)
         return _corpus(str(file), rows)
     raise ConfigError(
-        f"corpus {file}: got the suffix {kind!r}, expected .jsonl, .ndjson, .csv or .tsv "
-        "(also with .gz), or a folder with corpus.jsonl"
+        f"{what} {file}: got the suffix {kind!r}, expected .jsonl, .ndjson, .csv or .tsv "
+        f"(also with .gz){', or a folder with corpus.jsonl' if what == _CORPUS else ''}"
     )
 
 
@@ -101,10 +102,13 @@ def given_corpus(documents: Iterable[Document | Mapping[str, Any]]) -> Corpus:
     return Corpus("documents", (Row(f"item {n}", content, nothing) for n, content in numbered))
 
 
-def _corpus_file(path: Path) -> Path:
+def _corpus_file(path: Path, what: str) -> Path:
+    if what != _CORPUS and path.is_dir():
+        raise ConfigError(f"{what} {path}: got a folder, expected a file")
     file = packed_or_not(path / "corpus.jsonl" if path.is_dir() else path)
     if file is None:
-        raise ConfigError(f"corpus {path}: no such file, nor a folder with corpus.jsonl")
+        or_folder = ", nor a folder with corpus.jsonl" if what == _CORPUS else ""
+        raise ConfigError(f"{what} {path}: no such file{or_folder}")
     return file
 
 
@@ -167,7 +171,8 @@ def _json_rows(opened: Callable[[], IO[bytes]]) -> Iterator[Row]:
 
 def _json_row(place: str, line: bytes) -> Row:
     try:
-        content = json.loads(line.decode("utf-8-sig"), parse_constant=_refuse_constant)
+        text = line.decode("utf-8-sig").rstrip("\r\n")  # or a line cut off ends in the next one
+        content = json.loads(text, parse_constant=_refuse_constant)
     except UnicodeDecodeError as error:
         return Row(place, None, f"not UTF-8 (byte {error.start + 1} of the line)")
     except json.JSONDecodeError as error:

@@ -5,11 +5,15 @@ Points are stored as pickles by the client itself: a directory must be trusted l
 """
 
 import asyncio
+import atexit
+import os
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
+from weakref import WeakSet
 
 from funnel.deadline import Deadline
 from funnel.errors import BackendUnavailable, Closed, ConfigError
@@ -24,6 +28,9 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 _PAGE = 2_000
+_CLIENTS_LOCK = ".lock"
+_OUR_LOCK = ".opening"
+_PATIENCE_S = 0.3
 _LEAVING_POINTS = frozenset(
     {"count", "get_collection", "retrieve", "scroll", "update_collection", "update_vectors"}
 )
@@ -38,6 +45,7 @@ class LocalBackend(Backend):
         self._place = place
         self._thread = Threads(1, "funnel-qdrant")
         self._client: QdrantClient | None = None
+        self._pid = 0  # of the process that opened it
         self._postings: dict[str, Postings] = {}  # by physical collection; worker thread only
         self._points: dict[str, LocalPoints] = {}  # for filters, from the first on; likewise
 
@@ -50,6 +58,8 @@ class LocalBackend(Backend):
         """
         if self._client is None:
             self._client = await self._in_thread(self._connect, None)
+            self._pid = os.getpid()
+            _OPEN.add(self)
 
     async def call(self, method: str, *, deadline: Deadline | None = None, **arguments: Any) -> Any:
         """Run in the worker thread; past the deadline the caller stops waiting."""
@@ -86,6 +96,12 @@ class LocalBackend(Backend):
             await self._in_thread(client.close, None)
         self._thread.shutdown(wait=False)
 
+    def leave(self) -> None:
+        """Close the files at the interpreter's end, where nobody did: later the client cannot."""
+        client, self._client = self._client, None
+        if client is not None and self._pid == os.getpid():  # a fork has no thread to do it
+            self._thread.submit(client.close).result()
+
     def _opened(self) -> "QdrantClient":
         if self._client is None:
             raise Closed("the index is closed or was not started; call start() first")
@@ -98,9 +114,10 @@ class LocalBackend(Backend):
         warnings.filterwarnings("ignore", message="Local mode is not recommended")
         if self._place == MEMORY:
             return QdrantClient(MEMORY)
+        folder = Path(self._place)
         try:
-            _refuse_if_locked(Path(self._place))
-            client = QdrantClient(path=self._place)
+            with _alone_at(folder):
+                client = QdrantClient(path=self._place)
         except OSError as error:
             raise BackendUnavailable(
                 f"qdrant.path: got {self._place}, which cannot be used ({type(error).__name__}: "
@@ -110,6 +127,8 @@ class LocalBackend(Backend):
         except BackendUnavailable:
             raise
         except Exception as error:  # broken JSON, SQLite or pickles: many types, one meaning
+            if _is_of_the_lock(error):
+                raise _in_use(folder, error) from error
             raise ConfigError(
                 f"the local index {self._place} cannot be read ({type(error).__name__}: {error}); "
                 "move it away and index again"
@@ -205,23 +224,48 @@ class LocalBackend(Backend):
             del self._points[collection]
 
 
-def _refuse_if_locked(folder: Path) -> None:
-    """Fail before everything is loaded; the client only looks at the lock afterwards."""
+_OPEN: WeakSet[LocalBackend] = WeakSet()
+
+
+@atexit.register  # before whoever makes a funnel, whose own handlers therefore run first
+def _leave_all() -> None:
+    for backend in list(_OPEN):
+        backend.leave()
+
+
+@contextmanager
+def _alone_at(folder: Path) -> Iterator[None]:
+    """Keep other Funnels from opening the folder meanwhile; refuse it while one has it open.
+
+    The client loads everything and looks at its lock only afterwards, so that alone would neither
+    be quick nor keep two that open at once from reading what the other is writing.
+    """
     import portalocker
 
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("a+") as lock:
-        try:
-            portalocker.lock(
-                lock, portalocker.LockFlags.EXCLUSIVE | portalocker.LockFlags.NON_BLOCKING
-            )
-        except portalocker.exceptions.LockException as error:
-            raise BackendUnavailable(
-                f"the local index {folder} is in use by another process, or by another Funnel in "
-                "this one; close that first, or run a Qdrant server and set qdrant.url",
-                cause=error,
-            ) from error
-        portalocker.unlock(lock)
+    try:
+        # Waits, as those who are refused, too, have the first lock: for an instant.
+        with portalocker.Lock(folder / _OUR_LOCK, timeout=_PATIENCE_S, check_interval=0.01):
+            with portalocker.Lock(folder / _CLIENTS_LOCK, fail_when_locked=True):
+                pass
+            yield
+    except portalocker.exceptions.LockException as error:
+        raise _in_use(folder, error) from error
+
+
+def _is_of_the_lock(error: Exception) -> bool:
+    """Whether the client found its lock taken, by a program that is no Funnel."""
+    import portalocker
+
+    return isinstance(error.__context__, portalocker.exceptions.LockException)
+
+
+def _in_use(folder: Path, cause: Exception) -> BackendUnavailable:
+    return BackendUnavailable(
+        f"the local index {folder} is in use by another process, or by another Funnel in "
+        "this one; close that first, or run a Qdrant server and set qdrant.url",
+        cause=cause,
+    )
 
 
 def _commit_faster(client: "QdrantClient") -> None:

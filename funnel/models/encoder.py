@@ -1,7 +1,7 @@
 """Texts to vectors of unit length."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from threading import Event, Lock
 from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias, TypeVar, cast
 
@@ -14,7 +14,7 @@ from funnel.models.hardware import cpu_has_fast_bf16
 from funnel.models.jobs import JobResult, Lane
 from funnel.models.prompts import Prompts, declared_prompts
 from funnel.models.representations import Representation, shared_representations
-from funnel.models.source import ModelSource, locate
+from funnel.models.source import ModelName, ModelSource, locate, model_name
 from funnel.models.tokens import Tokens
 from funnel.models.worker import ModelWorker, awaited, model_worker
 from funnel.progress import bar
@@ -76,19 +76,20 @@ class Embedder:
     on the process's model worker.
 
     Args:
-        name: as in the YAML.
+        name: as in the YAML; a folder also as a ``Path``.
         worker: where batches run; the process's own by default.
         precision: ``fp32``, or ``bf16`` (twice as fast where the CPU computes it natively; vectors
             then differ by up to 1% and near-ties may change places).
 
     Raises:
-        ModelError: from the first use: the model is missing, damaged or not to be had.
+        ModelError: at once if there is no name, else from the first use: the model is missing,
+            damaged or not to be had.
     """
 
     def __init__(
-        self, name: str, *, worker: ModelWorker | None = None, precision: Precision = "fp32"
+        self, name: ModelName, *, worker: ModelWorker | None = None, precision: Precision = "fp32"
     ) -> None:
-        self._name = name
+        self._name = model_name(name)
         self._worker = worker or model_worker()
         self._precision = precision
         self._lock = Lock()
@@ -96,9 +97,11 @@ class Embedder:
         self._declared: Prompts | None = None
         self._loaded: EncoderNetwork | None = None
         self._tokens_loaded: EncoderNetwork | None = None
-        self._pooled: Lane[Tokens, FloatArray] = Lane(name, self._run_pooled, budget=TOKEN_BUDGET)
+        self._pooled: Lane[Tokens, FloatArray] = Lane(
+            self._name, self._run_pooled, budget=TOKEN_BUDGET
+        )
         self._tokens: Lane[Tokens, Representation] = Lane(
-            name, self._run_tokens, budget=TOKEN_BUDGET
+            self._name, self._run_tokens, budget=TOKEN_BUDGET
         )
 
     def load(self) -> None:
@@ -138,34 +141,34 @@ class Embedder:
         """The window in tokens, special ones included; longer texts are cut."""
         return self._model().max_tokens
 
-    def count_tokens(self, texts: Sequence[str], *, side: Side | None = None) -> list[int]:
+    def count_tokens(self, texts: Iterable[str], *, side: Side | None = None) -> list[int]:
         """Tokens of each text, its prompt and special tokens included, uncut."""
         prompt = self._prompts().before(side)
         return self._model().count([prompt + text for text in _checked(texts)])
 
     def encode(
-        self, texts: Sequence[str], *, progress: bool = False, side: Side | None = None
+        self, texts: Iterable[str], *, progress: bool = False, side: Side | None = None
     ) -> "FloatArray":
         """Vectors of shape (n, dim), float32, unit length.
 
         Args:
-            texts: any number of texts; an empty text is allowed.
+            texts: any number of texts, from any iterable; an empty text is allowed.
             progress: show a progress bar on a terminal.
             side: whether they are queries or documents.
 
         Raises:
-            InputError: something is not a string.
+            InputError: something is not a string, or these are no texts at all.
             ModelError: the model fails, or gives numbers that are not finite.
         """
         return self._gather(self._pooled, texts, side, progress=progress)
 
-    async def aencode(self, texts: Sequence[str], *, side: Side | None = None) -> "FloatArray":
+    async def aencode(self, texts: Iterable[str], *, side: Side | None = None) -> "FloatArray":
         """The same from a coroutine, without blocking the event loop."""
         rows = await self._asubmit(self._pooled, texts, side, Deadline())
         return _stack(self._name, cast("list[FloatArray]", rows), self.dim)
 
     def token_vectors(
-        self, texts: Sequence[str], *, side: Side | None = None
+        self, texts: Iterable[str], *, side: Side | None = None
     ) -> "list[FloatArray]":
         """For each text its token vectors, float32 (tokens, dim), each of unit length.
 
@@ -174,13 +177,13 @@ class Embedder:
         return [each.tokens for each in self.represent(texts, side=side)]
 
     async def atoken_vectors(
-        self, texts: Sequence[str], *, side: Side | None = None
+        self, texts: Iterable[str], *, side: Side | None = None
     ) -> "list[FloatArray]":
         """The same from a coroutine."""
         rows = await self._asubmit(self._tokens, texts, side, Deadline())
         return [_finite_row(self._name, cast("Representation", row)).tokens for row in rows]
 
-    def represent(self, texts: Sequence[str], *, side: Side | None = None) -> list[Representation]:
+    def represent(self, texts: Iterable[str], *, side: Side | None = None) -> list[Representation]:
         """For each text its vector and its token vectors, from one pass."""
         rows = self._submit(self._tokens, texts, side).result().rows
         return [_finite_row(self._name, cast("Representation", row)) for row in rows]
@@ -192,6 +195,7 @@ class Embedder:
 
         Texts are read in their order; those not done when the deadline passes are None.
         """
+        texts = _checked(texts)
         kept, key = shared_representations(), await asyncio.to_thread(self._tokens_key, side)
         found = {text: kept.get(key, text) for text in dict.fromkeys(texts)}
         missing = [text for text, row in found.items() if row is None]
@@ -204,7 +208,7 @@ class Embedder:
     def _gather(
         self,
         lane: "Lane[Tokens, FloatArray]",
-        texts: Sequence[str],
+        texts: Iterable[str],
         side: Side | None,
         *,
         progress: bool,
@@ -223,7 +227,7 @@ class Embedder:
     def _submit(
         self,
         lane: Lane[Tokens, Row],
-        texts: Sequence[str],
+        texts: Iterable[str],
         side: Side | None,
         deadline: Deadline | None = None,
         gone: Event | None = None,
@@ -242,12 +246,13 @@ class Embedder:
     async def _asubmit(
         self,
         lane: Lane[Tokens, Row],
-        texts: Sequence[str],
+        texts: Iterable[str],
         side: Side | None,
         deadline: Deadline,
     ) -> list[Row | None]:
         # Loading and long tokenising would hold the event loop; one query's tokens would not.
-        short = self._loaded is not None and sum(map(len, _checked(texts))) < 2_000
+        texts = _checked(texts)
+        short = self._loaded is not None and sum(map(len, texts)) < 2_000
         if short:
             future = self._submit(lane, texts, side, deadline)
         else:
@@ -307,9 +312,14 @@ def _load(source: ModelSource, precision: Precision) -> EncoderNetwork:
     return network
 
 
-def _checked(texts: Sequence[str]) -> Sequence[str]:
+def _checked(texts: Iterable[str]) -> Sequence[str]:
     if isinstance(texts, str):
         raise InputError("texts: got one string, expected a list of strings")
+    if not isinstance(texts, Iterable):
+        raise InputError(
+            f"texts: got {type(texts).__name__}, expected a list or another iterable of strings"
+        )
+    texts = texts if isinstance(texts, list | tuple) else list(texts)
     for position, text in enumerate(texts):
         if not isinstance(text, str):
             raise InputError(f"texts[{position}]: got {type(text).__name__}, expected a string")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from funnel.models.encoder import Embedder
 from funnel.models.prompts import FILE as PROMPTS
-from funnel.models.source import EMBEDDED
+from funnel.models.source import EMBEDDED, ModelName, model_name
 
 if TYPE_CHECKING:
     from funnel.models.scorer import CrossEncoderScorer
@@ -39,18 +39,20 @@ class ModelPool:
         self._encoders: dict[str, tuple[Stamp, Embedder]] = {}
         self._scorers: dict[str, tuple[Stamp, CrossEncoderScorer]] = {}
 
-    def encoder(self, name: str) -> Embedder:
+    def encoder(self, name: ModelName) -> Embedder:
         """The encoder of that name."""
+        name = model_name(name)
         stamp = _stamp(name)
         with self._lock:
             if name not in self._encoders or self._encoders[name][0] != stamp:
                 self._encoders[name] = stamp, Embedder(name)
             return self._encoders[name][1]
 
-    def scorer(self, name: str, **options: Any) -> "CrossEncoderScorer":
+    def scorer(self, name: ModelName, **options: Any) -> "CrossEncoderScorer":
         """The scorer of that name with these options (see :class:`CrossEncoderScorer`)."""
         from funnel.models.scorer import CrossEncoderScorer
 
+        name = model_name(name)
         key, stamp = json.dumps([name, options], sort_keys=True, default=str), _stamp(name)
         with self._lock:
             if key not in self._scorers or self._scorers[key][0] != stamp:

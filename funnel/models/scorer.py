@@ -1,7 +1,7 @@
 """Pairs of texts to raw logits."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Event, Lock
@@ -15,7 +15,14 @@ from funnel.models.adapters import adapter_revision, is_adapter
 from funnel.models.base import ScoredPairs, Shortening, TextPair
 from funnel.models.jobs import Lane
 from funnel.models.score_cache import PairScoreCache, Recall
-from funnel.models.source import EMBEDDED, SHIPPED, check_scorer_name, locate
+from funnel.models.source import (
+    EMBEDDED,
+    SHIPPED,
+    ModelName,
+    check_scorer_name,
+    locate,
+    model_name,
+)
 from funnel.models.worker import ModelWorker, awaited, model_worker
 from funnel.types import ScoreKind
 
@@ -52,7 +59,7 @@ class CrossEncoderScorer:
     depends on its batch by rounding only: below 1e-5 in float32, below 0.05 in bfloat16 and int8.
 
     Args:
-        name: as in the YAML.
+        name: as in the YAML; a folder also as a ``Path``.
         backend: ``auto``, or one of ``funnel.models.backends``.
         max_tokens: the window; the model's own by default.
         token_budget: most padded tokens of a batch; what suits the backend by default.
@@ -62,12 +69,13 @@ class CrossEncoderScorer:
         worker: where batches run; the process's own by default.
 
     Raises:
-        ModelError: from the first use: the model is missing, damaged, untrained or no ranker.
+        ModelError: at once if there is no name, else from the first use: the model is missing,
+            damaged, untrained or no ranker.
     """
 
     def __init__(
         self,
-        name: str,
+        name: ModelName,
         *,
         backend: str = "auto",
         max_tokens: int | None = None,
@@ -76,7 +84,7 @@ class CrossEncoderScorer:
         gated: bool = True,
         worker: ModelWorker | None = None,
     ) -> None:
-        self._name = name
+        self._name = model_name(name)
         self._backend = backend
         self._max_tokens = max_tokens
         self._token_budget = token_budget
@@ -86,7 +94,7 @@ class CrossEncoderScorer:
         self._lock = Lock()
         self._model: PairModel | None = None
         self._lane: Lane[PairItem, np.float32] = Lane(
-            name, self._run, budget=token_budget or TOKEN_BUDGET
+            self._name, self._run, budget=token_budget or TOKEN_BUDGET
         )
 
     def load(self) -> None:
@@ -143,11 +151,11 @@ class CrossEncoderScorer:
         """Raw logits: no sigmoid, no scaling, whatever the model's own settings say."""
         return "logit"
 
-    def score(self, pairs: Sequence[TextPair]) -> "FloatArray":
+    def score(self, pairs: Iterable[TextPair]) -> "FloatArray":
         """Raw logits of shape (n,), float32, in the pairs' order.
 
         Raises:
-            InputError: a pair is not two strings.
+            InputError: a pair is not two strings, or these are no pairs at all.
             Overloaded: too much is waiting already.
             ModelError: the model fails, or gives numbers that are not finite.
         """
@@ -280,12 +288,13 @@ class CrossEncoderScorer:
         return ScoredPairs(values, truncated, result.done, left_out=result.left_out)
 
 
-def revision_of(name: str) -> str:
+def revision_of(name: ModelName) -> str:
     """The revision of the scorer of that name, by its files: nothing is loaded.
 
     Raises:
         ModelError: it is missing, or its files are not whole.
     """
+    name = model_name(name)
     check_scorer_name(name)
     if name.startswith(EMBEDDED):
         return adapter_revision(SHIPPED / name.removeprefix(EMBEDDED))
@@ -293,9 +302,14 @@ def revision_of(name: str) -> str:
     return adapter_revision(folder) if is_adapter(folder) else locate(name).revision
 
 
-def _checked(pairs: Sequence[TextPair]) -> list[TextPair]:
+def _checked(pairs: Iterable[TextPair]) -> list[TextPair]:
     if isinstance(pairs, str):
         raise InputError("pairs: got one string, expected a list of pairs of strings")
+    if not isinstance(pairs, Iterable):
+        raise InputError(
+            f"pairs: got {type(pairs).__name__}, expected a list or another iterable of pairs of "
+            "strings"
+        )
     return [_checked_pair(position, pair) for position, pair in enumerate(pairs)]
 
 

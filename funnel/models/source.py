@@ -2,16 +2,20 @@
 
 import hashlib
 import importlib.util
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from types import MappingProxyType
+from typing import TypeAlias
 
 from funnel.errors import ModelError, UnknownModel
 from funnel.registry import suggestion
 
+ModelName: TypeAlias = "str | os.PathLike[str]"
+"""As the YAML names a model: ``embedded:NAME``, a folder or a hub id; a folder also as a path."""
 EMBEDDED = "embedded:"
 EMBEDDED_ENCODER = "embedded:all-MiniLM-L6-v2"
 SHIPPED = Path(__file__).parent / "shipped"
@@ -47,6 +51,22 @@ class ModelSource:
     revision: str
 
 
+def model_name(given: ModelName) -> str:
+    """A model's name as a string.
+
+    Raises:
+        UnknownModel: it is neither a string nor a path, or empty: that would be the folder where
+            the program happens to run.
+    """
+    name: object = os.fspath(given) if isinstance(given, os.PathLike) else given
+    if isinstance(name, str) and name.strip():
+        return name
+    raise UnknownModel(
+        f"model: got {given!r:.80}, expected a name such as {EMBEDDED_ENCODER}, the path of a "
+        "folder, or a hub id org/name"
+    )
+
+
 def check_name(name: str) -> None:
     """Refuse a name that no encoder can have; no file is read and nothing is fetched.
 
@@ -54,6 +74,7 @@ def check_name(name: str) -> None:
         UnknownModel: no embedded encoder of that name, its package is not installed, no such
             folder, or no hub id.
     """
+    name = model_name(name)
     if name.startswith(EMBEDDED):
         if name != EMBEDDED_ENCODER:
             raise UnknownModel(
@@ -72,6 +93,7 @@ def check_scorer_name(name: str) -> None:
         UnknownModel: no embedded cross-encoder of that name, the package of its base is not
             installed, no such folder, or no hub id.
     """
+    name = model_name(name)
     if name.startswith(EMBEDDED):
         shipped = (file.parent.name for file in SHIPPED.glob("*/*.safetensors"))
         known = tuple(sorted({EMBEDDED + each for each in shipped}))
@@ -95,17 +117,29 @@ def _check_place(name: str) -> None:
         return
     if name.startswith((".", "/", "~")) or not _HUB_ID.fullmatch(name):
         raise UnknownModel(
-            f"model {name!r}: got no such folder, expected one, or a hub id org/name"
+            f"model {name!r}: got no such folder{_counted_from(name)}, expected one, or a hub id "
+            "org/name"
         )
 
 
-def locate(name: str) -> ModelSource:
+def _counted_from(name: str) -> str:
+    """The folder that a relative path was looked for in; a file of settings may lie elsewhere."""
+    if Path(name).expanduser().is_absolute():
+        return ""
+    try:
+        return f" in {Path.cwd()}"
+    except FileNotFoundError:  # it was removed under the program
+        return ""
+
+
+def locate(name: ModelName) -> ModelSource:
     """Find the folder of an embedded model, a path or a hub id (``org/name`` or ``…@revision``).
 
     Raises:
         UnknownModel: there can be none of that name.
         ModelError: it cannot be fetched, or its files are not the published ones.
     """
+    name = model_name(name)
     check_name(name)
     if name.startswith(EMBEDDED):
         return _verified_package(name)
@@ -178,7 +212,8 @@ def _from_hub(name: str) -> ModelSource:
         )
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
         raise ModelError(
-            f"model {name!r}: no such folder here, and the hub gave {type(error).__name__}; check "
-            "the name and the network (HF_HUB_OFFLINE must not be set to fetch it the first time)"
+            f"model {name!r}: no such folder{_counted_from(name)}, and the hub gave "
+            f"{type(error).__name__}; check the name and the network (HF_HUB_OFFLINE must not be "
+            "set to fetch it the first time)"
         ) from error
     return ModelSource(name, Path(folder), Path(folder).name)

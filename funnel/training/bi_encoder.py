@@ -9,13 +9,14 @@ from numpy.typing import NDArray
 
 from funnel.errors import InputError
 from funnel.models.prompts import declared_prompts
-from funnel.models.source import locate
+from funnel.models.source import ModelName, locate, model_name
 from funnel.training.checks import (
     check_probabilities,
     check_scores,
     check_size,
     check_spread,
     check_triples,
+    named,
 )
 from funnel.training.exports import export_bi_encoder
 from funnel.training.figures import regression_figures, sigmoid
@@ -89,7 +90,7 @@ def train_bi_encoder(
     data: Distillation,
     options: RunOptions,
     *,
-    base: str = "embedded:all-MiniLM-L6-v2",
+    base: ModelName = "embedded:all-MiniLM-L6-v2",
     settings: TrainSettings | None = None,
 ) -> TrainReport:
     """Train the cosines (or their margins) of ``base`` towards a teacher's scores.
@@ -103,8 +104,9 @@ def train_bi_encoder(
         ModelError: the base cannot be loaded or the result cannot be saved.
         TrainingStopped: interrupted; resume with ``RunOptions(resume=True)``.
     """
-    settings = settings or TrainSettings()
-    check_size(data.texts, "examples", minimum=settings.min_rows)
+    settings, base = settings or TrainSettings(), model_name(base)
+    with named(options.data_name):
+        check_size(data.texts, "examples", minimum=settings.min_rows)
     loss: BiLoss = "cosine" if len(data.texts[0]) == 2 else "margin_mse"
     train, dev = split_by_group(data.rows, _query, share=settings.dev_share, seed=settings.seed)
     with open_session(

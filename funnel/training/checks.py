@@ -1,7 +1,8 @@
 """Early checks of training data: better a clear refusal now than a useless model in an hour."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +12,15 @@ from funnel.training.records import LabelledPair, Triple
 from funnel.training.settings import MIN_ROWS
 
 BROKEN = "the loss became NaN or infinite; lower the learning rate or use --precision fp32"
+
+
+@contextmanager
+def named(data: str) -> Iterator[None]:
+    """Say whose problem it is that the checks of the block find: they see rows, not a file."""
+    try:
+        yield
+    except InputError as problem:
+        raise InputError(f"{data}: {problem}") from None
 
 
 def check_size(rows: Sequence[object], what: str, *, minimum: int = MIN_ROWS) -> None:

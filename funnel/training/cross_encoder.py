@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from funnel.models.source import ModelName
 from funnel.training.exports import Form
 from funnel.training.losses import PairLoss, ScoreScale
 from funnel.training.pair_training import PairTask, train_pairs
@@ -14,7 +15,7 @@ def train_cross_encoder(
     pairs: Sequence[LabelledPair],
     options: RunOptions,
     *,
-    base: str = "embedded:duplicate",
+    base: ModelName = "embedded:duplicate",
     loss: PairLoss = "bce",
     scale: ScoreScale = "probability",
     residual: bool = False,
@@ -29,7 +30,7 @@ def train_cross_encoder(
     shipped model that reads pairs: where a hub can be reached, name one trained on relevance.
 
     Raises:
-        InputError, CorpusError: the data cannot be trained on.
+        InputError: the data cannot be trained on.
         ConfigError: an option cannot be honoured here.
         ModelError: the base cannot be loaded or the result cannot be saved.
         TrainingStopped: interrupted; resume with ``RunOptions(resume=True)``.

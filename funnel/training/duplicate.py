@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from funnel.models.source import ModelName
 from funnel.training.exports import Form
 from funnel.training.pair_training import PairTask, train_pairs
 from funnel.training.records import LabelledPair
@@ -13,7 +14,7 @@ def train_duplicate(
     pairs: Sequence[LabelledPair],
     options: RunOptions,
     *,
-    base: str = "embedded:duplicate",
+    base: ModelName = "embedded:duplicate",
     residual: bool = False,
     form: Form = "auto",
     settings: TrainSettings | None = None,
@@ -26,7 +27,7 @@ def train_duplicate(
     95% and 99% precision.
 
     Raises:
-        InputError, CorpusError: the data cannot be trained on.
+        InputError: the data cannot be trained on.
         ConfigError: an option cannot be honoured here.
         ModelError: the base cannot be loaded or the result cannot be saved.
         TrainingStopped: interrupted; resume with ``RunOptions(resume=True)``.

@@ -118,16 +118,19 @@ def export_bi_encoder(model: Any, report: TrainReport) -> None:
     Raises:
         ModelError: the disk is full or cannot be written.
     """
-    _save_model(model, report, model_card(report, usage=embedder_usage(report.output)))
+    _save_model(model, report, model_card(report, usage=embedder_usage(report.output.absolute())))
 
 
 def cross_card(report: TrainReport, use: Use) -> str:
     """The card of a model that scores pairs."""
-    return model_card(report, usage=usage(report.output, use))
+    return model_card(report, usage=usage(report.output.absolute(), use))
 
 
 def usage(output: Path, use: Use) -> str:
-    """What goes into the YAML; a verifier serves nothing before its threshold is certified."""
+    """What goes into the YAML; a verifier serves nothing before its threshold is certified.
+
+    Paths there count from where the funnel runs, so ``output`` is best an absolute one.
+    """
     model = yaml_text(output)
     if use == "stage":
         return f"stages:\n  - kind: cross_encoder\n    model: {model}\n    k: 10"

@@ -21,12 +21,14 @@ from funnel.training.checkpoints import (
     exact,
     load_trained,
     seconds_before,
+    unfinished,
 )
 from funnel.training.checks import BROKEN
 from funnel.training.devices import Hardware
 from funnel.training.output import failed_write
 from funnel.training.progress import training_bar
 from funnel.training.report import Evaluation, LossPoint
+from funnel.training.room import KEPT
 from funnel.training.settings import TrainSettings
 
 if TYPE_CHECKING:
@@ -37,6 +39,7 @@ _log = get_logger(__name__)
 
 _SELECTION = "selection"
 _GO_ON = "free space and go on with --resume (or start over with --overwrite)"
+_BEGIN_AGAIN = "no checkpoint was whole yet: free space and begin again"
 Figures = Callable[[], Mapping[str, float]]
 
 
@@ -102,7 +105,8 @@ def run_job(
         try:
             trainer.train(resume_from_checkpoint=str(resume_from) if resume_from else None)
         except Exception as problem:  # safetensors' own error is neither OSError nor RuntimeError
-            if mended := failed_write(problem, folder, mend=_GO_ON):
+            mend = _GO_ON if unfinished(output) else _BEGIN_AGAIN
+            if mended := failed_write(problem, folder, mend=mend):
                 raise mended from problem
             if _is_of_loading(problem, trainer, resume_from):
                 raise ModelError(
@@ -111,7 +115,7 @@ def run_job(
                     "--overwrite"
                 ) from problem
             raise
-    _refuse_unfinished(trainer, folder)
+    _refuse_unfinished(trainer, folder, interrupted=stop.is_set())
     after = dict(job.figures()) if job.figures else {}
     return Outcome(
         steps=trainer.state.global_step,
@@ -202,7 +206,7 @@ def _arguments(
         "eval_steps": every,
         "save_strategy": "steps",
         "save_steps": every,
-        "save_total_limit": 2,
+        "save_total_limit": KEPT,
         "load_best_model_at_end": evaluated and settings.keep_best,
         "metric_for_best_model": _SELECTION if evaluated else None,
         "greater_is_better": True if evaluated else None,
@@ -278,7 +282,7 @@ def _quiet() -> Iterator[None]:
         yield
 
 
-def _refuse_unfinished(trainer: Any, folder: Path) -> None:
+def _refuse_unfinished(trainer: Any, folder: Path, *, interrupted: bool) -> None:
     state = trainer.state
     losses = (entry.get("loss", 0.0) for entry in state.log_history)
     if not all(map(math.isfinite, losses)) or not _finite(trainer.model):
@@ -286,7 +290,8 @@ def _refuse_unfinished(trainer: Any, folder: Path) -> None:
     if state.global_step < state.max_steps:
         raise TrainingStopped(
             f"training stopped at step {state.global_step} of {state.max_steps}; "
-            f"go on with --resume (checkpoint in {folder})"
+            f"go on with --resume (checkpoint in {folder})",
+            interrupted=interrupted,
         )
 
 

@@ -16,11 +16,11 @@ def add_lora(network: Any, rank: int, *, seed: int) -> Any:
     from peft import LoraConfig
     from peft.tuners.lora import LoraModel
 
-    heads = [name for name, _ in network.named_modules() if _is_head(name)]
+    heads = [name for name, _ in network.named_modules() if trained_whole(name)]
     linears = [
         name
         for name, module in network.named_modules()
-        if isinstance(module, torch.nn.Linear) and not _is_head(name)
+        if isinstance(module, torch.nn.Linear) and not trained_whole(name)
     ]
     torch.manual_seed(seed)
     config = LoraConfig(r=rank, lora_alpha=rank, lora_dropout=0.0, target_modules=linears)
@@ -35,5 +35,6 @@ def merge_lora(tuner: Any) -> None:
     tuner.merge_and_unload()
 
 
-def _is_head(name: str) -> bool:
+def trained_whole(name: str) -> bool:
+    """Whether a module or parameter of that name belongs to the head."""
     return any(part in _TRAINED_WHOLE for part in name.split("."))

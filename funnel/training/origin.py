@@ -51,6 +51,17 @@ def base_revision(base: str) -> str:
     return adapter.revision if adapter else locate(base).revision
 
 
+def network_folder(base: str) -> Path | None:
+    """The folder with the weights that training starts from; an adapter's are its own base's.
+
+    None for an embedded name that is not known, as of :func:`base_revision`.
+
+    Raises:
+        ModelError: it is missing or damaged.
+    """
+    return locate(_sources(base)[-1]).folder if _known(base) else None
+
+
 def trained_from(model: str) -> str:
     """The name of the model that a directory made by ``funnel train`` started from.
 

@@ -16,25 +16,18 @@ MODEL_FILES = ("adapter.json", "config.json", "modules.json")
 _TRY_AGAIN = "nothing was written there, free space or mend that and try again"
 
 
-def check_output(path: Path, *, overwrite: bool, needed_bytes: int) -> None:
+def check_output(path: Path, *, overwrite: bool) -> None:
     """Refuse before the work what would fail after it.
 
     Raises:
         ConfigError: ``path`` exists and ``overwrite`` is off or it is no model, it has no name of
             its own, or its parent cannot be written.
-        ModelError: the disk has less than ``needed_bytes`` free.
     """
     try:
         _check_replaceable(path)
         check_new(path, overwrite=overwrite)
-        free = shutil.disk_usage(path.parent).free
     except OSError as problem:
         raise ConfigError(f"cannot write to {path.parent}: {problem.strerror}") from problem
-    if free < needed_bytes:
-        raise ModelError(
-            f"{path.parent} has {free / 1e6:.0f} MB free, about {needed_bytes / 1e6:.0f} MB are "
-            "needed for the model and one checkpoint; free some space or name another output"
-        )
 
 
 def check_new(path: Path, *, overwrite: bool) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from funnel.errors import InputError
+from funnel.models.source import ModelName, model_name
 from funnel.training.checks import (
     check_classes,
     check_probabilities,
@@ -16,6 +17,7 @@ from funnel.training.checks import (
     check_size,
     check_spread,
     contradictions,
+    named,
 )
 from funnel.training.exports import (
     DEFAULT_RANK,
@@ -66,7 +68,7 @@ class PairTask:
 def train_pairs(
     pairs: Sequence[LabelledPair],
     task: PairTask,
-    base: str,
+    base: ModelName,
     settings: TrainSettings,
     options: RunOptions,
     dev: Sequence[LabelledPair] | None = None,
@@ -77,14 +79,17 @@ def train_pairs(
     aside.
 
     Raises:
-        InputError, CorpusError: the data cannot be trained on; says which lines.
+        InputError: the data cannot be trained on; says which lines.
         ConfigError: the output exists, CUDA is missing, or the run cannot be resumed.
         ModelError: the base cannot be loaded, or the result cannot be saved.
         TrainingStopped: interrupted; ``resume`` goes on.
     """
-    check_pairs(pairs, task, minimum=settings.min_rows)
+    base = model_name(base)
+    with named(options.data_name):
+        check_pairs(pairs, task, minimum=settings.min_rows)
     train, held_out = _parts(pairs, dev, task, settings)
-    check_pairs(train, task, minimum=1)
+    with named(options.data_name):
+        check_pairs(train, task, minimum=1)
     contradicted = contradictions(pairs)
     with open_session(
         task.title,
@@ -183,7 +188,7 @@ def check_pairs(pairs: Sequence[LabelledPair], task: PairTask, *, minimum: int) 
     """Refuse data that this loss cannot learn from.
 
     Raises:
-        InputError, CorpusError: too few rows, one class, constant or impossible scores.
+        InputError: too few rows, one class, constant or impossible scores.
     """
     check_size(pairs, "pairs", minimum=minimum)
     if task.loss == "bce":

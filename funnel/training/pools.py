@@ -42,7 +42,7 @@ def read_pool(path: Path, *, split: str = "train", on_bad_line: OnBadLine = "fai
 
     Raises:
         ConfigError: a file is missing.
-        CorpusError: lines cannot be read.
+        ExamplesError: lines cannot be read.
         InputError: no query has a positive document.
     """
     if path.is_dir():

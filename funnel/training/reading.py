@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from funnel.errors import CorpusError, InputError
+from funnel.errors import ExamplesError, InputError
 from funnel.indexing.corpus import read_corpus
 from funnel.log import get_logger
 
@@ -26,12 +26,12 @@ def read_rows(
 
     Raises:
         ConfigError: the file is missing or of an unknown kind.
-        CorpusError: lines are not UTF-8, not JSON, lack a field or hold a bad value.
+        ExamplesError: lines are not UTF-8, not JSON, lack a field or hold a bad value.
         InputError: there is no row at all, or the file cannot be read to its end.
     """
     rows: list[Parsed] = []
     problems: list[str] = []
-    for row in read_corpus(path).rows:
+    for row in read_corpus(path, what="data").rows:
         try:
             if not isinstance(row.content, Mapping):
                 raise InputError(row.problem)
@@ -39,7 +39,7 @@ def read_rows(
         except InputError as problem:
             problems.append(f"{row.place}: {problem}")
     if problems and on_bad_line == "fail":
-        raise CorpusError(str(path), problems)
+        raise ExamplesError(str(path), problems)
     if problems:
         _log.warning("training.bad_lines_skipped", file=Path(path).name, skipped=len(problems))
     if not rows:

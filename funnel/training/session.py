@@ -17,9 +17,8 @@ from funnel.training.loop import Job, Outcome, discard_checkpoints, run_job
 from funnel.training.origin import base_revision, check_apart
 from funnel.training.output import check_output
 from funnel.training.report import TrainReport
+from funnel.training.room import check_room
 from funnel.training.settings import RunOptions, TrainSettings
-
-_NEEDED_BYTES = 400_000_000  # weights, optimizer state and one more checkpoint of a small model
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,11 +56,12 @@ def check_place(base: str, settings: TrainSettings, options: RunOptions) -> None
         ModelError: too little space on the disk, or no such base.
     """
     resolve_hardware(settings.device, settings.precision)
-    check_output(options.output, overwrite=options.overwrite, needed_bytes=_NEEDED_BYTES)
+    check_output(options.output, overwrite=options.overwrite)
     with only_run(options.output):
         open_run(options.output, resume=options.resume, overwrite=options.overwrite)
     check_apart(base, options.output)
     base_revision(base)
+    check_room(base, settings, options.output)
 
 
 @contextmanager
@@ -86,7 +86,7 @@ def open_session(
         ModelError: too little space on the disk, or no such base.
     """
     hardware = resolve_hardware(settings.device, settings.precision)
-    check_output(options.output, overwrite=options.overwrite, needed_bytes=_NEEDED_BYTES)
+    check_output(options.output, overwrite=options.overwrite)
     with only_run(options.output):
         resume_from = open_run(options.output, resume=options.resume, overwrite=options.overwrite)
         check_apart(base, options.output)
@@ -95,6 +95,7 @@ def open_session(
         identity = {**settings.identity(), **choices, **data, **start}
         if resume_from is not None:
             check_same_run(options.output, identity)
+        check_room(base, settings, options.output)
         rows = {name: len(part) for name, part in parts.items()}
         yield Session(
             title, base, settings, options, hardware, resume_from, rows, dict(choices), identity

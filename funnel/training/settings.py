@@ -1,5 +1,6 @@
 """Settings of one training run, checked when they are made."""
 
+import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from math import inf
@@ -64,7 +65,7 @@ class TrainSettings:
 class RunOptions:
     """Where the result goes, and whether to go on with an earlier run or to replace it.
 
-    ``data_name`` is how the model card names the data.
+    ``output`` may be given as a string, too. ``data_name`` is how the model card names the data.
     """
 
     output: Path
@@ -72,6 +73,12 @@ class RunOptions:
     overwrite: bool = False
     keep_checkpoints: bool = False
     data_name: str = "rows given by the program"
+
+    def __post_init__(self) -> None:
+        given: object = self.output
+        if not isinstance(given, str | os.PathLike) or not os.fspath(given):
+            raise ConfigError(f"output is {given!r:.80}, expected the path of a directory to write")
+        object.__setattr__(self, "output", Path(given))
 
 
 _HARMLESS = frozenset({"max_steps", "min_rows"})

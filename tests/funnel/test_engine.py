@@ -57,6 +57,7 @@ def test_k_beyond_the_corpus_is_fine(funnel: Funnel) -> None:
 def test_overrides_change_one_call(funnel: Funnel) -> None:
     """The next call is as the settings say."""
     assert len(funnel.run("password", overrides={"length": {"k": 1}}).hits) == 1
+    assert len(funnel.run("password", overrides={"length": {"top_k": 1}}).hits) == 1
     assert len(funnel.run("password").hits) == 3
 
 
@@ -84,6 +85,8 @@ def test_filters_restrict_the_documents(funnel: Funnel) -> None:
         ({"overrides": {"length": None}}, "got None, expected a mapping"),
         ({"overrides": {"length": {"function": "x"}}}, "cannot change per call"),
         ({"overrides": {"length": {"k": "many"}}}, "got 'many'"),
+        ({"overrides": {"length": {"top_k": "many"}}}, "['length'].k: got 'many'"),
+        ({"overrides": {"length": {"k": 2, "top_n": 2}}}, "k and top_n, of which more than one"),
         ({"overrides": {"length": {"k": True}}}, "['length'].k: got true, expected a number"),
     ],
 )

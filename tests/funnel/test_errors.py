@@ -7,6 +7,7 @@ import pytest
 
 from funnel.errors import (
     CorpusError,
+    ExamplesError,
     FunnelError,
     InputError,
     MissingExtra,
@@ -40,6 +41,7 @@ def _elsewhere(error: FunnelError) -> FunnelError:
     [
         MissingExtra("'late_interaction'", "embedded"),
         CorpusError("a.jsonl", ["line 1: bad", "line 2: bad"], bad=7),
+        ExamplesError("pairs.jsonl", ["line 1: bad"]),
         InputError("k: got 0"),
         RateLimited("slower", retry_after=2.5, stage="llm_listwise"),
     ],

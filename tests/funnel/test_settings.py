@@ -94,6 +94,7 @@ CASES: list[tuple[str, str, str, list[str]]] = [
         "deadline:",
         ["deadline: unknown key", "deadline_ms"],
     ),
+    ("mistyped kind", "kind: hybrid", "kin: hybrid", ["stages[0].kin: ", "did you mean 'kind'"]),
     ("unknown kind", "kind: hybrid", "kind: hybird", ["stages[0].kind", "did you mean 'hybrid'"]),
     ("growing k", "k: 10\n", "k: 200\n", ["stages[1].k: got 200", "at most 100"]),
     ("k of the wrong type", "k: 10\n", "k: ten\n", ["stages[1].k: got 'ten'", "integer"]),

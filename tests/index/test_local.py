@@ -12,8 +12,11 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+import portalocker
 import pytest
 from pydantic import ValidationError
+from qdrant_client import QdrantClient
+from qdrant_client.local.qdrant_local import QdrantLocal
 
 from funnel.errors import BackendUnavailable, ConfigError, StageError
 from funnel.index import DocumentIndex
@@ -72,6 +75,77 @@ async def test_a_second_process_is_told_so_until_the_first_ends(tmp_path: Path) 
     index = made(tmp_path)
     await index.start()
     await index.aclose()
+
+
+async def test_of_two_that_open_at_once_the_second_is_told_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The client takes its lock last: until then, too, nobody else gets in, nor is it damage."""
+
+    def second() -> None:
+        with pytest.raises(BackendUnavailable, match="in use by another process"):
+            asyncio.run(made(tmp_path).start())
+
+    index = made(tmp_path)
+    _before_the_client_opens(monkeypatch, second)
+    await index.start()
+    assert await index.count() == 0
+    await index.aclose()
+
+
+async def test_those_who_only_look_do_not_refuse_each_other(tmp_path: Path) -> None:
+    """Whoever is refused has held a lock for an instant, in which a third may have come."""
+    looks = tmp_path / ".opening"
+    with portalocker.Lock(looks):
+        opening = asyncio.create_task(made(tmp_path).start())
+        await asyncio.sleep(0.1)
+    await opening
+
+
+async def test_a_plain_client_that_comes_in_between_is_no_damage(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It knows nothing of our lock."""
+    others: list[QdrantClient] = []
+    _before_the_client_opens(monkeypatch, lambda: others.append(QdrantClient(path=str(tmp_path))))
+    with pytest.raises(BackendUnavailable, match="in use by another process"):
+        await made(tmp_path).start()
+    others[0].close()
+
+
+def _before_the_client_opens(patch: pytest.MonkeyPatch, act: Callable[[], None]) -> None:
+    load = QdrantLocal._load
+
+    def acting(client: QdrantLocal) -> None:
+        patch.undo()
+        act()
+        try:
+            load(client)
+        except RuntimeError:
+            if client._flock_file is not None:  # it leaves that to the garbage collector
+                client._flock_file.close()
+            raise
+
+    patch.setattr(QdrantLocal, "_load", acting)
+
+
+@pytest.mark.slow
+def test_a_program_that_closes_nothing_ends_without_noise(tmp_path: Path) -> None:
+    """And may still search in its own handlers; the client could not close itself so late."""
+    program = """
+        import atexit, sys
+        from funnel import Funnel
+
+        funnel = Funnel.from_yaml(sys.argv[1])
+        atexit.register(lambda: print(*funnel.run("fox").ids))
+        funnel.index([{"id": "a", "text": "fox"}])
+    """
+    settings = tmp_path / "f.yaml"
+    settings.write_text(f"stages: [{{kind: bm25, k: 5}}]\nqdrant: {{path: {tmp_path / 'index'}}}\n")
+    command = [sys.executable, "-c", textwrap.dedent(program), str(settings)]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)
+    assert (ended.returncode, ended.stdout) == (0, "a\n"), ended.stderr
+    assert "Exception ignored" not in ended.stderr
 
 
 @pytest.mark.slow
@@ -246,8 +320,6 @@ async def test_a_write_that_fails_half_way_is_searched_as_far_as_it_came(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """What the client holds counts, not what it held before."""
-    from qdrant_client import QdrantClient
-
     index = DocumentIndex(QdrantSettings(), "docs", FakeEncoder())
     await index.start()
     await index.upsert([{"id": "d1", "text": "fox", "n": 1}])

@@ -116,7 +116,17 @@ async def test_a_caller_that_leaves_while_texts_are_tokenised_leaves_no_work() -
     await leaves_no_work(embedder.aencode(["a rather long text " * 200]), held, worker)
 
 
-@pytest.mark.parametrize("texts", ["one string", [b"bytes"], [None]])
+async def test_texts_may_come_from_any_iterable(embedder: Embedder) -> None:
+    """A generator is read once."""
+    texts = ["a cat", "another cat"]
+    expected = embedder.encode(texts)
+    np.testing.assert_array_equal(embedder.encode(text for text in texts), expected)
+    np.testing.assert_array_equal(await embedder.aencode(iter(texts)), expected)
+    assert embedder.count_tokens(iter(texts)) == embedder.count_tokens(texts)
+    assert len(embedder.represent(iter(texts))) == 2
+
+
+@pytest.mark.parametrize("texts", ["one string", [b"bytes"], [None], None, 5])
 def test_what_is_no_text_is_refused(embedder: Embedder, texts: object) -> None:
     """The message says which one."""
     with pytest.raises(InputError, match="expected a"):
@@ -133,7 +143,7 @@ def test_a_cross_encoder_is_no_embedder(tmp_path: Path) -> None:
     ("name", "message"),
     [
         ("embedded:all-MiniLM-L6", "did you mean 'embedded:all-MiniLM-L6-v2'"),
-        ("./no/such/folder", "no such folder"),
+        ("./no/such/folder", f"no such folder in {Path.cwd()}"),
         ("not a name at all", "no such folder"),
     ],
 )

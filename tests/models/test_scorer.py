@@ -88,6 +88,7 @@ def test_no_pairs_give_no_scores(bert: Path) -> None:
         ([("a",)], r"pairs\[0\]: got \(str\)"),
         ([("a", "b"), ("a", None)], r"pairs\[1\]: got \(str, NoneType\)"),
         ([3], r"pairs\[0\]: got int"),
+        (None, "got NoneType, expected a list or another iterable"),
     ],
 )
 def test_what_is_no_pair_is_refused(bert: Path, pairs: object, message: str) -> None:

@@ -4,18 +4,20 @@ import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from funnel.errors import ModelError
+from funnel.errors import ConfigError, ModelError
 from funnel.models import CrossEncoderScorer, Embedder, encoder_networks, source
 from funnel.models.cross_networks import pair_tokenizer
 from funnel.models.pool import ModelPool
+from funnel.models.scorer import revision_of
 from funnel.models.source import EMBEDDED_ENCODER, locate
 from funnel.models.tokens import TextTokenizer
+from funnel.training import RunOptions, train_cross_encoder
 from tests.models.tiny import save_cross_encoder, save_headless, save_tokenizer
 from tests.training.tiny import tiny_encoder
 
@@ -90,6 +92,40 @@ def test_a_pool_hands_out_one_instance_per_name_and_options(tmp_path: Path) -> N
     assert pool.encoder(EMBEDDED_ENCODER) is encoder
     pool.close()
     assert pool.encoder(EMBEDDED_ENCODER) is not encoder
+
+
+@pytest.mark.parametrize("given", [None, 5, "", "  ", b"folder"])
+def test_what_is_no_name_is_refused_at_once(given: Any, tmp_path: Path) -> None:
+    """An empty one would be the folder where the program runs."""
+    options = RunOptions(output=tmp_path / "m")
+    for make in (
+        Embedder,
+        CrossEncoderScorer,
+        ModelPool().encoder,
+        ModelPool().scorer,
+        locate,
+        revision_of,
+        lambda base: train_cross_encoder([], options, base=base),
+    ):
+        with pytest.raises(ConfigError, match="model: got .*expected a name such as"):
+            make(given)
+
+
+@pytest.mark.parametrize("given", [None, 5, ""])
+def test_what_is_no_output_is_refused_at_once(given: Any) -> None:
+    """It says what is expected."""
+    with pytest.raises(ConfigError, match="output is .*expected the path of a directory"):
+        RunOptions(output=given)
+
+
+def test_a_folder_may_be_a_path(tmp_path: Path) -> None:
+    """It is the same model."""
+    folder = save_cross_encoder(tmp_path / "m")
+    name = str(folder)
+    by_path = CrossEncoderScorer(folder)
+    assert (by_path.name, by_path.revision) == (name, CrossEncoderScorer(name).revision)
+    assert ModelPool().scorer(folder).name == Embedder(folder).name == name
+    assert RunOptions(output=cast("Path", name)).output == folder
 
 
 def test_a_damaged_tokenizer_is_a_clear_error(tmp_path: Path) -> None:

@@ -59,7 +59,9 @@ def test_the_model_has_the_last_word(server: OpenRouterServer) -> None:
     first = result.hits[0]
     assert (first.score_stage, first.score_kind) == ("hybrid", "rrf")
     assert first.stage_ranks["llm_listwise"] == 1
-    assert result.usage.cost_usd == result.stage("llm_listwise").cost_usd == 0.0042
+    trace = result.stage("llm_listwise")
+    assert result.usage.cost_usd == trace.cost_usd == trace.cost == 0.0042
+    assert trace.to_dict()["cost"] == 0.0042
     assert PROCESS.spent_usd == pytest.approx(spent + 0.0042)
     assert result.degraded == ()
 

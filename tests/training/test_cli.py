@@ -1,6 +1,7 @@
 """``funnel train`` from the outside: files in, files and JSON out."""
 
 import json
+import re
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,7 +12,7 @@ import yaml
 from typer.testing import CliRunner, Result
 
 from funnel.cli.train import app
-from funnel.errors import ConfigError, CorpusError, FunnelError, InputError
+from funnel.errors import ConfigError, FunnelError, InputError
 from funnel.training import LabelledPair
 
 QUICK = ["--epochs", "1", "--learning-rate", "0.003", "--precision", "fp32", "--evaluations", "1"]
@@ -56,12 +57,16 @@ def test_cross_encoder_writes_a_model_and_tells_its_figures(
     assert not (tmp_path / "m.checkpoints").exists()
 
 
-def test_a_table_for_people(tmp_path: Path, tiny_base: str, file: Path) -> None:
-    """Without --json: before and after, and where to put the model."""
-    result = run("cross-encoder", file, "--base", tiny_base, "-o", tmp_path / "m", *QUICK)
+def test_a_table_for_people(
+    tmp_path: Path, tiny_base: str, file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without --json: before and after, and where to put the model, from wherever that serves."""
+    monkeypatch.chdir(tmp_path)
+    result = run("cross-encoder", file, "--base", tiny_base, "-o", "m", *QUICK)
     assert result.exit_code == 0, result.output
     assert "before" in result.stdout and "auc" in result.stdout
-    assert "kind: cross_encoder" in result.stdout
+    assert f"kind: cross_encoder\n    model: {tmp_path / 'm'}\n" in result.stdout
+    assert f"model: {tmp_path / 'm'}\n" in Path("m/README.md").read_text()
 
 
 def test_bi_encoder_tells_the_command_that_reindexes(
@@ -194,10 +199,30 @@ def test_bad_lines_stop_the_command_or_are_skipped(
     bad.write_text(file.read_text() + "{broken\n")
     common = ("cross-encoder", bad, "--base", tiny_base, "-o", tmp_path / "m", *QUICK)
     problem = failure(*common)
-    assert isinstance(problem, CorpusError) and "line 129" in str(problem)
+    assert isinstance(problem, InputError) and "line 129" in str(problem)
     assert not (tmp_path / "m").exists()
     told = run_json(*common, "--on-bad-line", "skip")
     assert told["rows"]["train"] + told["rows"]["dev"] == 128
+
+
+@pytest.mark.parametrize(
+    ("name", "rows", "problem"),
+    [
+        ("none.jsonl", None, r"^data \S*none\.jsonl: no such file$"),
+        ("data.txt", "", r"^data \S*data\.txt: got the suffix .*\(also with .gz\)$"),
+        ("d.jsonl", '{"query": "a", "document": "b", "label": 5}', r"^\S*d.jsonl: labels of bce"),
+        ("d.jsonl", '{"query": "a", "document": "b", "label": 1}', r"^\S*d.jsonl: all 40 pairs"),
+    ],
+)
+def test_what_is_wrong_with_data_names_the_file(
+    tmp_path: Path, tiny_base: str, name: str, rows: str | None, problem: str
+) -> None:
+    """It is no corpus, and the checks that see only rows say whose they are."""
+    if rows is not None:
+        (tmp_path / name).write_text(f"{rows}\n" * 40)
+    common = ("--base", tiny_base, "-o", tmp_path / "m", *QUICK)
+    told = str(failure("cross-encoder", tmp_path / name, *common))
+    assert re.search(problem, told.splitlines()[0])
 
 
 @pytest.mark.parametrize(

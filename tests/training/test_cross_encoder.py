@@ -158,10 +158,11 @@ def test_an_unfinished_run_is_not_lost_by_starting_again(
 ) -> None:
     """Without --resume or --overwrite, an earlier run's checkpoints are left alone."""
     output = tmp_path / "m"
-    with pytest.raises(TrainingStopped):
+    with pytest.raises(TrainingStopped) as stopped:
         train_cross_encoder(
             pairs, RunOptions(output=output), base=tiny_base, settings=replace(quick, max_steps=2)
         )
+    assert not stopped.value.interrupted
     with pytest.raises(ConfigError, match="unfinished run"):
         train_cross_encoder(pairs, RunOptions(output=output), base=tiny_base, settings=quick)
 

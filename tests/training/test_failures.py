@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from funnel.errors import InputError, ModelError
+from funnel.errors import InputError, ModelError, TrainingStopped
 from funnel.training import LabelledPair, RunOptions, TrainSettings, loop, train_cross_encoder
 
 Pairs = list[LabelledPair]
@@ -21,7 +21,8 @@ def test_a_disk_that_is_full_at_a_checkpoint(
     quick: TrainSettings,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """A real limit on file size stands in for it: one sentence that says how to go on."""
+    """A real limit on file size stands in for it: it says how to go on, if one can."""
+    options = RunOptions(output=tmp_path / "m")
     make = loop._trainer
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
 
@@ -31,9 +32,17 @@ def test_a_disk_that_is_full_at_a_checkpoint(
 
     monkeypatch.setattr(loop, "_trainer", limited)
     try:
+        with pytest.raises(ModelError, match="could not save to.*no checkpoint .* begin again"):
+            train_cross_encoder(pairs, options, base=tiny_base, settings=quick)
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        monkeypatch.setattr(loop, "_trainer", make)
+        with pytest.raises(TrainingStopped):
+            begun = replace(quick, max_steps=2)
+            train_cross_encoder(pairs, options, base=tiny_base, settings=begun)
+        monkeypatch.setattr(loop, "_trainer", limited)
         with pytest.raises(ModelError, match="could not save to.*--resume"):
             train_cross_encoder(
-                pairs, RunOptions(output=tmp_path / "m"), base=tiny_base, settings=quick
+                pairs, replace(options, resume=True), base=tiny_base, settings=quick
             )
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)

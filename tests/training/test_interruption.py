@@ -25,7 +25,7 @@ import sys
 from funnel.cli.app import main, run
 *_, output = sys.argv
 sys.argv[-1] = f"{output}-first"
-assert run() == 1
+assert run() == 130
 sys.argv[-1] = output
 main()
 """
@@ -36,7 +36,7 @@ main()
 def test_a_signal_stops_with_a_checkpoint_to_resume_from(
     tmp_path: Path, tiny_base: str, pairs: list[LabelledPair]
 ) -> None:
-    """Exit code 1 and one sentence that says how to go on; no output is written.
+    """Exit code 130 and one sentence that says how to go on; no output is written.
 
     While it runs, no other run may have its output.
     """
@@ -65,9 +65,10 @@ def test_a_signal_stops_with_a_checkpoint_to_resume_from(
         _, said = running.communicate(timeout=60)
     finally:
         running.kill()
-    assert running.returncode == 1, said
+    assert running.returncode == 130, said
     assert "Traceback" not in said
     for place in (tmp_path / "m-first", output):
+        assert "interrupted: training stopped at step" in said
         assert f"--resume (checkpoint in {place}.checkpoints)" in said
         assert not place.exists()
         assert list(_checkpoints(place))

@@ -27,7 +27,7 @@ def _write(path: Path) -> None:
 
 def _replace(path: Path) -> None:
     """What a command with --overwrite asks before its work."""
-    check_output(path, overwrite=True, needed_bytes=1)
+    check_output(path, overwrite=True)
 
 
 def test_a_directory_appears_with_all_its_files(tmp_path: Path) -> None:
@@ -244,14 +244,8 @@ def test_a_folder_that_only_has_the_name_of_checkpoints_is_kept(tmp_path: Path) 
     assert (folder / "weights.bin").read_text() == "kept"
 
 
-def test_too_little_space_is_told_before_training(tmp_path: Path) -> None:
-    """With what there is and what is needed."""
-    with pytest.raises(ModelError, match="MB are needed"):
-        check_output(tmp_path / "m", overwrite=False, needed_bytes=10**18)
-
-
 def test_an_output_under_a_file_is_refused(tmp_path: Path) -> None:
     """The parent must be a directory that can be written."""
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigError, match="cannot write"):
-        check_output(tmp_path / "file" / "m", overwrite=False, needed_bytes=1)
+        check_output(tmp_path / "file" / "m", overwrite=False)

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from funnel.cli.train_inputs import read_pairs
-from funnel.errors import ConfigError, CorpusError, InputError
+from funnel.errors import ConfigError, ExamplesError, InputError
 from funnel.training import read_rows
 from funnel.training.records import case, labelled_pair, triple, unlabelled_pair
 
@@ -48,14 +48,14 @@ def test_who_learns_scores_reads_the_score_beside_a_label(tmp_path: Path) -> Non
 def test_a_triple_is_no_pair_for_a_teacher(tmp_path: Path) -> None:
     """Its positive could be read as the document, and its negative would be lost without a word."""
     line = '{"query": "a", "positive": "b", "negative": "c"}\n'
-    with pytest.raises(CorpusError, match="line 1: 'negative': got a triple.*margin_mse"):
+    with pytest.raises(ExamplesError, match="line 1: 'negative': got a triple.*margin_mse"):
         read_rows(write(tmp_path, "triples.jsonl", line), unlabelled_pair)
 
 
 @pytest.mark.parametrize(
     ("line", "problem"),
     [
-        (b'{"query": "a", "document": "b"', "line 2: broken JSON"),
+        (b'{"query": "a", "document": "b"', "line 2: broken JSON at column 31:"),
         (b'{"query": "caf\xe9", "document": "b", "label": 1}', "line 2: not UTF-8"),
         (b'{"query": " ", "document": "b", "label": 1}', "line 2: 'query' is empty"),
         (b'{"query": "a", "label": 1}', "line 2: no 'document'"),
@@ -73,7 +73,7 @@ def test_a_triple_is_no_pair_for_a_teacher(tmp_path: Path) -> None:
 def test_a_bad_line_is_named_with_its_number(tmp_path: Path, line: bytes, problem: str) -> None:
     """Broken JSON, wrong encoding, empty or missing texts, labels that are no numbers."""
     path = write(tmp_path, "a.jsonl", GOOD.encode() + line + b"\n" + GOOD.encode())
-    with pytest.raises(CorpusError, match=problem):
+    with pytest.raises(ExamplesError, match=problem):
         read_rows(path, labelled_pair)
     assert len(read_rows(path, labelled_pair, on_bad_line="skip")) == 2
 
@@ -90,7 +90,7 @@ def test_an_empty_cell_is_empty_and_no_other_column_stands_in(
     tmp_path: Path, header: str, line: str, problem: str
 ) -> None:
     """The column is there: what is missing is its value."""
-    with pytest.raises(CorpusError, match=problem):
+    with pytest.raises(ExamplesError, match=problem):
         read_rows(write(tmp_path, "a.csv", f"{header}\n{line}\n"), labelled_pair)
 
 
@@ -135,7 +135,7 @@ def test_a_missing_file_is_a_configuration_error(tmp_path: Path) -> None:
 def test_triples_carry_both_scores_or_none(tmp_path: Path) -> None:
     """Half a margin is no margin."""
     line = '{"query": "q", "positive": "p", "negative": "n", "positive_score": 0.9}\n'
-    with pytest.raises(CorpusError, match="give both"):
+    with pytest.raises(ExamplesError, match="give both"):
         read_rows(write(tmp_path, "a.jsonl", line), triple)
 
 
@@ -144,12 +144,12 @@ def test_cases_read_their_flag_from_text_and_json(tmp_path: Path) -> None:
     text = "query,relevant,distractor,topic,seen\nq,r,d,law,true\nq,r,d,law,no\nq,r,d,law,\n"
     rows = read_rows(write(tmp_path, "a.csv", text), case)
     assert [row.seen for row in rows] == [True, False, None]
-    with pytest.raises(CorpusError, match="'seen' is 'maybe'"):
+    with pytest.raises(ExamplesError, match="'seen' is 'maybe'"):
         read_rows(write(tmp_path, "b.csv", text.replace("true", "maybe")), case)
 
 
 def test_a_case_needs_two_different_texts(tmp_path: Path) -> None:
     """Nothing outscores itself."""
     path = write(tmp_path, "a.jsonl", '{"query": "q", "relevant": "x", "distractor": "x"}\n')
-    with pytest.raises(CorpusError, match="line 1: relevant and distractor are the same"):
+    with pytest.raises(ExamplesError, match="line 1: relevant and distractor are the same"):
         read_rows(path, case)
