@@ -245,14 +245,14 @@ class Matcher:
         symmetric = is_symmetric(self.verifier.scorer)
         pairs = in_orders([verdict.read for verdict in verdicts], symmetric=symmetric)
         orders = 1 if symmetric else 2
-        cosines = [verdict.candidate.cosine for verdict in verdicts for _ in range(orders)]
+        cosines = [_cosine_as_read(verdict) for verdict in verdicts for _ in range(orders)]
         needed = [needed_by(verdict, self.policy) for verdict in verdicts for _ in range(orders)]
         scores = await self.verifier.score(
             pairs, deadline, self._shared_cosines(cosines), None if thorough else needed
         )
         return lower_of_orders(scores, symmetric=symmetric)
 
-    def _shared_cosines(self, cosines: list[float]) -> list[float] | None:
+    def _shared_cosines(self, cosines: list[float | None]) -> list[float | None] | None:
         """The cosines, if they are of the very encoder whose cosines the verifier weighs in."""
         wanted = getattr(self.verifier.scorer, "cosine_of", "")
         return cosines if wanted and wanted == self._encoder.revision else None
@@ -262,3 +262,8 @@ class Matcher:
         left = deadline.remaining_s()
         limit = self._settings.verifier.timeout_ms / 1000
         return deadline.within(limit if left is None else min(limit, left / 2))
+
+
+def _cosine_as_read(verdict: Verdict) -> float | None:
+    """Of the two questions as the verifier reads them; None if a slip in one was respelt."""
+    return None if verdict.slips else verdict.candidate.cosine

@@ -5,7 +5,8 @@ questions that differ by one such slip fall below its strictest thresholds.
 
 Only where it is certain: the misspelt word is in no dictionary, nor made of words that are, the
 other one is in it, no other word fits, and the slip is neither in the first letter nor at the end,
-where inflections are. A word that is marked as a name is only read as another name.
+where inflections are. A word that is marked as a name is only read as another name. Words of every
+question, two letters of which changed places ("teh"), are read as meant whatever the other says.
 """
 
 import re
@@ -110,6 +111,16 @@ def _slips(ours: _Spelling, theirs: _Spelling) -> Iterator[tuple[str, str]]:
         meant = [w for w in among if is_doubling(word, w) or (slip and is_slip(word, w))]
         if len(meant) == 1:
             yield word, theirs.known[meant[0]]
+        elif not meant and slip and word not in ours.names:
+            plain = _swapped_in(word) - ours.words
+            yield from ((word, w) for w in plain if len(plain) == 1)
+
+
+@lru_cache(maxsize=2_048)
+def _swapped_in(word: str) -> frozenset[str]:
+    """The words of every question that two letters in each other's places make this one of."""
+    alike = (w for w in STOPWORDS if len(w) == len(word) and w[:1] == word[:1])
+    return frozenset(w for w in alike if _is_swap(word, w, _first_difference(word, w)))
 
 
 def _respelt(text: str, slips: dict[str, str]) -> str:

@@ -35,7 +35,7 @@ class VerifierFault(CacheError):
 @dataclass(eq=False, slots=True)
 class _Job:
     pairs: Sequence[TextPair]
-    cosines: Sequence[float] | None
+    cosines: Sequence[float | None] | None
     needed: Sequence[float] | None
     deadline: Deadline
     answer: "asyncio.Future[list[float]]"
@@ -67,7 +67,7 @@ class Verifier:
         self,
         pairs: Sequence[TextPair],
         deadline: Deadline,
-        cosines: Sequence[float] | None = None,
+        cosines: Sequence[float | None] | None = None,
         needed: Sequence[float] | None = None,
     ) -> list[float]:
         """Scores in the pairs' order; NaN for what the model could not read to its end.

@@ -104,14 +104,15 @@ class PairModel(Protocol):
     def prepare(
         self,
         pairs: "Sequence[TextPair]",
-        cosines: Sequence[float] | None = None,
+        cosines: Sequence[float | None] | None = None,
         needed: Sequence[float] | None = None,
     ) -> list[PairItem]:
         """Tokenise, each distinct text once.
 
-        ``cosines`` of the pairs by the encoder whose revision is ``cosine_of`` spare reading the
-        texts for them; a model that weighs in no cosine has an empty ``cosine_of``. ``needed`` are
-        scores below which a model that ``has_ceiling`` may give minus infinity.
+        ``cosines`` of the pairs by the encoder whose revision is ``cosine_of``, as far as they are
+        known, spare reading the texts for them; a model that weighs in no cosine has an empty
+        ``cosine_of``. ``needed`` are scores below which a model that ``has_ceiling`` may give
+        minus infinity.
         """
 
     def run(self, items: Sequence[PairItem]) -> "Sequence[np.float32]":
@@ -247,7 +248,7 @@ class PlainPairs:
     def prepare(
         self,
         pairs: "Sequence[TextPair]",
-        cosines: Sequence[float] | None = None,  # noqa: ARG002 - it weighs in none
+        cosines: Sequence[float | None] | None = None,  # noqa: ARG002 - it weighs in none
         needed: Sequence[float] | None = None,  # noqa: ARG002 - nothing bounds its score
     ) -> list[PairItem]:
         """Tokenise, each distinct text once."""
@@ -305,7 +306,7 @@ class CombinedPairs:
     def prepare(
         self,
         pairs: "Sequence[TextPair]",
-        cosines: Sequence[float] | None = None,
+        cosines: Sequence[float | None] | None = None,
         needed: Sequence[float] | None = None,
     ) -> list[PairItem]:
         """Tokenise, each distinct text once; what encoders have to read counts as cost too."""

@@ -47,7 +47,7 @@ _WINDOW = 4096
 class _Known:
     """What a caller knows of pairs: their cosines, and what they need."""
 
-    cosines: Sequence[float] | None = None
+    cosines: Sequence[float | None] | None = None
     needed: Sequence[float] | None = None
 
 
@@ -179,20 +179,20 @@ class CrossEncoderScorer:
         pairs: Sequence[TextPair],
         *,
         deadline: Deadline,
-        cosines: Sequence[float] | None = None,
+        cosines: Sequence[float | None] | None = None,
         needed: Sequence[float] | None = None,
         shortening: Shortening | None = None,
     ) -> ScoredPairs:
         """Score from a coroutine.
 
-        ``cosines`` of the pairs, by the encoder of revision ``cosine_of``, spare its reading them
-        again. A model that ``has_ceiling`` gives minus infinity to a pair whose encoders rule out
-        that it has what is ``needed``, and saves the cross-encoder's reading it; scores that are
-        to be remembered are computed all the same. When the deadline passes between batches, what
-        was scored until then comes back: always a beginning of the list. ``shortening`` allows
-        that the last pairs are left out when more is asked of this process, lastingly, than it can
-        do: a burst, which drains by itself, is waited for. A cancelled caller's waiting pairs are
-        dropped.
+        ``cosines`` of the pairs, by the encoder of revision ``cosine_of`` (None where one is not
+        known), spare its reading them again. A model that ``has_ceiling`` gives minus infinity to a
+        pair whose encoders rule out that it has what is ``needed``, and saves the cross-encoder's
+        reading it; scores that are to be remembered are computed all the same. When the deadline
+        passes between batches, what was scored until then comes back: always a beginning of the
+        list. ``shortening`` allows that the last pairs are left out when more is asked of this
+        process, lastingly, than it can do: a burst, which drains by itself, is waited for. A
+        cancelled caller's waiting pairs are dropped.
         """
         checked = _checked(pairs)
         if not checked:
@@ -225,7 +225,7 @@ class CrossEncoderScorer:
         return items, self._collect(items, future)
 
     def _recall(
-        self, cache: PairScoreCache, pairs: list[TextPair], cosines: Sequence[float] | None
+        self, cache: PairScoreCache, pairs: list[TextPair], cosines: Sequence[float | None] | None
     ) -> Recall:
         # Vectors from an index differ from fresh ones by rounding, so do scores made with them.
         parts = (self.revision, self.backend, self._max_tokens, cosines is not None)

@@ -109,7 +109,7 @@ async def test_hit_on_the_nearest_costs_one_pair() -> None:
 
 async def test_cosines_at_hand_are_not_computed_again() -> None:
     """A verifier that weighs in the cosine of the cache's own encoder is told it."""
-    told: list[Sequence[float]] = []
+    told: list[Sequence[float | None]] = []
 
     class CosineScorer(TopicScorer):
         cosine_of = TopicEncoder.revision
@@ -119,17 +119,20 @@ async def test_cosines_at_hand_are_not_computed_again() -> None:
             pairs: Sequence[TextPair],
             *,
             deadline: Deadline,
-            cosines: Sequence[float] | None = None,
+            cosines: Sequence[float | None] | None = None,
         ) -> ScoredPairs:
             told.extend([cosines] if cosines is not None else [])
             return await super().ascore(pairs, deadline=deadline)
 
     world = World(scorer=CosineScorer())
-    await world.ask("one about cats")
+    await world.ask("the one about cats")
     told.clear()
     assert (await world.ask("two about cats")).info.tier == "semantic"
-    one, two = TopicEncoder().encode(["one about cats", "two about cats"])
+    one, two = TopicEncoder().encode(["the one about cats", "two about cats"])
     assert told == [pytest.approx([float(one @ two)] * 2, abs=1e-3)]
+    told.clear()
+    assert (await world.ask("teh word about cats")).info.tier == "semantic"
+    assert told == [[None, None]]  # the kept cosine is of the question as it was misspelt
 
 
 async def test_what_a_verifier_rules_out_has_no_score() -> None:

@@ -84,6 +84,31 @@ def test_left_alone(first: str, second: str) -> None:
     assert read_alike(first, second) == ((first, second), ())
 
 
+@pytest.mark.parametrize(
+    ("written", "meant"),
+    [
+        ("how do i reset teh password", "how do i reset the password"),
+        ("waht is my plan", "what is my plan"),
+        ("is it nto safe to fly", "is it not safe to fly"),  # and so no "is it safe to fly"
+        ("a pass wiht a photo", "a pass with a photo"),
+    ],
+)
+def test_words_of_every_question_need_no_other(written: str, meant: str) -> None:
+    """Nothing else is meant by them, so the other question need not have the word."""
+    (first, second), slips = read_alike(written, "how do i reset my password")
+    assert (first, second) == (meant, "how do i reset my password")
+    assert len(slips) == 1
+
+
+@pytest.mark.parametrize("text", ["who is Nto here", "is it the best teh here", "an adress here"])
+def test_words_of_every_question_are_left_alone(text: str) -> None:
+    """Where it may be a name, where the word is there already, and slips of other words."""
+    assert read_alike(text, "how do i reset my password") == (
+        (text, "how do i reset my password"),
+        (),
+    )
+
+
 def test_a_slip_of_a_new_name() -> None:
     """Names that no dictionary has are in the lexicon."""
     (first, _), slips = read_alike("connect watsapp to it", "connect WhatsApp to it")

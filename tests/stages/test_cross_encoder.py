@@ -208,7 +208,7 @@ class _KnownScorer(CrossEncoderScorer):
         pairs: Sequence[TextPair],
         *,
         deadline: Deadline,
-        cosines: Sequence[float] | None = None,
+        cosines: Sequence[float | None] | None = None,
         needed: Sequence[float] | None = None,
         shortening: Shortening | None = None,
     ) -> ScoredPairs:
@@ -254,7 +254,7 @@ class _LateScorer(_KnownScorer):
         pairs: Sequence[TextPair],
         *,
         deadline: Deadline,
-        cosines: Sequence[float] | None = None,
+        cosines: Sequence[float | None] | None = None,
         needed: Sequence[float] | None = None,
         shortening: Shortening | None = None,
     ) -> ScoredPairs:
