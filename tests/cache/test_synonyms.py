@@ -100,7 +100,7 @@ def test_replay_and_calibration_read_as_the_cache_does(
         f"stages: [{{kind: bm25, k: 5}}]\ncache: {{threshold: 2.0, synonyms: {groups}}}\n"
     )
     breeds = ["".join(letters) for letters in product("abcdefgh", repeat=2)]
-    asked = [(f"ask about {breed} cats", f"ask about {breed} felines") for breed in breeds]
+    asked = [(f"ask about {breed} cats", f"tell about {breed} felines") for breed in breeds]
     rows = [{"question1": a, "question2": b, "is_duplicate": 1} for a, b in asked]
     rows.append({"question1": "one about cats", "question2": "two about dogs", "is_duplicate": 0})
     pairs.write_text("\n".join(map(json.dumps, rows)))
