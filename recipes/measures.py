@@ -59,9 +59,9 @@ def scores(combine: Combination, parts: PairParts) -> Floats:
 def calibrated(parts: PairParts, labels: Sequence[float]) -> Combination:
     """Weights of the parts whose sum is the log-odds on the development part.
 
-    That of the base's cosine is given. Beside the others Quora's labelled pairs give it one below
-    zero, for they were drawn among questions that look alike; but among a cache's candidates,
-    the nearest earlier questions of a stream, it deserves one well above.
+    That of the base's cosine is given: the development part is too small for it (-1.0, with a
+    standard error of .8), and Quora's other pairs disagree. Among a cache's candidates, the
+    nearest earlier questions of a stream, it deserves one well above zero.
     """
     both, cosine, tuned = (np.asarray(part) for part in (parts.cross, parts.cosine, parts.tuned))
     levelled = LEVELS.levelled(both.mean(axis=0), tuned)
