@@ -96,11 +96,16 @@ def results_of(
         part = f"{stream}{', behind guards.whole_answer' if whole_answer else ''}"
         lines += [
             {"part": part, "of": f"{threshold:.2f}", **figures(scores, pairs, threshold)}
-            for threshold in sorted({*THRESHOLDS, *certified}, reverse=True)
+            for threshold in sorted(_distinct([*THRESHOLDS, *certified]), reverse=True)
         ]
         if not whole_answer:
             lines += refused(stream, scores, pairs, min(certified))
     return lines
+
+
+def _distinct(thresholds: Sequence[float]) -> list[float]:
+    """Of those that are shown as equal the last."""
+    return list({f"{threshold:.2f}": threshold for threshold in thresholds}.values())
 
 
 def refused(

@@ -8,17 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from funnel.cache import spelling
-from funnel.cache.guards import Margins, inspect
 from funnel.cache.names import missing_names, other_unlisted
-from funnel.cache.settings import GuardSettings
 from funnel.cache.words import take_apart
+from tests.cache.vetoes import vetoed
 
 _FRAMES = ("what are the side effects of {}?", "how much does {} cost", "What is {}?")
-
-
-def _vetoed(first: str, second: str) -> bool:
-    found = inspect(first, second, GuardSettings(), Margins())
-    return any(finding.veto for finding in found if finding.kind == "entity")
 
 
 @pytest.mark.parametrize("frame", _FRAMES)
@@ -41,8 +35,8 @@ def _vetoed(first: str, second: str) -> bool:
 )
 def test_other_names_are_vetoed(frame: str, one: str, other: str) -> None:
     """However alike they begin, and in small letters, too."""
-    assert _vetoed(frame.format(one), frame.format(other))
-    assert _vetoed(frame.format(other), frame.format(one))
+    assert vetoed(frame.format(one), frame.format(other), "entity")
+    assert vetoed(frame.format(other), frame.format(one), "entity")
 
 
 @pytest.mark.parametrize(
@@ -66,8 +60,8 @@ def test_other_names_are_vetoed(frame: str, one: str, other: str) -> None:
 )
 def test_the_same_name_is_not_vetoed(first: str, second: str) -> None:
     """Inflections, people of a country, slips of the pen, and other words than names."""
-    assert not _vetoed(first, second)
-    assert not _vetoed(second, first)
+    assert not vetoed(first, second, "entity")
+    assert not vetoed(second, first, "entity")
 
 
 _KNOWN = """
@@ -101,7 +95,7 @@ def no_dictionary(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 @pytest.mark.usefixtures("no_dictionary")
 def test_without_a_dictionary_capitals_mark_names() -> None:
     """Then five equal letters make a name the same, and small letters none."""
-    assert _vetoed("is Celebrex safe", "is Lipitor safe")
-    assert not _vetoed("is celebrex safe", "is celexa safe")
-    assert not _vetoed("is Terraform free", "is Terragrunt free")
-    assert not _vetoed("is Hilary there", "is Hillary there")
+    assert vetoed("is Celebrex safe", "is Lipitor safe", "entity")
+    assert not vetoed("is celebrex safe", "is celexa safe", "entity")
+    assert not vetoed("is Terraform free", "is Terragrunt free", "entity")
+    assert not vetoed("is Hilary there", "is Hillary there", "entity")

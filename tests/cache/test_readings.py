@@ -39,6 +39,17 @@ def _world(**changes: Any) -> tuple[World, FarStore]:
     return World(store=store, stages=Stages(delay_s=0.1), local_entries=0, **changes), store
 
 
+def _guarded(timeout_s: float) -> tuple[GuardedStore, FarStore]:
+    """A store that is slow for ever, behind a breaker that one failure opens."""
+    store = FarStore()
+    store.delay_s = 5.0
+    return GuardedStore(store, CircuitBreaker(BreakerSettings(failures=1)), timeout_s), store
+
+
+async def _get(guarded: GuardedStore) -> Reading:
+    return await guarded.call(lambda store: store.get("aa", "00"))
+
+
 def _be_away(seconds: float) -> None:
     """What a loop does that is in the middle of other work."""
     time.sleep(seconds)
@@ -143,29 +154,25 @@ async def test_a_loop_that_was_away_reads_what_has_come() -> None:
 
 async def test_a_busy_loop_opens_no_breaker() -> None:
     """Only a store that was silent while somebody listened is to blame."""
-    store = FarStore()
-    guarded = GuardedStore(store, CircuitBreaker(BreakerSettings(failures=1)), 0.1)
-    store.delay_s = 5.0
-    call = asyncio.ensure_future(guarded.call(lambda store: store.get("aa", "00")))
+    guarded, _ = _guarded(0.1)
+    call = asyncio.ensure_future(_get(guarded))
     await asyncio.sleep(0)
     _be_away(0.3)
     with pytest.raises(StoreFault) as caught:
         await call
     assert (caught.value.ours, guarded.breaker.state) == (True, "closed")
     with pytest.raises(StoreFault):
-        await guarded.call(lambda store: store.get("aa", "00"))
+        await _get(guarded)
     assert guarded.breaker.state == "open"
 
 
 async def test_a_store_that_answers_others_is_not_to_blame_for_a_queue() -> None:
     """One call of two is answered meanwhile: the other has waited in our own line."""
-    store = FarStore()
-    guarded = GuardedStore(store, CircuitBreaker(BreakerSettings(failures=1)), 0.2)
-    store.delay_s = 5.0
-    slow = asyncio.ensure_future(guarded.call(lambda store: store.get("aa", "00")))
+    guarded, store = _guarded(0.2)
+    slow = asyncio.ensure_future(_get(guarded))
     await asyncio.sleep(0.02)
     store.delay_s = 0.0
-    await guarded.call(lambda store: store.get("aa", "01"))
+    await _get(guarded)
     with pytest.raises(StoreFault):
         await slow
     assert guarded.breaker.state == "closed"

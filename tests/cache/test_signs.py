@@ -4,14 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from funnel.cache.guards import Margins, inspect
-from funnel.cache.settings import GuardSettings
 from funnel.cache.signs import signs
-
-
-def _vetoed(first: str, second: str) -> bool:
-    return any(finding.veto for finding in inspect(first, second, GuardSettings(), Margins()))
-
+from tests.cache.vetoes import vetoed
 
 _PAIRS = [
     ("==", "==="),
@@ -38,8 +32,8 @@ _PAIRS = [
 )
 def test_other_operators_are_vetoed(frame: str, one: str, other: str) -> None:
     """What is asked about, or stands in quotes, is a sign of its own."""
-    assert _vetoed(frame.format(one), frame.format(other))
-    assert _vetoed(frame.format(other), frame.format(one))
+    assert vetoed(frame.format(one), frame.format(other))
+    assert vetoed(frame.format(other), frame.format(one))
 
 
 @pytest.mark.parametrize(
@@ -48,7 +42,7 @@ def test_other_operators_are_vetoed(frame: str, one: str, other: str) -> None:
 )
 def test_operators_of_code_need_no_frame(first: str, second: str) -> None:
     """No prose has them."""
-    assert _vetoed(first, second)
+    assert vetoed(first, second)
 
 
 @pytest.mark.parametrize(
@@ -69,8 +63,8 @@ def test_operators_of_code_need_no_frame(first: str, second: str) -> None:
 )
 def test_punctuation_is_not_vetoed(first: str, second: str) -> None:
     """Dashes, dots, arrows and signs for a word mean nothing by themselves."""
-    assert not _vetoed(first, second)
-    assert not _vetoed(second, first)
+    assert not vetoed(first, second)
+    assert not vetoed(second, first)
 
 
 _PROSE = """
