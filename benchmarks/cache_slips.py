@@ -5,9 +5,9 @@
 DATA is the folder of public data sets. Into the first question of labelled duplicates one slip is
 put (two letters in each other's places, one left out, one doubled, or a neighbour's key; any inner
 letter of any word of four letters or more, whether or not that makes another word), then the cache
-decides, as when serving, whether it is the question as it was, and whether it is its paraphrase:
-with slips respelt (``guards.spelling``) and without. How often pairs that are labelled different
-become one text by respelling is counted, too.
+decides, as when serving (floor, guards, verifier), whether it is the question as it was, and
+whether it is its paraphrase: with slips respelt (``guards.spelling``) and without. How often pairs
+that are labelled different become one text by respelling is counted, too.
 """
 
 import argparse
@@ -72,10 +72,15 @@ def _neighbour(letter: str, chance: random.Random) -> str:
     return chance.choice([row[i] for i in (place - 1, place + 1) if 0 <= i < len(row)])
 
 
-def recognised(pairs: Sequence[LabelledPair], run: CalibrationRun, thresholds: Figures) -> Figures:
+def recognised(
+    pairs: Sequence[LabelledPair], run: CalibrationRun, calibrator: Calibrator
+) -> Figures:
     """Which share of the pairs is a hit at each threshold; all are the same question."""
-    scores = run.scores(pairs)
-    return {target: round(float((scores >= t).mean()), 3) for target, t in thresholds.items()}
+    scores = run.scores(pairs, floor=calibrator.floor)
+    return {
+        str(point.target): round(float((scores >= point.threshold).mean()), 3)
+        for point in calibrator.points
+    }
 
 
 def respelt(pairs: Sequence[LabelledPair]) -> Figures:
@@ -113,7 +118,6 @@ def measure(data: Path, size: int) -> Figures:
         ],
     }
     calibrator = Calibrator.shipped()
-    thresholds = {str(point.target): point.threshold for point in calibrator.points}
     encoder, scorer = Embedder(EMBEDDED_ENCODER), CrossEncoderScorer(f"{EMBEDDED}duplicate")
     shares = {}
     for kind, pairs in kinds.items():
@@ -121,7 +125,7 @@ def measure(data: Path, size: int) -> Figures:
             run = CalibrationRun(encoder, scorer, GuardSettings(spelling=spelling))
             shares[f"{kind}, {'respelt' if spelling else 'as written'}"] = {
                 "pairs": len(pairs),
-                **recognised(pairs, run, thresholds),
+                **recognised(pairs, run, calibrator),
             }
     return {"recognised": shares, "labelled": respelt(list(labelled(data, "train", "dev")))}
 

@@ -25,7 +25,7 @@ from rich.table import Table
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from funnel.cache.decision import Candidate, Policy, Verdict, decide, screen, to_score
+from funnel.cache.decision import Candidate, Policy, Verdict, decide, reach_of, screen, to_score
 from funnel.cache.matcher import calibrator_for, threshold_for
 from funnel.cache.pair_scores import PairScores
 from funnel.cache.replay import Stream, play_scored
@@ -95,7 +95,8 @@ def replayed(name: str, encoder: Encoder, scorer: Scorer, policy: Policy) -> Fig
     """One of the streams as a log."""
     asked = [Asked(normalise_query(row["query"]), row["group"]) for row in rows(name)]
     log = embed_log(encoder, asked)
-    stream = Stream(log.requests, log.texts, log.vectors, policy.floor)
+    floors = [reach_of(text, policy) for text in log.texts]
+    stream = Stream(log.requests, log.texts, log.vectors, floors)
     scores = PairScores(scorer)
     play = play_scored(stream, VerifiedRule(policy, scores), policy.limit, scores)
     counted = tally(stream, play)

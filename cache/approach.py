@@ -33,12 +33,16 @@ class Joined:
 
 @dataclass(slots=True)
 class _Search:
-    """One query among the others: ``near`` still to be judged, ``tried`` already compared with."""
+    """One query among the others: ``near`` still to be judged, ``tried`` already compared with.
+
+    ``reach`` is the cosine from which on others are candidates.
+    """
 
     looking: Looking
     flight: Flight
     near: Sequence[Near]
     patience: Deadline
+    reach: float
     tried: set[Flight] = field(default_factory=set)
 
 
@@ -72,11 +76,12 @@ class Approach:
         if refusal:
             looking.reason = refusal if looking.reason == "no_candidates" else looking.reason
             return None
-        search = _Search(looking, flight, (), self._patience(looking))
+        reach = self._matcher.reach(flight.text)
+        search = _Search(looking, flight, (), self._patience(looking), reach)
         if not await self._embed(search):
             return None
         assert flight.vector is not None  # noqa: S101 - for the type checker
-        search.near = await self._lookup.nearest(looking, flight.vector)
+        search.near = await self._lookup.nearest(looking, flight.vector, floor=reach)
         search.patience = self._patience(looking)  # the encoder's queue was not the others' fault
         while True:
             leaders = self._untried_leaders(search)
@@ -158,9 +163,9 @@ class Approach:
         At first any, because a thousand paraphrases must not wait for their nearest ones when the
         one that computes is at hand.
         """
-        policy = self._matcher.policy
-        others = self._flights.similar(search.looking.place, search.flight, policy.floor)
-        return others if len(search.tried) < policy.limit else others[: policy.limit]
+        limit = self._matcher.policy.limit
+        others = self._flights.similar(search.looking.place, search.flight, search.reach)
+        return others if len(search.tried) < limit else others[:limit]
 
     def _untried_leaders(self, search: _Search) -> list[tuple[Flight, float]]:
         if search.patience.expired:

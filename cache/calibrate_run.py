@@ -17,7 +17,7 @@ from funnel.cache.calibration import (
     least_of,
 )
 from funnel.cache.calibrator import Calibrator, CertifiedPoint
-from funnel.cache.decision import Candidate, Policy, Verdict, screen, to_score
+from funnel.cache.decision import Candidate, Policy, Verdict, reach_of, screen, to_score
 from funnel.cache.guards import VERSION, Margins
 from funnel.cache.language import language_of
 from funnel.cache.pair_scores import PairScores, Progress
@@ -96,13 +96,21 @@ class CalibrationRun:
         scores = self._scores(pairs, cosines)
         labels = np.array([pair.duplicate for pair in pairs])
         floor = _floor(cosines, scores)
-        scores[cosines < floor] = -np.inf
+        scores[self._are_below(floor, pairs, cosines)] = -np.inf
         data = ScoredLabels(scores, labels)
         return self._report(pairs, data, floor, target, prevalence, source)
 
-    def scores(self, pairs: Sequence[LabelledPair]) -> "NDArray[np.float64]":
-        """What each pair scores with the guards' margins taken off, shape (n,); -inf for vetoes."""
-        return self._scores(pairs, self._cosines(pairs))
+    def scores(
+        self, pairs: Sequence[LabelledPair], *, floor: float = _NO_FLOOR
+    ) -> "NDArray[np.float64]":
+        """What each pair scores with the guards' margins taken off, shape (n,).
+
+        Minus infinity for vetoes, and for what a cache with this floor would not verify.
+        """
+        cosines = self._cosines(pairs)
+        scores = self._scores(pairs, cosines)
+        scores[self._are_below(floor, pairs, cosines)] = -np.inf
+        return scores
 
     def run_log(
         self, log: Sequence[Asked], target: float, *, source: str = ""
@@ -116,7 +124,8 @@ class CalibrationRun:
         texts = list(dict.fromkeys(asked.query for asked in known))
         groups = {asked.query: asked.group for asked in reversed(known)}
         vectors = np.asarray(self._encode(texts), dtype=np.float32)
-        near = earlier_neighbours(vectors, _LOWEST, self._policy.limit)
+        lowest = [reach_of(text, replace(self._policy, floor=_LOWEST)) for text in texts]
+        near = earlier_neighbours(vectors, lowest, self._policy.limit)
         pairs = [
             LabelledPair(texts[row], texts[other], groups[texts[row]] == groups[texts[other]])
             for row, line in enumerate(near)
@@ -125,7 +134,7 @@ class CalibrationRun:
         cosines = np.array([cosine for line in near for _, cosine in line], dtype=np.float64)
         scores = self._scores(pairs, cosines)
         floor = _floor(cosines, scores)
-        scores[cosines < floor] = -np.inf
+        scores[self._are_below(floor, pairs, cosines)] = -np.inf
         labels = np.array([pair.duplicate for pair in pairs])
         best, right = _best_of_each([len(line) for line in near], scores, labels)
         data = ScoredLabels(scores[best], right)
@@ -163,15 +172,24 @@ class CalibrationRun:
         self, pairs: Sequence[LabelledPair], cosines: "NDArray[np.float64]"
     ) -> "NDArray[np.float64]":
         """The verifier's scores with the guards' margins taken off; -inf for vetoes."""
-        verdicts = [self._screen(pair, cosine) for pair, cosine in zip(pairs, cosines, strict=True)]
+        lines = zip(pairs, cosines, strict=True)
+        verdicts = [self._screen(pair, cosine, _NO_FLOOR) for pair, cosine in lines]
         known = PairScores(self._scorer, self._progress("verify") if self._progress else None)
         known.learn(verdict.read for verdict in to_score(verdicts))
         values = [_net(known.get(*verdict.read), verdict) for verdict in verdicts]
         return np.asarray(values, dtype=np.float64)
 
-    def _screen(self, pair: LabelledPair, cosine: float) -> Verdict:
+    def _are_below(
+        self, floor: float, pairs: Sequence[LabelledPair], cosines: "NDArray[np.float64]"
+    ) -> "NDArray[np.intp]":
+        """Positions of the pairs that a cache with this floor would not verify for it."""
+        far = np.flatnonzero(cosines < floor)
+        reasons = [self._screen(pairs[int(i)], cosines[i], floor).reason for i in far]
+        return far[[reason == "below_floor" for reason in reasons]]
+
+    def _screen(self, pair: LabelledPair, cosine: float, floor: float) -> Verdict:
         candidate = Candidate("", pair.second, float(cosine))
-        return screen(pair.first, [candidate], self._policy)[0]
+        return screen(pair.first, [candidate], replace(self._policy, floor=floor))[0]
 
     def _calibrator(
         self,

@@ -14,9 +14,16 @@ from dataclasses import dataclass, field, replace
 from funnel.cache.guards import Finding, Margins, inspect
 from funnel.cache.language import language_of
 from funnel.cache.settings import GuardSettings
-from funnel.cache.spelling import read_alike
+from funnel.cache.spelling import may_hold_slip, read_alike
 from funnel.cache.words import take_apart
 from funnel.models.base import TextPair
+
+REACH = 0.4
+"""Cosine down to which candidates of a misspelt question are looked for.
+
+One slip takes more off a cosine than many a paraphrase: "reset my pasword" is below the shipped
+floor to "reset my password". Farther off the verifier hardly ever believes what was respelt.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,8 +106,17 @@ def _is_in_language(query: str, policy: Policy) -> bool:
     return not policy.languages or language_of(query) in ("", *policy.languages)
 
 
+def reach_of(query: str, policy: Policy) -> float:
+    """The cosine from which on a kept question may be this one: lower for a misspelt query."""
+    misspelt = policy.guards.spelling and may_hold_slip(query)
+    return min(policy.floor, REACH) if misspelt else policy.floor
+
+
 def screen(query: str, candidates: Sequence[Candidate], policy: Policy) -> tuple[Verdict, ...]:
     """Floor and guards over the nearest candidates.
+
+    Below the floor, which is one for questions as they are written, a candidate is only let through
+    if a slip was respelt: then the verifier alone says how near they are.
 
     What may still be a hit comes back with the reason ``"unscored"``.
     """
@@ -110,11 +126,13 @@ def screen(query: str, candidates: Sequence[Candidate], policy: Policy) -> tuple
 
 def _screened(query: str, candidate: Candidate, policy: Policy) -> Verdict:
     plain = (query, candidate.query)
-    if candidate.cosine < policy.floor:
+    if candidate.cosine < reach_of(query, policy):
         return Verdict(candidate, plain, reason="below_floor")
     if not _is_in_language(candidate.query, policy):
         return Verdict(candidate, plain, reason="language_not_calibrated")
     read, slips = read_alike(*plain) if policy.guards.spelling else (plain, ())
+    if candidate.cosine < policy.floor and not slips:
+        return Verdict(candidate, plain, reason="below_floor")
     findings = tuple(inspect(*read, policy.guards, policy.margins))
     veto = next((finding for finding in findings if finding.veto), None)
     reason = "unscored" if veto is None else f"guard_{veto.kind}"

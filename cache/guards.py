@@ -37,7 +37,7 @@ from funnel.cache.words import Question, Word, stem, take_apart
 if TYPE_CHECKING:
     from funnel.cache.settings import GuardSettings
 
-VERSION = f"6-{DIGEST}"
+VERSION = f"7-{DIGEST}"
 """Of the guards' code, counted up by hand when a finding can change, and of the lexicon.
 
 What is read as a slip of the pen (``spelling.py``), as a name (``names.py``), and as asked for

@@ -206,33 +206,29 @@ class Lookup:
             looking.late = found
         return None
 
-    async def nearest(
-        self, looking: Looking, vector: "Vector", *, floor: float | None = None
-    ) -> list[Near]:
-        """Servable entries near the vector, best first; none when the store does not answer.
+    async def nearest(self, looking: Looking, vector: "Vector", *, floor: float) -> list[Near]:
+        """Servable entries at ``floor`` or nearer, best first; none if the store does not answer.
 
         What may be served if the stages fail is noted in ``looking``.
 
         What is kept for failing stages only, or cannot be opened, must not take the places of what
         can be served: where there is such, more are asked for.
         """
-        policy = self._matcher.policy
+        limit = self._matcher.policy.limit
         opened: dict[str, Near | None] = {}
         usable: list[Near] = []
         for more in _TIMES_THE_LIMIT:
-            asked = more * policy.limit
-            found = await self._neighbours(
-                looking, vector, asked, policy.floor if floor is None else floor
-            )
+            asked = more * limit
+            found = await self._neighbours(looking, vector, asked, floor)
             for stored in found:
                 if stored.key not in opened:
                     opened[stored.key] = self._near(stored, looking)
             all_near = [near for stored in found if (near := opened[stored.key])]
             usable = [near for near in all_near if not near.late]
-            looking.late_near = [near for near in all_near if near.late][: policy.limit]
-            if len(usable) >= policy.limit or len(found) < asked:
+            looking.late_near = [near for near in all_near if near.late][:limit]
+            if len(usable) >= limit or len(found) < asked:
                 break
-        return usable[: policy.limit]
+        return usable[:limit]
 
     async def _neighbours(
         self, looking: Looking, vector: "Vector", limit: int, floor: float

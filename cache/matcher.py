@@ -15,6 +15,7 @@ from funnel.cache.decision import (
     in_orders,
     lower_of_orders,
     needed_by,
+    reach_of,
     screen,
     to_score,
     unread,
@@ -204,6 +205,10 @@ class Matcher:
 
     def _too_long(self, query: str) -> bool:
         return self._encoder.count_tokens([query], side="query")[0] > self._encoder.max_tokens
+
+    def reach(self, query: str) -> float:
+        """The cosine from which on kept questions are candidates of this one."""
+        return reach_of(query, self.policy)
 
     async def judge(
         self,

@@ -48,17 +48,21 @@ class Stream:
         requests: the log, in order.
         vectors: embeddings of ``texts``, shape (n, dim), unit length.
         texts: the distinct texts in order of their first request.
-        floor: cosine below which nothing is a neighbour.
+        floors: cosine below which nothing is a neighbour, for each text or for all.
     """
 
     def __init__(
-        self, requests: Sequence[Asked], texts: Sequence[str], vectors: "Matrix", floor: float
+        self,
+        requests: Sequence[Asked],
+        texts: Sequence[str],
+        vectors: "Matrix",
+        floors: Sequence[float] | float,
     ) -> None:
         self.requests = tuple(requests)
         self.texts = tuple(texts)
         numbers = {text: number for number, text in enumerate(texts)}
         self.text_of = tuple(numbers[asked.query] for asked in requests)
-        self.neighbours = earlier_neighbours(vectors, floor, _NEIGHBOURS)
+        self.neighbours = earlier_neighbours(vectors, floors, _NEIGHBOURS)
 
     def play(self, rule: Rule, limit: int) -> Play:
         """One pass over the log; ``limit`` is how many candidates the rule sees.
@@ -112,9 +116,10 @@ def play_scored(stream: Stream, rule: Rule, limit: int, scores: PairScores) -> P
 
 
 def earlier_neighbours(
-    vectors: "Matrix", floor: float, limit: int
+    vectors: "Matrix", floors: Sequence[float] | float, limit: int
 ) -> list[list[tuple[int, float]]]:
-    """For each row the earlier rows at ``floor`` or nearer with their cosine, nearest first."""
+    """For each row the earlier rows at its floor or nearer with their cosine, nearest first."""
+    lowest = np.broadcast_to(np.asarray(floors, dtype=np.float32), len(vectors))
     found: list[list[tuple[int, float]]] = []
     step = max(1, _BLOCK_CELLS // max(1, len(vectors)))
     for start in range(0, len(vectors), step):
@@ -122,7 +127,7 @@ def earlier_neighbours(
         cosines = block @ vectors[: start + len(block)].T
         for row, line in enumerate(cosines):
             earlier = line[: start + row]
-            near = np.flatnonzero(earlier >= floor)
+            near = np.flatnonzero(earlier >= lowest[start + row])
             best = near[np.argsort(-earlier[near], kind="stable")][:limit]
             found.append([(int(other), float(earlier[other])) for other in best])
     return found

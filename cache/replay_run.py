@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from funnel.cache.decision import Policy, Verdict
+from funnel.cache.decision import Policy, Verdict, reach_of
 from funnel.cache.pair_scores import PairScores, Progress
 from funnel.cache.replay import Play, Stream, play_scored
 from funnel.cache.replay_log import Asked
@@ -165,8 +165,8 @@ class Replayer:
     ) -> ReplayReport:
         """Replay a log under the policy, sweep thresholds, and play the baselines."""
         began = time.perf_counter()
-        floor = min(self.policy.floor, _LOWEST_COSINE)
-        stream = Stream(log.requests, log.texts, log.vectors, floor)
+        floors = [min(reach_of(text, self.policy), _LOWEST_COSINE) for text in log.texts]
+        stream = Stream(log.requests, log.texts, log.vectors, floors)
         scores = PairScores(self.scorer, self.progress("verify") if self.progress else None)
         known = _Known(scores, {}, log.beyond)
         never_exact = math.isinf(self.policy.threshold)

@@ -53,6 +53,12 @@ def read_alike(first: str, second: str) -> tuple[tuple[str, str], Slips]:
     return (_respelt(first, in_first), _respelt(second, in_second)), slips
 
 
+def may_hold_slip(text: str) -> bool:
+    """Whether it is an English question with a word that the dictionary does not have."""
+    taken = _taken_apart(text)
+    return taken.english and bool(taken.unknown)
+
+
 @lru_cache(maxsize=2_048)
 def in_no_dictionary(text: str) -> frozenset[str]:
     """An English text's words, in small letters, that no dictionary has, nor what they come of.

@@ -24,7 +24,7 @@ ALL_PARTS: Final = Combination(cross=1.0, cosine=1.0, tuned=1.0, order="both_mea
 LEVELS: Final = replace(ALL_PARTS, ceiling=-4.6, slope=8.0, cosine=2.0)
 """Where its cross-encoder's logit levels off (at 3 for a tuned cosine of .95, at 1 for .7), and
 the weight of the base's cosine; the README has the figures of others."""
-_CONTRASTS = Path(__file__).with_name("contrasts.tsv")
+_HERE = Path(__file__).parent
 _AT_ONCE = 256
 
 
@@ -81,6 +81,8 @@ def duplicate_figures(
         "qqp/dev": questions.shared,
         "edited Quora questions": questions.adversaries,
         "hand-written contrasts": read_contrasts(),
+        "in the manner of PAWS-QQP, written": _read_written("word-order.tsv"),
+        "medical questions, written": _read_written("medical.tsv"),
         "written groups, topics held out": questions.written,
         **paraphrase_tests(data / "paraphrase"),
     }
@@ -122,8 +124,13 @@ def _by_kind(model: Model, combine: Combination, pairs: Sequence[Pair]) -> dict[
 
 
 def read_contrasts() -> list[Pair]:
-    """The hand-written pairs that lie beside this file."""
-    with _CONTRASTS.open(encoding="utf-8", newline="") as file:
+    """Hand-written pairs that differ in one thing."""
+    return _read_written("contrasts.tsv")
+
+
+def _read_written(name: str) -> list[Pair]:
+    """Pairs that lie beside this file."""
+    with (_HERE / name).open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file, delimiter="\t"))
     return [Pair(r["first"], r["second"], float(r["label"]), r["kind"]) for r in rows]
 

@@ -1,6 +1,7 @@
 """Exact limits and certificates, and what they are bound to."""
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -97,6 +98,18 @@ def test_too_little_data_certifies_nothing() -> None:
         fewer = ScoredLabels(enough.scores[1:], enough.labels[1:])
         assert certify(enough, target) is not None
         assert certify(fewer, target) is None
+
+
+def test_a_slip_is_evidence_below_the_floor() -> None:
+    """As when serving: a misspelt question is verified there, and nothing else."""
+    kept = "how do I reset the password about cats"
+    pairs = [
+        LabelledPair(kept.replace("password", "pasword"), kept, True),
+        LabelledPair(f"please tell me {kept}", kept, True),
+    ]
+    run = CalibrationRun(TopicEncoder(), TopicScorer(), GuardSettings())
+    assert run.scores(pairs).tolist() == [8.0, 8.0]
+    assert run.scores(pairs, floor=0.995).tolist() == [8.0, -math.inf]
 
 
 @pytest.mark.parametrize(

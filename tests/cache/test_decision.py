@@ -110,6 +110,26 @@ def test_slips_of_the_pen_are_read_as_the_word_meant() -> None:
     assert (plain.read[0], plain.slips) == ("where is the bangakore office", ())
 
 
+@pytest.mark.parametrize(
+    ("query", "kept", "cosine", "reason"),
+    [
+        ("how do i reset my pasword", "How do I reset my password?", 0.59, "unscored"),
+        ("how do i reset my pasword", "How do I reset my password?", 0.39, "below_floor"),
+        ("how do i reset my pasword", "How do I reset my phone?", 0.59, "below_floor"),
+        ("how do i reset my password", "How do I reset my pasword?", 0.59, "below_floor"),
+    ],
+)
+def test_a_misspelt_query_reaches_below_the_floor(
+    query: str, kept: str, cosine: float, reason: str
+) -> None:
+    """A slip takes a lot off a cosine; only what was respelt, and not from everywhere."""
+    (verdict,) = screen(query, [Candidate("k", kept, cosine)], POLICY)
+    assert verdict.reason == reason
+    off = replace(POLICY, guards=GuardSettings(spelling=False))
+    (plain,) = screen(query, [Candidate("k", kept, cosine)], off)
+    assert plain.reason == "below_floor"
+
+
 def test_scripts_outside_the_calibration_are_not_read() -> None:
     """A certificate for Latin letters says nothing of Cyrillic ones."""
     policy = Policy(2.0, 0.0, scripts=frozenset({"LATIN"}))

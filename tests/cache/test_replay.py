@@ -2,6 +2,7 @@
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -195,6 +196,15 @@ def test_neighbours_come_earlier_and_nearest_first() -> None:
     for row, line in enumerate(near):
         assert all(other < row for other, _ in line)
         assert [cosine for _, cosine in line] == sorted((c for _, c in line), reverse=True)
+
+
+def test_a_misspelt_request_is_looked_for_as_when_serving() -> None:
+    """Below the floor: it is a hit; what is spelt well has no neighbour there."""
+    texts = ["how do I reset the password about cats", "how do I reset the pasword about cats"]
+    log = [Asked(text, "cats") for text in (*texts, "two about cats")]
+    replayer = Replayer(TopicScorer(), replace(POLICY, floor=0.995))
+    report = replayer.run(embed_log(TopicEncoder(), log), target_precision=0.99)
+    assert report.tally.by_tier == {"semantic": 1}
 
 
 def test_report_has_the_promised_keys_and_curves() -> None:

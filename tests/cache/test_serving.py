@@ -1,5 +1,6 @@
 """What comes from the cache, from which tier, and what it says about it."""
 
+import asyncio
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -10,7 +11,7 @@ from funnel.cache.store import Epoch
 from funnel.deadline import Deadline
 from funnel.errors import CacheError
 from funnel.models.base import ScoredPairs, TextPair
-from tests.cache.world import TopicEncoder, TopicScorer, World
+from tests.cache.world import Stages, TopicEncoder, TopicScorer, World
 
 
 async def test_first_question_is_computed() -> None:
@@ -291,6 +292,20 @@ async def test_explain_gives_the_reason_of_the_lookup() -> None:
     for query in ("one about dogs", "two about dogs"):
         report = await world.cache.explain(world.request(query))
         assert report["reason"] == (await world.ask(query)).info.reason
+
+
+async def test_a_misspelt_question_is_looked_for_below_the_floor() -> None:
+    """Among kept ones and among those in flight; others are not."""
+    kept = "how do I reset the password about cats"
+    misspelt = kept.replace("password", "pasword")
+    world = World(floor=0.995)
+    await world.ask(kept)
+    assert (await world.ask("two about cats")).info.reason == "no_candidates"
+    found = (await world.ask(misspelt)).info
+    assert (found.tier, found.matched_query) == ("semantic", kept)
+    world = World(floor=0.995, stages=Stages(delay_s=0.05))
+    await asyncio.gather(world.ask(kept), world.ask(misspelt))
+    assert len(world.stages.runs) == 1
 
 
 async def test_explain_knows_of_a_write_that_is_owed(monkeypatch: pytest.MonkeyPatch) -> None:
