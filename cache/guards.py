@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Literal
 
 from funnel.cache.asking import other_answer
 from funnel.cache.designators import other_letters
-from funnel.cache.in_place import persons_exchanged, replaced
+from funnel.cache.in_place import replaced
 from funnel.cache.lexicon import (
     COMPARING,
     DIGEST,
@@ -31,7 +31,9 @@ from funnel.cache.lexicon import (
 )
 from funnel.cache.names import missing_names, other_unlisted
 from funnel.cache.order import other_owner, swap
+from funnel.cache.permission import other_permission
 from funnel.cache.quantities import LOOSELY, MONTHS
+from funnel.cache.turned import done_to_me, persons_exchanged
 from funnel.cache.words import Question, Word, stem, take_apart
 
 if TYPE_CHECKING:
@@ -40,8 +42,8 @@ if TYPE_CHECKING:
 VERSION = f"7-{DIGEST}"
 """Of the guards' code, counted up by hand when a finding can change, and of the lexicon.
 
-What is read as a slip of the pen (``spelling.py``), as a name (``names.py``), and as asked for
-(``asking.py``), counts as theirs.
+What is read as a slip of the pen (``spelling.py``), as a name (``names.py``), as asked for
+(``asking.py``) and as allowed (``permission.py``), counts as theirs.
 
 It is part of every entry's partition: what older guards let through is not served any more.
 """
@@ -115,6 +117,7 @@ def _guards(settings: "GuardSettings") -> tuple[tuple[bool, _Guard], ...]:
         (settings.numbers, _numbers),
         (settings.numbers, _comparisons),
         (settings.opposites, _opposites),
+        (settings.opposites, _permission),
         (settings.negation, _negation),
         (settings.entities, _entities),
         (settings.entities, _designators),
@@ -311,6 +314,12 @@ def _places() -> dict[str, list[tuple[int, int]]]:
     return places
 
 
+def _permission(a: Question, b: Question, margins: Margins) -> Iterator[Finding]:  # noqa: ARG001
+    found = other_permission(a, b)
+    if found is not None:
+        yield Finding("opposite", found)
+
+
 def _negation(a: Question, b: Question, margins: Margins) -> Iterator[Finding]:
     if _times_negated(a, b) % 2 == _times_negated(b, a) % 2:
         return
@@ -373,8 +382,8 @@ def _order(a: Question, b: Question, margins: Margins) -> Iterator[Finding]:
 
 
 def _in_place(a: Question, b: Question, margins: Margins) -> Iterator[Finding]:  # noqa: ARG001
-    """Another word in the same place, or I for you and you for me."""
-    found = replaced(a, b)
+    """Another word in the same place, or somebody else who does it."""
+    found = replaced(a, b) or done_to_me(a, b)
     if found is not None:
         yield Finding("role", found)
     turned = persons_exchanged(a, b)

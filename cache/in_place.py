@@ -1,82 +1,53 @@
-"""Texts that are equal but for one word in its place, or but for who is "I" and who is "you".
+"""Texts that are equal but for one word in its place.
 
 Such words are too common, or mean too many things, to exclude one another anywhere in a question
 as those of ``opposites`` do. In one frame they do: "the first dose", "the second dose".
 """
 
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping
 from functools import cache
 
-from funnel.cache.lexicon import AUXILIARIES, DOERS, IN_PLACE
-from funnel.cache.order import between_ends
-from funnel.cache.words import Question, stem
+from funnel.cache.lexicon import IN_PLACE, TENSES, TIMES, Group
+from funnel.cache.order import framed
+from funnel.cache.words import Question
 
-_FIRST = {"i": "you", "me": "you", "my": "your", "mine": "yours", "myself": "yourself"}
-_SECOND = {"you": "i", "your": "my", "yours": "mine", "yourself": "myself"}
-_SAME_PERSON = {"me": "i", "am": "are"}
-_SUBJECTS, _OBJECTS = frozenset({"i", "we"}), frozenset({"me", "us"})
+_NOW = frozenset({"i", "my", "me", "we", "our", "us", "this", "these"})
+_A_TIME = re.compile(
+    r"(?:the )?(?:\d+(?:st|nd|rd|th)|\d{1,2}(?:am|pm)?|noon|midnight|to(?:day|night|morrow)"
+    r"|(?:mon|tues|wednes|thurs|fri|satur|sun)day|weekend)s?\b"
+)
 
 
 def replaced(a: Question, b: Question) -> str | None:
-    """Which of two words that exclude one another stands in each, all else being equal; or None."""
-    ours, theirs = (" ".join(words) for words in between_ends(_folded(a), _folded(b)))
-    sides = _sides()
-    apart = any(
-        sides[ours][group] != side
-        for group, side in sides.get(theirs, {}).items()
-        if group in sides.get(ours, {})
+    """Which of two words that exclude one another stands in each, all else being equal; or None.
+
+    Tenses exclude one another where it is about oneself or about what is there now: "what is my
+    balance", but not "who is Napoleon"; prepositions of time before a day or an hour.
+    """
+    first, second = ([word.folded for word in question.words] for question in (a, b))
+    frame = framed(first, second)
+    one, other = " ".join(frame.ours), " ".join(frame.theirs)
+    apart = (
+        _are_apart(IN_PLACE, one, other)
+        or (_are_apart(TENSES, one, other) and not _NOW.isdisjoint(first))
+        or (_are_apart(TIMES, one, other) and _A_TIME.match(" ".join(frame.end)) is not None)
     )
-    return f"{ours} against {theirs}" if apart else None
+    return f"{one} against {other}" if apart else None
+
+
+def _are_apart(groups: tuple[Group, ...], one: str, other: str) -> bool:
+    sides = _sides(groups)
+    ours, theirs = sides.get(one, {}), sides.get(other, {})
+    return any(ours[group] != theirs[group] for group in ours.keys() & theirs.keys())
 
 
 @cache
-def _sides() -> dict[str, dict[int, int]]:
+def _sides(groups: tuple[Group, ...]) -> Mapping[str, Mapping[int, int]]:
     """Word -> group -> its side there; an underscore joins words."""
     found: dict[str, dict[int, int]] = {}
-    for number, group in enumerate(IN_PLACE):
+    for number, group in enumerate(groups):
         for side, words in enumerate(group):
             for word in words:
                 found.setdefault(word.replace("_", " "), {})[number] = side
     return found
-
-
-def persons_exchanged(a: Question, b: Question) -> str | None:
-    """Why I do here what another does there: "can I use your logo", "who owes me"; or None."""
-    ours, theirs = _folded(a), _folded(b)
-    both_persons = _FIRST.keys() & set(ours) and _SECOND.keys() & set(ours)
-    if both_persons and _turned(ours) == _as_subjects(theirs) != _as_subjects(ours):
-        return "I and you change places"
-    return _asks_for_me(ours, theirs) or _asks_for_me(theirs, ours)
-
-
-def _turned(words: Sequence[str]) -> list[str]:
-    """What the other of the two would say."""
-    return _as_subjects([_FIRST.get(word, _SECOND.get(word, word)) for word in words])
-
-
-def _as_subjects(words: Sequence[str]) -> list[str]:
-    """Without what only follows from who is meant: "me" for "I", "am" for "are"."""
-    return [_SAME_PERSON.get(word, word) for word in words]
-
-
-def _asks_for_me(active: Sequence[str], turned: Sequence[str]) -> str | None:
-    """Whether one asks who does it to me, the other to whom I do: "who owes me", "who do I owe"."""
-    done, doing = _after_doer(active), _after_doer(turned)
-    match (done[:2], doing[:3]):
-        case ([verb, me], [auxiliary, i, same_verb]) if (
-            me in _OBJECTS
-            and i in _SUBJECTS
-            and auxiliary in AUXILIARIES
-            and stem(verb) == stem(same_verb)
-        ):
-            return f"who {verb} {me} against who {i} {same_verb}"
-        case _:
-            return None
-
-
-def _after_doer(words: Sequence[str]) -> Sequence[str]:
-    return next((words[place + 1 :] for place, w in enumerate(words) if w in DOERS), ())
-
-
-def _folded(question: Question) -> list[str]:
-    return [word.folded for word in question.words]

@@ -2,6 +2,7 @@
 
 import hashlib
 import tomllib
+from functools import cache
 from importlib.resources import files
 from typing import Any, Final, TypeAlias
 
@@ -25,6 +26,8 @@ DIGEST: Final = hashlib.blake2b(_TEXT.encode(), digest_size=4).hexdigest()
 OPPOSITES: Final = _groups("opposites")
 KINDS: Final = _groups("kinds")
 IN_PLACE: Final = _groups("in_place")
+TENSES: Final = _groups("tenses")
+TIMES: Final = _groups("times")
 QUESTION_WORDS: Final = _groups("question_words")
 NEGATING_PREFIXES: Final = tuple(_DATA["negating_prefixes"].split())
 NOT_NEGATED: Final = _words("not_negated")
@@ -45,6 +48,7 @@ AUXILIARIES: Final = _words("auxiliaries")
 EITHER_WAY: Final = _words("either_way")
 OWN: Final = _words("own")
 OWNERS: Final = _words("owners")
+OTHERS: Final = _words("others")
 NEW_NAMES: Final = _words("new_names")
 NEW_WORDS: Final = _words("new_words") | NEW_NAMES
 NAME_ENDINGS: Final = _words("name_endings")
@@ -55,3 +59,19 @@ DEMONYMS: Final[dict[str, frozenset[str]]] = {
     country: frozenset(people.split()) for country, people in _DATA["demonyms"].items()
 }
 ALIASES: Final[dict[str, str]] = _DATA["aliases"]
+
+
+def opposed_to(word: str) -> frozenset[str]:
+    """The words that exclude it as its opposites do, as the lexicon writes them."""
+    return _opposed().get(word, frozenset())
+
+
+@cache
+def _opposed() -> dict[str, frozenset[str]]:
+    found: dict[str, frozenset[str]] = {}
+    for group in OPPOSITES:
+        everything = frozenset[str]().union(*group)
+        for side in group:
+            for word in side:
+                found[word] = found.get(word, frozenset()) | (everything - side)
+    return found

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from funnel.cache.lexicon import (
     AUXILIARIES,
@@ -13,6 +14,7 @@ from funnel.cache.lexicon import (
     EVEN_HANDED,
     JOINING,
     NEGATIONS,
+    OTHERS,
     OWN,
     OWNERS,
     PERIODS,
@@ -23,7 +25,10 @@ from funnel.cache.words import Question, Word, stem
 _MUCH_THE_SAME = 0.75
 _PHRASE = 4
 _WORD = re.compile(r"\w+")
-_OWNED = re.compile(rf"\b(?:{'|'.join(sorted(OWNERS))})\s+(?:\w+\s+)?(\w+)['\u2019]s\s+")
+_OWNED = re.compile(
+    rf"\b(?:{'|'.join(sorted(OWNERS))})\s+(?:\w+\s+)?(\w+)['\u2019]s\s+"
+    rf"|\b(?:a|an|another|the|some)\s+(?:other\s+)?({'|'.join(sorted(OTHERS))})['\u2019]s\s+"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,13 +82,14 @@ def other_owner(a: Question, b: Question) -> str | None:
 
 
 def _owned(question: Question) -> list[tuple[str, str]]:
-    """Stems of owner and owned: "my tenant's rent"."""
+    """Stems of owner and owned: "my tenant's rent", "a user's password"."""
     text, found = question.text.casefold(), []
     for match in _OWNED.finditer(text):
         words = _WORD.findall(text[match.end() :])
         owned = next((word for word in words if word not in STOPWORDS), "")
-        if owned and match[1] not in PERIODS:
-            found.append((stem(match[1]), stem(owned)))
+        owner = match[1] or match[2]
+        if owned and owner not in PERIODS:
+            found.append((stem(owner), stem(owned)))
     return found
 
 
@@ -146,11 +152,32 @@ def _middles(a: Question, b: Question) -> tuple[list[str], list[str]]:
 
 def between_ends(ours: list[str], theirs: list[str]) -> tuple[list[str], list[str]]:
     """What two lists have between their equal beginning and their equal end."""
-    while ours and theirs and ours[0] == theirs[0]:
-        ours, theirs = ours[1:], theirs[1:]
-    while ours and theirs and ours[-1] == theirs[-1]:
-        ours, theirs = ours[:-1], theirs[:-1]
-    return ours, theirs
+    frame = framed(ours, theirs)
+    return frame.ours, frame.theirs
+
+
+class Frame(NamedTuple):
+    """Two lists of words: their equal beginning and end, and what each has between them."""
+
+    start: list[str]
+    ours: list[str]
+    theirs: list[str]
+    end: list[str]
+
+
+def framed(ours: list[str], theirs: list[str]) -> Frame:
+    """What two lists share at their beginning, then at their end."""
+    start = _shared(ours, theirs)
+    left, right = ours[start:], theirs[start:]
+    end = _shared(left[::-1], right[::-1])
+    cut = len(left) - end
+    return Frame(ours[:start], left[:cut], right[: len(right) - end], left[cut:])
+
+
+def _shared(ours: Sequence[str], theirs: Sequence[str]) -> int:
+    """How many words they begin with alike."""
+    pairs = enumerate(zip(ours, theirs, strict=False))
+    return next((place for place, (x, y) in pairs if x != y), min(len(ours), len(theirs)))
 
 
 def _sequence(question: Question, common: set[str]) -> list[str]:

@@ -1,12 +1,14 @@
 """Slips of the pen: a word that is none is read as the other question's word one letter away.
 
 To a verifier "reset my pasword" and "reset my password" are hardly the same question: half of the
-questions that differ by one such slip fall below its strictest thresholds.
+questions that differ by one such slip fall below its strictest thresholds. And guards would not
+know that "blcok popups" is the opposite of "allow popups".
 
 Only where it is certain: the misspelt word is in no dictionary, nor made of words that are, the
 other one is in it, no other word fits, and the slip is neither in the first letter nor at the end,
-where inflections are. A word that is marked as a name is only read as another name. Words of every
-question, two letters of which changed places ("teh"), are read as meant whatever the other says.
+where inflections are. Opposites of the other question's words count as words of it. A word that is
+marked as a name is only read as another name. Words of every question, two letters of which changed
+places ("teh"), are read as meant whatever the other says.
 """
 
 import re
@@ -15,7 +17,14 @@ from dataclasses import dataclass
 from functools import cache, lru_cache
 from string import ascii_lowercase
 
-from funnel.cache.lexicon import NEW_NAMES, NEW_WORDS, PREFIXES, STOPWORDS, SUFFIXES
+from funnel.cache.lexicon import (
+    NEW_NAMES,
+    NEW_WORDS,
+    PREFIXES,
+    STOPWORDS,
+    SUFFIXES,
+    opposed_to,
+)
 from funnel.cache.words import take_apart
 from funnel.log import get_logger
 
@@ -46,9 +55,11 @@ def read_alike(first: str, second: str) -> tuple[tuple[str, str], Slips]:
     they are, as all do without a dictionary (``pip install 'retrieval-funnel[cache]'``).
     """
     ours, theirs = _taken_apart(first), _taken_apart(second)
-    if not (ours.unknown or theirs.unknown) or not (ours.english and theirs.english):
+    if not (ours.unknown or theirs.unknown):
         return (first, second), ()
     in_first, in_second = dict(_slips(ours, theirs)), dict(_slips(theirs, ours))
+    if not (ours.is_english(len(in_first)) and theirs.is_english(len(in_second))):
+        return (first, second), ()
     slips = (*in_first.items(), *in_second.items())
     return (_respelt(first, in_first), _respelt(second, in_second)), slips
 
@@ -56,7 +67,8 @@ def read_alike(first: str, second: str) -> tuple[tuple[str, str], Slips]:
 def may_hold_slip(text: str) -> bool:
     """Whether it is an English question with a word that the dictionary does not have."""
     taken = _taken_apart(text)
-    return taken.english and bool(taken.unknown)
+    may_mean = dictionary().may_mean
+    return bool(taken.unknown) and (taken.is_english() or all(map(may_mean, taken.unknown)))
 
 
 @lru_cache(maxsize=2_048)
@@ -66,7 +78,7 @@ def in_no_dictionary(text: str) -> frozenset[str]:
     New names of the lexicon count as such; what is one slip away from a common word does not.
     """
     taken = _taken_apart(text)
-    if not taken.english:
+    if not taken.is_english():
         return frozenset()
     english = dictionary()
     unknown = (word for word in taken.unknown if not english.may_mean(word))
@@ -78,7 +90,7 @@ class _Spelling:
     """A question's words in small letters: all, those in the dictionary (as written), the others.
 
     ``unexplained`` are those of the others that nothing makes up, ``names`` those that capitals
-    mark; ``english``: most words are known.
+    mark; ``size`` is how many known and unknown ones there are.
     """
 
     words: frozenset[str]
@@ -86,7 +98,12 @@ class _Spelling:
     unknown: tuple[str, ...]
     unexplained: frozenset[str]
     names: frozenset[str]
-    english: bool
+    size: int
+
+    def is_english(self, slips: int = 0) -> bool:
+        """Whether half of its words are known, or all are but for ``slips`` of known ones."""
+        known = len(self.known)
+        return known >= _ENGLISH * self.size or known + slips == self.size
 
 
 @lru_cache(maxsize=2_048)
@@ -101,7 +118,7 @@ def _taken_apart(text: str) -> _Spelling:
         unknown=unknown,
         unexplained=frozenset(word for word in unknown if not english.makes_up(word)),
         names=take_apart(text).names,
-        english=len(known) >= _ENGLISH * len(words),
+        size=len(words),
     )
 
 
@@ -118,7 +135,8 @@ def _slips(ours: _Spelling, theirs: _Spelling) -> Iterator[tuple[str, str]]:
         if len(meant) == 1:
             yield word, theirs.known[meant[0]]
         elif not meant and slip and word not in ours.names:
-            plain = _swapped_in(word) - ours.words
+            opposed = {w for known in theirs.known for w in opposed_to(known) if is_slip(word, w)}
+            plain = (opposed or _swapped_in(word)) - ours.words
             yield from ((word, w) for w in plain if len(plain) == 1)
 
 

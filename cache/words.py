@@ -12,11 +12,15 @@ from funnel.cache.signs import signs
 _TOKEN = re.compile(r"[^\W_]+(?:['\u2019][^\W_]+)*(?:[+#]+|\.(?=[^\W\d_]\b))?")
 # "turn" or "switch" with up to four words before its "on" or "off".
 _SWITCH = r"\b(?:turn|switch)(?:ed|ing|s)?\b((?:\s+(?!on\b|off\b)\w+){0,4}?)\s+"
+_VERB_PLACE = r"(?:^|(?<=\bto\s)|(?<=\bi\s)|(?<=\bwe\s)|(?<=\byou\s)|(?<=\bthey\s)|(?<=\bplease\s))"
 # Up to three words between a verb and the particle that makes another verb of it.
 _FEW = r"((?:\s+(?!(?:off|out|up)\b)\w+){0,3}?)[\s-]+"
 _PHRASES = (
     (re.compile(rf"{_SWITCH}on\b"), r"enable\1"),
     (re.compile(rf"{_SWITCH}off\b"), r"disable\1"),
+    # "of" for "off"; in "the turn of the year" it is no verb.
+    (re.compile(rf"{_VERB_PLACE}(?:turn|switch)(?:ed|ing|s)?\s+of\b"), "disable"),
+    (re.compile(r"\b(?:in\s+person|face[\s-]to[\s-]face)\b"), "facetoface"),
     (re.compile(r"\b(?:log|sign)(?:ged|ging|ing|ed|s)?[\s-]+(?:in|on)\b"), "login"),
     (re.compile(r"\b(?:log|sign)(?:ged|ging|ing|ed|s)?[\s-]+(?:out|off)\b"), "logout"),
     (re.compile(r"\bget(?:ting|s)?\s+rid\s+of\b"), "remove"),
@@ -43,6 +47,7 @@ _PHRASES = (
     (re.compile(r"\bwi[\s-]fi\b"), "wifi"),
     (re.compile(r"\be-mail"), "email"),
     (re.compile(r"\bnyc\b"), "new york"),
+    (re.compile(r"\bw/o\b|\bwo\b"), "without"),
     (re.compile(r"\b(?:in|un)able\s+to\b"), "cannot"),
     (re.compile(r"\bcan\s+not\b"), "cannot"),
     (re.compile(r"\b(united\s+states(?:\s+of\s+america)?|u\.s\.a?\.?)(?!\w)"), "usa"),

@@ -1,10 +1,10 @@
-"""One word in another's place, and I in yours."""
+"""One word in another's place."""
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from funnel.cache.in_place import persons_exchanged, replaced
+from funnel.cache.in_place import replaced
 from funnel.cache.words import take_apart
 from tests.cache.vetoes import vetoed
 
@@ -22,11 +22,20 @@ from tests.cache.vetoes import vetoed
         ("is it almost full", "is it completely full"),
         ("how do I make a field required", "how do I make a field optional"),
         ("where is the nearest branch", "where is the farthest branch"),
-        ("can I use your logo?", "can you use my logo?"),
-        ("how do I contact you?", "how do you contact me?"),
-        ("what are you able to do for me", "what am I able to do for you"),
-        ("who owes me money?", "who do I owe money?"),
-        ("who invited us", "who did we invite"),
+        ("do I need a helmet and gloves", "do I need a helmet or gloves"),
+        ("a laptop bag in addition to a suitcase", "a laptop bag instead of a suitcase"),
+        ("do most flights allow pets", "do all flights allow pets"),
+        ("offers for new customers", "offers for existing customers"),
+        ("where is my VAT number", "where is your VAT number"),
+        ("can I delete my comment", "can I delete someone's comment"),
+        ("what is my balance", "what was my balance"),
+        ("do I get a bonus", "did I get a bonus"),
+        ("have my points expired", "had my points expired"),
+        ("who is the owner of this repo", "who was the owner of this repo"),
+        ("will the parcel arrive on Saturday", "will the parcel arrive by Saturday"),
+        ("do I pay by the 1st", "do I pay on the 1st"),
+        ("must I be home by 6pm", "must I be home at 6pm"),
+        ("is the shop closed until Monday", "is the shop closed on Monday"),
     ],
 )
 def test_another_place_is_vetoed(first: str, second: str) -> None:
@@ -38,10 +47,7 @@ def test_another_place_is_vetoed(first: str, second: str) -> None:
 @pytest.mark.parametrize(
     ("first", "second"),
     [
-        ("how do I contact you", "how can you be contacted by me"),
         ("how do I cook rice", "how do you cook rice"),
-        ("what do I know that you do not", "what do you not know that I do"),
-        ("can I send you my photos", "may I send you my photos"),
         ("can you send me a refund", "could you send me a refund"),
         ("who is Napoleon", "who was Napoleon"),
         ("what do you think of life", "what do you think about life"),
@@ -49,7 +55,11 @@ def test_another_place_is_vetoed(first: str, second: str) -> None:
         ("everyone is allowed to post, right", "may anyone post here"),
         ("my second question: how do I pay", "how do I pay the first time"),
         ("are they completely blind", "are they fully blind"),
-        ("who gave me money", "who did I get money from"),
+        ("is the longest bridge in India", "was the longest bridge in India"),
+        ("best laptops in 2017", "best laptops for 2017"),
+        ("events on Friday", "events at Friday"),
+        ("is anyone annoyed by Quora", "is anyone annoyed on Quora"),
+        ("what is our balance", "what is my balance"),
         ("light it up now", "light it now"),
     ],
 )
@@ -60,7 +70,7 @@ def test_other_wordings_are_not_vetoed(first: str, second: str) -> None:
 
 
 _KNOWN = """
-who do did i me my you your am are owe owes invite first second single double into out of by to
+what is was my your first second single double into out of by to on until friday and or all most
 almost completely not logo
 """
 _WORDS = st.lists(st.sampled_from(_KNOWN.split()), max_size=8).map(" ".join)
@@ -70,6 +80,5 @@ _WORDS = st.lists(st.sampled_from(_KNOWN.split()), max_size=8).map(" ".join)
 def test_both_ways_alike(first: str, second: str) -> None:
     """Symmetric, and nothing differs from itself."""
     a, b = take_apart(first), take_apart(second)
-    for guard in (replaced, persons_exchanged):
-        assert (guard(a, b) is None) == (guard(b, a) is None)
-        assert guard(a, a) is None
+    assert (replaced(a, b) is None) == (replaced(b, a) is None)
+    assert replaced(a, a) is None

@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from funnel.cache import spelling
-from funnel.cache.spelling import is_doubling, is_slip, read_alike
+from funnel.cache.spelling import is_doubling, is_slip, may_hold_slip, read_alike
+from tests.cache.vetoes import vetoed
 
 LETTERS = st.text("abcdefghijklmnopqrstuvwxyz", min_size=1, max_size=9)
 
@@ -149,3 +150,26 @@ def test_without_a_dictionary_nothing_is_a_slip(monkeypatch: pytest.MonkeyPatch)
     finally:
         for remembered in (spelling.dictionary, spelling._taken_apart):
             remembered.cache_clear()
+
+
+@pytest.mark.parametrize(
+    ("written", "other", "read"),
+    [
+        ("how do I blcok popups", "how do I allow popups", "how do I block popups"),
+        ("can I declne an invite", "can I accept an invite", "can I decline an invite"),
+        ("can I bllock an invite", "can I see an invite", "can I bllock an invite"),
+    ],
+)
+def test_opposites_of_the_others_words(written: str, other: str, read: str) -> None:
+    """A slip must not hide from the guards that a question is the opposite."""
+    assert read_alike(written, other)[0][0] == read
+    assert vetoed(read, other) == (read != written)
+
+
+def test_short_questions_may_be_slips_altogether() -> None:
+    """All unknown words are slips of the other's; with others it would be another language."""
+    other = "How do I schedule an appointment?"
+    assert read_alike("shedule an apointment", other)[0][0] == "schedule an appointment"
+    assert read_alike("wo ist mein apointment", other)[1] == ()
+    assert may_hold_slip("shedule an apointment")
+    assert not may_hold_slip("schedule an appointment")
