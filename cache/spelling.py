@@ -41,6 +41,7 @@ _ENGLISH = 0.5
 _SHORTEST_SWAPPED = 5  # unless it is a word of every question: "teh", "waht"
 _SHORTEST_EXCHANGED = 6
 _SHORTEST_LEFT_OUT = 5
+_SHORTEST_PLAIN = 4  # of a word of every question letters are exchanged, left out or put in, too
 _SHORTEST_DOUBLED = 4
 _SHORTEST_BASE = 3
 _SHORTEST_PART = 4  # "pas-word" is a slip, "front-end" none
@@ -64,6 +65,7 @@ def read_alike(first: str, second: str) -> tuple[tuple[str, str], Slips]:
     return (_respelt(first, in_first), _respelt(second, in_second)), slips
 
 
+@lru_cache(maxsize=2_048)
 def may_hold_slip(text: str) -> bool:
     """Whether it is an English question with a word that the dictionary does not have."""
     taken = _taken_apart(text)
@@ -165,8 +167,13 @@ def is_slip(written: str, meant: str) -> bool:
     if difference == 0:
         return _is_swap(written, meant, place) or _is_exchange(written, meant, place)
     longer, shorter = (written, meant) if difference > 0 else (meant, written)
-    inside = place < len(longer) - 1 and len(shorter) >= _SHORTEST_LEFT_OUT
+    enough = len(shorter) >= _SHORTEST_LEFT_OUT or _is_plain(meant)
+    inside = place < len(longer) - 1 and enough
     return inside and longer[place + 1 :] == shorter[place:]
+
+
+def _is_plain(word: str) -> bool:
+    return len(word) >= _SHORTEST_PLAIN and word in STOPWORDS
 
 
 def is_doubling(written: str, meant: str) -> bool:
@@ -192,7 +199,8 @@ def _is_swap(written: str, meant: str, place: int) -> bool:
 
 
 def _is_exchange(written: str, meant: str, place: int) -> bool:
-    inside = place < len(written) - 1 and len(written) >= _SHORTEST_EXCHANGED
+    enough = len(written) >= _SHORTEST_EXCHANGED or _is_plain(meant)
+    inside = place < len(written) - 1 and enough
     return inside and written[place + 1 :] == meant[place + 1 :]
 
 

@@ -26,6 +26,9 @@ LETTERS = st.text("abcdefghijklmnopqrstuvwxyz", min_size=1, max_size=9)
         ("developement", "development"),
         ("labour", "labor"),
         ("successfull", "successful"),
+        ("wht", "what"),
+        ("yoir", "your"),
+        ("whuch", "which"),
     ],
 )
 def test_slips(written: str, meant: str) -> None:
@@ -46,6 +49,8 @@ def test_slips(written: str, meant: str) -> None:
         ("nuxt", "next"),
         ("deno", "demo"),
         ("cpa", "cap"),
+        ("nit", "not"),
+        ("tiem", "time"),
         ("uk", "us"),
         ("tpassword", "password"),
         ("ekite", "kite"),
