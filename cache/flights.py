@@ -16,6 +16,7 @@ import numpy as np
 from funnel.cache.base import Answer
 from funnel.cache.place import Place
 from funnel.deadline import Deadline
+from funnel.types import CacheInfo
 
 if TYPE_CHECKING:
     from funnel.cache.lookup import Found
@@ -32,13 +33,15 @@ class Outcome:
 
     An answer or an error to share; neither means that a waiter takes over. ``failed``: because
     computing failed, not because the caller went away. ``late`` is what may be served instead of
-    the error to who asked the same in the same words.
+    the error to who asked the same in the same words. ``info`` says of an answer that was not
+    computed where it comes from.
     """
 
     answer: Answer | None = None
     error: Exception | None = None
     failed: bool = False
     late: "Found | None" = None
+    info: CacheInfo | None = None
 
 
 class Flight:
@@ -48,10 +51,12 @@ class Flight:
     ``board`` and ``row`` where its vector lies, ``led_at`` since when it computes, ``missed_at``
     when the store was last asked for its question and had no answer, ``relieved_at`` when a waiter
     last began to compute beside it (all monotonic seconds). ``twins`` are all that
-    compute this one text beside each other.
+    compute this one text beside each other. ``landing`` is its outcome; ``answered`` is the first
+    answer to its text by any of them, also a degraded one, which lands only its own flight.
     """
 
     __slots__ = (
+        "answered",
         "asked",
         "attempt",
         "board",
@@ -93,6 +98,7 @@ class Flight:
         self.decided = asyncio.Event()
         self.embedded = asyncio.Event()
         self.landing: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+        self.answered: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
 
     @property
     def joinable(self) -> bool:
@@ -284,9 +290,11 @@ class Flights:
         complete = outcome.answer is not None and not outcome.answer.degraded
         if complete and flight.led_at is not None:
             self._took(time.monotonic() - flight.led_at)
-        for one in (flight, *(flight.twins if complete else ())):
-            if not one.landing.done():
+        for one in (flight, *flight.twins):
+            if (complete or one is flight) and not one.landing.done():
                 one.landing.set_result(outcome)
+            if outcome.answer is not None and not one.answered.done():
+                one.answered.set_result(outcome)
 
     def leave(self, place: Place, flight: Flight) -> None:
         """Take it off the board; whoever still waits for it takes over.

@@ -167,7 +167,7 @@ class Serving:
             match = await self._approach.match(looking, flight)
             if isinstance(match, Found):
                 served = self._hit(match, looking, compute)
-                self._land(flight, served.answer)
+                self._land(flight, served.answer, served.info)
                 return served
             if isinstance(match, Joined):
                 return await self._follow(flight, match, looking, compute)
@@ -183,13 +183,17 @@ class Serving:
         self._flights.follow(flight)
         result = await self._join(match.flight, match.verdict, looking, compute)
         if isinstance(result, Served):
-            self._land(flight, result.answer)
+            self._land(flight, result.answer, result.info)
         return result
 
-    def _land(self, flight: Flight, answer: Answer) -> Answer:
-        """Let those who wait have a copy that no caller holds, as a caller may alter its own."""
+    def _land(self, flight: Flight, answer: Answer, info: CacheInfo | None = None) -> Answer:
+        """Let those who wait have a copy that no caller holds, as a caller may alter its own.
+
+        ``info`` is what the one who looked is told: whoever waits is told the same of a hit.
+        """
         shared = copy_of(answer)
-        self._flights.land(flight, Outcome(shared))
+        told = info if info is not None and info.status == "hit" else None
+        self._flights.land(flight, Outcome(shared, info=told))
         return shared
 
     async def _join(
@@ -208,7 +212,10 @@ class Serving:
             return _Again(flight.attempt + outcome.failed)
         self._counters.event("joined")
         self._counters.saved(outcome.answer.elapsed_ms)
-        served = _shared(outcome.answer, flight, verdict, lookup_ms)
+        served = Served(
+            replace(copy_of(outcome.answer), trace=(), usage=Usage(), elapsed_ms=0.0),
+            replace(_info_of(flight, verdict, outcome.info), lookup_ms=lookup_ms),
+        )
         if verdict is not None and not outcome.answer.degraded and self._to_be_audited():
             found = _found_in_flight(flight, verdict, outcome.answer)
             self._reruns.audit(found, served, looking, compute)
@@ -218,7 +225,8 @@ class Serving:
         """How a flight ended; None if it takes too long and this waiter has to compute.
 
         Of all whose patience ends together the first computes; the others wait on, as what it
-        computes may be theirs too. Without a deadline they do so once.
+        computes may be theirs too. Without a deadline they do so once. Who has no time left to
+        compute takes what there is then, also what somebody in a hurry got.
         """
         waited = False
         while True:
@@ -229,7 +237,9 @@ class Serving:
                     return await asyncio.shield(flight.landing)
             except TimeoutError:
                 left = looking.request.deadline.remaining_s()
-                last = waited if left is None else left < _LEAST_LEFT_S
+                if left is not None and left < _LEAST_LEFT_S:
+                    return await _first_answer(flight, left)
+                last = left is None and waited
                 if last or patience_s <= 0 or flight.relieved_at < began:
                     flight.relieved_at = time.monotonic()
                     return None
@@ -292,7 +302,7 @@ class Serving:
         self, found: Found, flight: Flight, looking: Looking, compute: Compute
     ) -> Served:
         served = self._hit(found, looking, compute)
-        self._land(flight, served.answer)
+        self._land(flight, served.answer, served.info)
         self._flights.leave(looking.place, flight)
         return served
 
@@ -382,18 +392,23 @@ def missed(looking: Looking) -> CacheInfo:
     )
 
 
-def _shared(answer: Answer, flight: Flight, verdict: Verdict | None, lookup_ms: float) -> Served:
-    """Another query's answer as this one's: nothing ran for it."""
-    info = CacheInfo(
-        status="hit",
-        tier="flight",
-        matched_query=flight.asked or flight.text,
-        score=verdict.score if verdict else None,
-        threshold=verdict.needed if verdict else None,
-        age_s=0.0,
-        lookup_ms=lookup_ms,
+async def _first_answer(flight: Flight, within_s: float) -> Outcome | None:
+    """What was or is answered to its text by anybody in that time, degraded or not."""
+    try:
+        async with asyncio.timeout(max(0.0, within_s)):
+            return await asyncio.shield(flight.answered)
+    except TimeoutError:
+        return flight.answered.result() if flight.answered.done() else None
+
+
+def _info_of(flight: Flight, verdict: Verdict | None, landed: CacheInfo | None) -> CacheInfo:
+    """What is told of another query's answer; ``landed`` if that one did not compute it either."""
+    info = landed or CacheInfo(
+        status="hit", tier="flight", matched_query=flight.asked or flight.text, age_s=0.0
     )
-    return Served(replace(copy_of(answer), trace=(), usage=Usage(), elapsed_ms=0.0), info)
+    if verdict is None:
+        return info
+    return replace(info, tier="flight", score=verdict.score, threshold=verdict.needed)
 
 
 def _found_in_flight(flight: Flight, verdict: Verdict, answer: Answer) -> Found:
@@ -414,5 +429,7 @@ def _worth_another_try(answer: Answer, flight: Flight, looking: Looking) -> bool
     """A degraded answer of someone in more of a hurry is not everybody's."""
     if not answer.degraded or flight.deadline.end is None or flight.attempt > 0:
         return False
-    mine = looking.request.deadline.end
+    mine, left = looking.request.deadline.end, looking.request.deadline.remaining_s()
+    if left is not None and left < _LEAST_LEFT_S:
+        return False
     return mine is None or mine > flight.deadline.end + 0.05
