@@ -24,13 +24,15 @@ from funnel.cache.settings import CacheSettings
 from funnel.cache.store import Lease
 from funnel.cache.writer import Writer, answer_of, copy_of
 from funnel.deadline import RESERVE_SHARE
-from funnel.errors import InputError
+from funnel.errors import InputError, StageTimeout
 from funnel.log import Seldom, get_logger
 from funnel.types import CacheInfo, Usage
 
 log = get_logger(__name__)
 _SLACK = 1.25  # a run may take this much longer than runs do lately, and is still waited for
 _LEAST_LEFT_S = 0.02  # with less until the deadline, a waiter computes whoever else does
+_TOO_LITTLE_S = 0.05  # with less, it takes what others in the same hurry get, if there are any
+_SAME_S = 0.05  # deadlines no further apart are the same hurry
 _JOINABLE_S = 1.0  # how long an answer that is not kept yet is shared
 
 
@@ -210,16 +212,18 @@ class Serving:
             return await self._instead_of(outcome.error, looking)
         if outcome.answer is None or _worth_another_try(outcome.answer, flight, looking):
             return _Again(flight.attempt + outcome.failed)
-        self._counters.event("joined")
-        self._counters.saved(outcome.answer.elapsed_ms)
-        served = Served(
-            replace(copy_of(outcome.answer), trace=(), usage=Usage(), elapsed_ms=0.0),
-            replace(_info_of(flight, verdict, outcome.info), lookup_ms=lookup_ms),
-        )
+        info = replace(_info_of(flight, verdict, outcome.info), lookup_ms=lookup_ms)
+        served = self._joined(outcome.answer, info)
         if verdict is not None and not outcome.answer.degraded and self._to_be_audited():
             found = _found_in_flight(flight, verdict, outcome.answer)
             self._reruns.audit(found, served, looking, compute)
         return served
+
+    def _joined(self, answer: Answer, info: CacheInfo) -> Served:
+        """Another query's answer: nothing ran for this one."""
+        self._counters.event("joined")
+        self._counters.saved(answer.elapsed_ms)
+        return Served(replace(copy_of(answer), trace=(), usage=Usage(), elapsed_ms=0.0), info)
 
     async def _outcome(self, flight: Flight, looking: Looking) -> Outcome | None:
         """How a flight ended; None if it takes too long and this waiter has to compute.
@@ -237,9 +241,9 @@ class Serving:
                     return await asyncio.shield(flight.landing)
             except TimeoutError:
                 left = looking.request.deadline.remaining_s()
-                if left is not None and left < _LEAST_LEFT_S:
+                if left is not None and left < _TOO_LITTLE_S and _is_raced(flight, looking):
                     return await _first_answer(flight, left)
-                last = left is None and waited
+                last = waited if left is None else left < _LEAST_LEFT_S
                 if last or patience_s <= 0 or flight.relieved_at < began:
                     flight.relieved_at = time.monotonic()
                     return None
@@ -266,7 +270,14 @@ class Serving:
         if verdict is None:
             own = self._register(looking, flight.attempt)
             self._flights.relieve(looking.place, flight, own)
-            return await self._lead(own, looking, compute, alone=False)
+            try:
+                return await self._lead(own, looking, compute, alone=False)
+            except StageTimeout:
+                answer = own.answered.result().answer if own.answered.done() else None
+                if answer is None:
+                    raise
+                info = _info_of(flight, None, own.answered.result().info)
+                return self._joined(answer, replace(info, lookup_ms=looking.ms))
         try:
             answer = await compute()
         except Exception as error:
@@ -392,6 +403,13 @@ def missed(looking: Looking) -> CacheInfo:
     )
 
 
+def _is_raced(flight: Flight, looking: Looking) -> bool:
+    """Whether somebody computes its answer who is in as much of a hurry as this one."""
+    mine = looking.request.deadline.end
+    ends = [one.deadline.end for one in flight.twins or [flight]]
+    return mine is not None and any(end is not None and end <= mine + _SAME_S for end in ends)
+
+
 async def _first_answer(flight: Flight, within_s: float) -> Outcome | None:
     """What was or is answered to its text by anybody in that time, degraded or not."""
     try:
@@ -430,6 +448,6 @@ def _worth_another_try(answer: Answer, flight: Flight, looking: Looking) -> bool
     if not answer.degraded or flight.deadline.end is None or flight.attempt > 0:
         return False
     mine, left = looking.request.deadline.end, looking.request.deadline.remaining_s()
-    if left is not None and left < _LEAST_LEFT_S:
+    if left is not None and left < _TOO_LITTLE_S:
         return False
-    return mine is None or mine > flight.deadline.end + 0.05
+    return mine is None or mine > flight.deadline.end + _SAME_S

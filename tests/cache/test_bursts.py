@@ -12,7 +12,8 @@ from funnel.cache.base import Answer, Served
 from funnel.cache.flights import Flight, Flights, Outcome
 from funnel.cache.place import Place
 from funnel.deadline import Deadline
-from tests.cache.world import FloatArray, Stages, World, hit
+from funnel.errors import StageTimeout
+from tests.cache.world import FloatArray, Stages, TopicScorer, World, hit
 
 PLACE = Place("aa", "00", "")
 
@@ -129,6 +130,68 @@ async def test_who_waits_for_a_stuck_run_takes_the_answer_of_the_second() -> Non
     stuck.cancel()
     await asyncio.gather(stuck, return_exceptions=True)
     assert len(world.cache.flights) == 0
+
+
+class _Hurried:
+    """Stages that take ``needs_s``, or end degraded shortly before the deadline of their caller."""
+
+    def __init__(self, needs_s: float) -> None:
+        self.needs_s = needs_s
+        self.runs = 0
+
+    async def serve(self, world: World, text: str, deadline_ms: float | None = None) -> Served:
+        request = world.request(text, deadline_ms=deadline_ms)
+
+        async def compute() -> Answer:
+            self.runs += 1
+            left = request.deadline.remaining_s()
+            if left is not None and left < 0.03:
+                raise StageTimeout("no time")
+            cut = left is not None and left < self.needs_s
+            await asyncio.sleep(left - 0.02 if left is not None and cut else self.needs_s)
+            return Answer((hit(1, "cats-1"),), degraded=("slow:timeout",) if cut else ())
+
+        return await world.cache.serve(request, compute)
+
+
+@pytest.mark.parametrize("in_front_ms", [None, 400.0], ids=["one in no hurry", "all in a hurry"])
+async def test_who_has_no_time_left_takes_a_degraded_answer(in_front_ms: float | None) -> None:
+    """As without a cache everybody gets one, and only few compute; nobody gets an error."""
+    world, stages = World(), _Hurried(1.0)
+    await world.cache.start()
+    text = "a word about cats"
+    first = asyncio.ensure_future(stages.serve(world, text, in_front_ms))
+    await asyncio.sleep(0.02)
+    served = await asyncio.gather(*(stages.serve(world, text, 400) for _ in range(40)))
+    assert all(one.answer.degraded == ("slow:timeout",) for one in served)
+    assert stages.runs <= 8
+    assert bool((await first).answer.degraded) == (in_front_ms is not None)
+
+
+async def test_who_waited_for_a_paraphrases_hit_is_told_of_it() -> None:
+    """What matched, its score and its age: not that its own question was just computed."""
+    world = World(scorer=TopicScorer(delay_s=0.05), ttl_s=100, stale_while_revalidate_s=1_000)
+    await world.ask("one about cats")
+    world.clock.now += 150
+    served = await _all(world, ["two about cats"] * 3)
+    assert {one.info.matched_query for one in served} == {"one about cats"}
+    assert {(one.info.tier, one.info.stale) for one in served} == {("semantic", True)}
+    assert [one.info.age_s for one in served] == [pytest.approx(150)] * 3
+    assert len({one.info.score for one in served} - {None}) == 1
+
+
+async def test_who_waited_for_a_paraphrase_in_flight_is_told_of_it() -> None:
+    """The same where that one is being computed."""
+    world = World(stages=Stages(delay_s=0.1))
+    await world.cache.start()
+    first = asyncio.ensure_future(_all(world, ["one about cats"]))
+    await asyncio.sleep(0.03)
+    served = await _all(world, ["two about cats"] * 3)
+    assert {one.info.matched_query for one in served} == {"one about cats"}
+    assert {one.info.tier for one in served} == {"flight"}
+    assert None not in {one.info.score for one in served}
+    await first
+    assert len(world.stages.runs) == 1
 
 
 def _flight(flights: Flights, key: str, vector: FloatArray | None = None) -> Flight:
