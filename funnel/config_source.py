@@ -115,7 +115,10 @@ def _fill(value: Any, path: KeyPath, place: _Place, environment: Mapping[str, st
 def _lookup(
     found: re.Match[str], path: KeyPath, place: _Place, environment: Mapping[str, str]
 ) -> str:
-    value = environment.get(found["name"], found["default"])
+    default = found["default"]
+    value = environment.get(found["name"], default)
+    if value == "" and default is not None:  # as a shell reads it
+        value = default
     if value is None:
         raise ConfigError(
             f"{place(path)}: {dotted(path)}: the environment variable {found['name']} is not set; "

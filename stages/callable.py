@@ -6,7 +6,7 @@ The YAML says ``kind: callable`` and ``function: NAME``; the code hands the func
 
 import asyncio
 import inspect
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence, Set
 from contextvars import copy_context
 from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeAlias, cast
 
@@ -113,6 +113,11 @@ class CallableStage(Stage):
             Overloaded: calls that nobody waits for any more hold all of the stage's threads.
         """
         scores = await self._call(request.query.text, candidates)
+        if isinstance(scores, Mapping | Set | str | bytes):  # their items are in no such order
+            raise StageError(
+                f"function {self.settings.function!r} returned a {type(scores).__name__}; expected "
+                "a list or an array of scores, one for each candidate in their order"
+            )
         if len(scores) != len(candidates):
             raise StageError(
                 f"function {self.settings.function!r} returned {len(scores)} scores for "

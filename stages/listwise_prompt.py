@@ -38,9 +38,12 @@ _SYSTEM = (
 _USER = "<query {fence}>\n{query}\n</query {fence}>\n\n{passages}\n\nRank the {size} passages."
 _PASSAGE = "<passage {fence} id={number}>\n{text}\n</passage {fence}>"
 _SPACES = re.compile(r"\s+")
-# Controls, lone surrogates, bidirectional overrides and the tag characters that hide instructions.
+# Controls, lone surrogates, and what shows nothing: direction marks, fillers, invisible operators,
+# tags and variation selectors, which can spell instructions. Joiners stay: scripts need them.
 _UNSEEN = re.compile(
-    "[\x00-\x1f\x7f-\x9f\ud800-\udfff\u202a-\u202e\u2066-\u2069\U000e0000-\U000e007f]"
+    "[\x00-\x1f\x7f-\x9f\xad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b\u200e\u200f"
+    "\u202a-\u202e\u2060-\u206f\u3164\ud800-\udfff\ufe00-\ufe0f\ufeff\uffa0\ufff0-\ufffb"
+    "\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e0fff]"
 )
 
 

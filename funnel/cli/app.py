@@ -121,7 +121,7 @@ def main() -> None:
     objects are destroyed around them, have been seen to abort a process whose work was done.
     """
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    prepare_output()
+    prepare_streams()
     ending = _Ending()
     atexit.register(ending)  # the first to be registered is the last to run
     ending.code = run()
@@ -129,8 +129,8 @@ def main() -> None:
         ending()
 
 
-def prepare_output() -> None:
-    r"""Make standard output take any text, and streams that were closed take any at all.
+def prepare_streams() -> None:
+    r"""Make standard output take any text, closed outputs take any at all, a closed input end.
 
     What its encoding has no bytes for is printed as JSON escapes it, ``\u2192``: so ``--json``
     stays JSON also where the locale is not UTF-8.
@@ -139,6 +139,8 @@ def prepare_output() -> None:
         if getattr(sys, name) is None:  # also lest the next file opened gets its number
             nowhere = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115 - until the end
             setattr(sys, name, nowhere)
+    if sys.stdin is None:
+        sys.stdin = Path(os.devnull).open(encoding="utf-8")  # noqa: SIM115 - until the end
     codecs.register_error("funnel.escape", _escaped)
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="funnel.escape")

@@ -190,6 +190,8 @@ def purge(
     """Drop all kept answers, those of one scope, or that of one query, for all processes."""
     from funnel.cli.query import parse_filters
 
+    if scope == "":  # an empty $TENANT must not look as if its answers had been dropped
+        raise InputError("--scope: got '', expected the name of a tenant; nothing was dropped")
     if query is None and (k is not None or filters is not None):
         raise InputError("--k and --filter say how a query was asked; they go with --query")
     if json_out and not yes:

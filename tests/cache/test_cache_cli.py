@@ -139,6 +139,12 @@ def test_stats_explain_and_purge(config: Path) -> None:
         _run("purge", "--k", 3, "-c", config, "--json")
 
 
+def test_an_empty_scope_is_no_tenant(config: Path) -> None:
+    """An unset variable of a script must not look as if a tenant's answers had been dropped."""
+    with pytest.raises(InputError, match="--scope: got ''"):
+        _run("purge", "--scope", "", "-c", config, "--yes")
+
+
 @pytest.mark.parametrize("what", [[], ["--query", "How do I pay?"], ["--scope", "a"]])
 def test_a_machine_says_yes_to_a_purge(config: Path, what: list[str]) -> None:
     """A script that only wanted to look must not empty the cache unasked."""

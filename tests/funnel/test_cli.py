@@ -16,7 +16,7 @@ import pytest
 import structlog
 import typer.main
 
-from funnel.cli.app import app, configure_logging, prepare_output, run
+from funnel.cli.app import app, configure_logging, prepare_streams, run
 from funnel.cli.query import parse_filters
 from funnel.errors import InputError
 
@@ -189,7 +189,7 @@ def test_what_an_encoding_lacks_is_escaped_as_in_json(
     text = "caf\xe9 \u2192 \U0001f600 \udcff"
     written = io.BytesIO()
     monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written, encoding=encoding))
-    prepare_output()
+    prepare_streams()
     sys.stdout.write(json.dumps(text, ensure_ascii=False))
     sys.stdout.flush()
     assert json.loads(written.getvalue().decode(encoding)) == text
@@ -211,12 +211,13 @@ def test_a_full_disk_is_said(
 
 def test_closed_streams_are_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
     """Python has no stream where a process was started with it closed, as daemons are."""
-    for name in ("stdout", "stderr"):
+    for name in ("stdin", "stdout", "stderr"):
         monkeypatch.setattr(sys, name, None)
     monkeypatch.setattr(sys, "argv", ["funnel", "--version"])
-    prepare_output()
+    prepare_streams()
     assert run() == 0
-    for stream in (sys.stdout, sys.stderr):
+    assert sys.stdin.buffer.read() == b""  # what "-" reads
+    for stream in (sys.stdin, sys.stdout, sys.stderr):
         stream.close()
 
 

@@ -167,6 +167,13 @@ def test_two_stages_of_one_name_are_refused(tmp_path: Path) -> None:
     assert "give one of them another 'name'" in refusal(tmp_path, twice)
 
 
+@pytest.mark.parametrize("url", [{}, {"URL": ""}], ids=["unset", "empty"])
+def test_a_default_is_for_an_empty_variable_too(tmp_path: Path, url: dict[str, str]) -> None:
+    """As shells and compose files read it."""
+    text = YAML.replace("http://localhost:6333", "${URL:-http://qdrant:6333}")
+    assert load(tmp_path, text, **url).qdrant.url == "http://qdrant:6333"
+
+
 def test_an_error_from_the_environment_names_the_variable(tmp_path: Path) -> None:
     """The file is not blamed for what a variable set."""
     message = refusal(tmp_path, YAML, FUNNEL__STAGES__0__K="many")

@@ -3,11 +3,12 @@
 import asyncio
 import threading
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import pytest
 
 from funnel.deadline import NO_DEADLINE
-from funnel.errors import Overloaded
+from funnel.errors import Overloaded, StageError
 from funnel.stages.base import StageOutput, StageRequest
 from funnel.stages.callable import _THREADS, CallableSettings, CallableStage
 from funnel.types import Candidate, Document
@@ -72,6 +73,15 @@ async def test_a_stage_whose_threads_are_all_held_refuses(hanging: Hanging) -> N
         await asyncio.sleep(0.01)
     output = await run(made)
     assert [row.document.id for row in output.ranking] == ["d2", "d1", "d0"]
+    await made.aclose()
+
+
+@pytest.mark.parametrize("scores", [{"1": 0.5, "2": 0.1, "3": 0.2}, {1.0, 2.0, 3.0}, "123"])
+async def test_what_has_no_such_order_is_no_list_of_scores(scores: Any) -> None:
+    """The keys of a dictionary were taken as scores, those of a set for any document."""
+    made = CallableStage(CallableSettings(function="odd", k=3), lambda _, __: scores)
+    with pytest.raises(StageError, match=f"returned a {type(scores).__name__}; expected a list"):
+        await run(made)
     await made.aclose()
 
 

@@ -54,8 +54,35 @@ def test_a_template_says_what_is_shown() -> None:
 
 
 def test_hidden_characters_do_not_reach_the_model() -> None:
-    """Controls, surrogates, bidirectional overrides and tag characters are removed."""
-    hidden = "".join(map(chr, (0x00, 0x1B, 0xD800, 0x202E, 0x2066, 0xE0041)))
+    """Controls, surrogates, and all that shows nothing but can spell: tags, selectors, marks."""
+    hidden = "".join(
+        map(
+            chr,
+            (
+                0x00,
+                0x1B,
+                0xAD,
+                0x061C,
+                0x180B,
+                0x200B,
+                0x200E,
+                0x202E,
+                0x2060,
+                0x2064,
+                0x2066,
+                0x206A,
+                0x3164,
+                0xD800,
+                0xFE0F,
+                0xFEFF,
+                0xFFF9,
+                0x1D173,
+                0xE0041,
+                0xE0100,
+                0xE01EF,
+            ),
+        )
+    )
     prompt = listwise_prompt(f"q{hidden}", [Document("a", f"te{hidden}xt")], 50)
     content = prompt.messages[1]["content"]
     assert "text" in content
