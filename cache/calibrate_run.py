@@ -119,6 +119,9 @@ class CalibrationRun:
 
         The unit is a request, and its label whether the best-scored of the ``candidates`` is of
         its group: so a certificate is about served hits, at the log's own share of repeats.
+
+        Raises:
+            InputError: all near requests are of one group, or none are.
         """
         known = [asked for asked in log if asked.group is not None]
         texts = list(dict.fromkeys(asked.query for asked in known))
@@ -136,6 +139,7 @@ class CalibrationRun:
         floor = _floor(cosines, scores)
         scores[self._are_below(floor, pairs, cosines)] = -np.inf
         labels = np.array([pair.duplicate for pair in pairs])
+        _expect_both(labels, "pairs of near requests")
         best, right = _best_of_each([len(line) for line in near], scores, labels)
         data = ScoredLabels(scores[best], right)
         return self._report([pairs[i] for i in best], data, floor, target, None, source)
@@ -232,14 +236,18 @@ def _evidence(pairs: Sequence[LabelledPair]) -> list[LabelledPair]:
         if pair.first != pair.second
     }
     evidence = list(reversed(distinct.values()))
-    duplicates = sum(pair.duplicate for pair in evidence)
-    if duplicates in (0, len(evidence)):
+    _expect_both([pair.duplicate for pair in evidence], "distinct pairs")
+    return evidence
+
+
+def _expect_both(labels: "Sequence[bool] | NDArray[np.bool_]", what: str) -> None:
+    duplicates = sum(map(bool, labels))
+    if duplicates in (0, len(labels)):
         found = "none is a duplicate" if duplicates == 0 else "all are duplicates"
         raise InputError(
-            f"got {len(evidence)} distinct pairs, of which {found}; expected both: a threshold "
+            f"got {len(labels)} {what}, of which {found}; expected both: a threshold "
             "lies between duplicates and near misses, which look alike and ask something else"
         )
-    return evidence
 
 
 def _best_of_each(

@@ -9,8 +9,8 @@ import asyncio
 import math
 import re
 import time
-from collections.abc import Awaitable, Coroutine, Sequence
-from dataclasses import dataclass
+from collections.abc import Awaitable, Coroutine, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, TypeAlias, TypeVar
 
 from funnel.cache.patience import patient
@@ -109,6 +109,22 @@ class RedisLink:
         if self._facts is None:
             raise CacheError(f"Redis at {self.where} went away while it was asked who it is")
         return self._facts
+
+    async def evicts_any_key(self) -> bool:
+        """Whether any key may have vanished since this process found the server.
+
+        It is asked anew: its policy may be another since, by a command, a restart or a failover.
+
+        Raises:
+            CacheError: the server does not answer in time.
+        """
+        facts = await self.facts()
+        if not facts.evicts_any_key:
+            told = await self.command("INFO", "memory")
+            policy = told.get("maxmemory_policy") if isinstance(told, Mapping) else None
+            facts = replace(facts, policy=policy)
+            self._facts = facts  # once it might, it is believed to until the next start
+        return facts.evicts_any_key
 
     async def run(self, script: Script, *arguments: Argument) -> Any:
         """Run a script and return its reply.

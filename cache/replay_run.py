@@ -4,6 +4,7 @@ import math
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from statistics import median
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -68,8 +69,10 @@ class ReplayReport:
         """The JSON of ``funnel cache replay``."""
         saved = None
         if self.ranking_ms is not None and self.lookup_ms:
-            mean = sum(self.lookup_ms) / len(self.lookup_ms)
-            saved = self.tally.hits * self.ranking_ms - self.tally.requests * mean
+            by_text = sum(self.tally.by_tier.get(tier, 0) for tier in ("exact", "alias"))
+            looked = self.tally.requests - by_text  # these went the whole way of the semantic tier
+            usual = median(self.lookup_ms)
+            saved = self.tally.hits * self.ranking_ms - looked * usual
         return {
             **self.tally.to_dict(),
             "threshold": self.threshold,

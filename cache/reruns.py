@@ -89,7 +89,9 @@ class Reruns:
     ) -> None:
         epoch = self._local.epoch
         answer = await compute()
-        if answer.degraded or found.score is None:
+        # Of another corpus: the lists may differ although the questions are the same.
+        moved = self._local.epoch is None or self._local.epoch.current != found.entry.epoch
+        if answer.degraded or found.score is None or moved:
             self._counters.event("audit_unusable")
             return
         agreed = self._auditor.agrees(

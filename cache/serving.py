@@ -206,6 +206,8 @@ class Serving:
         outcome = await self._outcome(flight, looking)
         if outcome is None:
             return await self._relieve(flight, verdict, looking, compute)
+        if outcome.error is not None and _only_ran_out_of_time(outcome.error, flight, looking):
+            return _Again(flight.attempt)
         if outcome.error is not None:
             if verdict is None:
                 looking.late = looking.late or outcome.late
@@ -445,9 +447,17 @@ def _found_in_flight(flight: Flight, verdict: Verdict, answer: Answer) -> Found:
 
 def _worth_another_try(answer: Answer, flight: Flight, looking: Looking) -> bool:
     """A degraded answer of someone in more of a hurry is not everybody's."""
-    if not answer.degraded or flight.deadline.end is None or flight.attempt > 0:
-        return False
+    return bool(answer.degraded) and _has_more_time(flight, looking)
+
+
+def _only_ran_out_of_time(error: Exception, flight: Flight, looking: Looking) -> bool:
+    """Nor is the error of someone who had no time left."""
+    return isinstance(error, StageTimeout) and _has_more_time(flight, looking)
+
+
+def _has_more_time(flight: Flight, looking: Looking) -> bool:
+    """Whether this caller has time to try, and more than the flight's own had."""
     mine, left = looking.request.deadline.end, looking.request.deadline.remaining_s()
-    if left is not None and left < _TOO_LITTLE_S:
+    if flight.deadline.end is None or (left is not None and left < _TOO_LITTLE_S):
         return False
     return mine is None or mine > flight.deadline.end + _SAME_S

@@ -30,9 +30,10 @@ from funnel.log import get_logger
 
 Slips = tuple[tuple[str, str], ...]
 log = get_logger(__name__)
-# A word of small letters that is no part of a name, an address, a path, a tag or a compound.
+# A word of small letters that is no part of a name, an address, a path, a tag or a compound; of at
+# most forty, as all slips of it are looked up.
 _WORD = re.compile(
-    r"(?<![\w'\u2019@#/\\=-])(?<!\w[.:])[A-Za-z][a-z]{2,}(?![\w'\u2019@/\\=-]|[.:]\w)"
+    r"(?<![\w'\u2019@#/\\=-])(?<!\w[.:])[A-Za-z][a-z]{2,39}(?![\w'\u2019@/\\=-]|[.:]\w)"
 )
 _PARTS = re.compile(r"[^\W_]+")
 _ENGLISH = 0.5

@@ -188,7 +188,7 @@ class RedisStore(Store):
         return bool(lived)
 
     async def delete_documents(self, ids: Sequence[str]) -> int:  # noqa: D102
-        if (await self._link.facts()).evicts_any_key:
+        if await self._link.evicts_any_key():
             return await self._invalidate()
         return await self._drops.sets([f"d:{_hash(document)}" for document in ids])
 
@@ -209,7 +209,7 @@ class RedisStore(Store):
         await self._link.run(lua.WITHDRAW, name)
 
     async def purge(self, *, scope: str | None = None) -> int:  # noqa: D102
-        if scope is not None and (await self._link.facts()).evicts_any_key:
+        if scope is not None and await self._link.evicts_any_key():
             scope = None  # which records are the tenant's may have been forgotten
         await self._epoch_in(await self._link.run(lua.BUMP, int(scope is None)))
         if scope is None:

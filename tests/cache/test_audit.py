@@ -164,6 +164,19 @@ async def test_alias_is_audited_with_the_guards_margin(monkeypatch: pytest.Monke
     assert recorded == [7.5, 7.5]
 
 
+async def test_an_audit_across_a_write_says_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The lists may differ because the corpus does: that is no wrong hit."""
+    world = World(audit_share=1.0)
+    recorded: list[bool] = []
+    monkeypatch.setattr(world.cache.auditor, "record", lambda _, agreed: recorded.append(agreed))
+    await world.ask("one about cats")
+    await world.cache.documents_changed(deleted=["dogs-1"])
+    world.stages.documents["cats"] = ("cats-9",)
+    assert (await world.ask("two about cats")).info.tier == "semantic"
+    assert recorded == []
+    assert world.cache.counters.snapshot()["events"]["audit_unusable"] == 1
+
+
 def test_every_reason_has_a_name() -> None:
     """No guard's veto, and no verifier that is not there yet, is counted as "other"."""
     assert {f"guard_{kind}" for kind in get_args(FindingKind)} <= REASONS

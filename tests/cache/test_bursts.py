@@ -168,6 +168,18 @@ async def test_who_has_no_time_left_takes_a_degraded_answer(in_front_ms: float |
     assert bool((await first).answer.degraded) == (in_front_ms is not None)
 
 
+async def test_who_has_time_does_not_share_the_errors_of_others_in_a_hurry() -> None:
+    """Two that run out of time are not two tries that failed."""
+    world, stages = World(), _Hurried(0.3)
+    await world.cache.start()
+    text = "a word about cats"
+    hurried = [asyncio.ensure_future(stages.serve(world, text, ms)) for ms in (25, 45)]
+    patient = await stages.serve(world, text, 5_000)
+    assert not patient.answer.degraded
+    ended = await asyncio.gather(*hurried, return_exceptions=True)
+    assert all(isinstance(one, StageTimeout) or one.answer.degraded for one in ended)  # type: ignore[union-attr]
+
+
 async def test_who_waited_for_a_paraphrases_hit_is_told_of_it() -> None:
     """What matched, its score and its age: not that its own question was just computed."""
     world = World(scorer=TopicScorer(delay_s=0.05), ttl_s=100, stale_while_revalidate_s=1_000)

@@ -223,7 +223,7 @@ def test_report_has_the_promised_keys_and_curves() -> None:
         "p99_lookup_ms", "threshold",
     }  # fmt: skip
     assert promised <= plain.keys()
-    assert plain["saved_ms"] == pytest.approx(4 * 50.0 - 7 * 2.0)
+    assert plain["saved_ms"] == pytest.approx(4 * 50.0 - 5 * 2.0)  # two of the seven were exact
     assert json.loads(json.dumps(plain)) == plain
     rates = [point.tally.hit_rate for point in report.curve]
     assert rates == sorted(rates, reverse=True)
@@ -385,6 +385,14 @@ def test_calibration_on_too_little_says_so() -> None:
     assert report.wanted is None
     assert "cannot support 99.0%" in report.explanation
     assert report.calibrator.point(0.99) is None
+
+
+def test_a_log_of_one_group_certifies_nothing() -> None:
+    """Without a single near miss there is no threshold to find."""
+    log = [Asked(f"x{_word(n)} about cats", "one") for n in range(400)]
+    run = CalibrationRun(TopicEncoder(), TopicScorer(), GuardSettings())
+    with pytest.raises(InputError, match="near requests, of which all are duplicates"):
+        run.run_log(log, 0.95)
 
 
 def test_calibration_on_a_log_is_about_served_hits() -> None:

@@ -1,13 +1,20 @@
 """Slips of the pen: which words are read as another, and which are left alone."""
 
 import sys
+import time
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from funnel.cache import spelling
-from funnel.cache.spelling import is_doubling, is_slip, may_hold_slip, read_alike
+from funnel.cache.spelling import (
+    in_no_dictionary,
+    is_doubling,
+    is_slip,
+    may_hold_slip,
+    read_alike,
+)
 from tests.cache.vetoes import vetoed
 
 LETTERS = st.text("abcdefghijklmnopqrstuvwxyz", min_size=1, max_size=9)
@@ -169,6 +176,17 @@ def test_opposites_of_the_others_words(written: str, other: str, read: str) -> N
     """A slip must not hide from the guards that a question is the opposite."""
     assert read_alike(written, other)[0][0] == read
     assert vetoed(read, other) == (read != written)
+
+
+@pytest.mark.parametrize("letter", ["x", "\ufb01"])
+def test_a_word_without_end_is_left_alone(letter: str) -> None:
+    """All slips of a word are looked up: of one of 8,000 letters that took seconds."""
+    began = time.perf_counter()
+    text = f"how do I read {letter * 8_000}"
+    assert read_alike(text, "how do I read it")[1] == ()
+    assert in_no_dictionary(text) == frozenset()
+    assert not may_hold_slip(text)
+    assert time.perf_counter() - began < 0.5
 
 
 def test_short_questions_may_be_slips_altogether() -> None:

@@ -225,11 +225,16 @@ class TestLostKeys:
         assert await payload(store, "00") == b"new"
         assert await near(store, axis(0)) == ["00"]
 
-    async def test_a_server_that_evicts_any_key(self, farm: RedisFarm) -> None:
+    @pytest.mark.parametrize("later", [False, True], ids=["from the start", "later"])
+    async def test_a_server_that_evicts_any_key(self, farm: RedisFarm, later: bool) -> None:
         """Where the reverse index may vanish, a changed document ends all records."""
-        server = farm.server("maxmemory 100mb", "maxmemory-policy allkeys-lru")
+        policy = "noeviction" if later else "allkeys-lru"
+        server = farm.server("maxmemory 100mb", f"maxmemory-policy {policy}")
         store = RedisStore(server.url, StoreLimits(timeout_ms=5000.0))
         await store.start()
+        if later:
+            with server.client() as client:
+                client.config_set("maxmemory-policy", "allkeys-lru")
         await keep(store, "00", documents=["d"])
         with server.client() as client:
             client.unlink(*client.scan_iter(match="*}:d:*"))
