@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 log = get_logger(__name__)
 _PATIENCE_S = 2.0
 _AFFECTED = 1_000
+_AT_ONCE = 8
 _WINDOWS = 512  # of text to embed for one write; beyond that everything is dropped
 _LONGEST_TOKEN = 16  # characters; on average
 _RETRY_S = (0.1, 0.2, 0.5, 1.0)
@@ -129,7 +130,10 @@ class Invalidator:
         except Exception as error:
             log.warning("cache.reverse_search_failed", error=type(error).__name__)
             return False
-        return all([await self._drop_near(vector) for vector in vectors])
+        for vector in vectors:
+            if not await self._drop_near(vector):
+                return False  # everything goes: the rest need not be found
+        return True
 
     async def _drop_near(self, vector: "Vector") -> bool:
         floor = self._settings.insert_floor
@@ -137,9 +141,12 @@ class Invalidator:
             lambda store: store.nearest_anywhere(vector, limit=_AFFECTED, floor=floor),
             Budget(_PATIENCE_S),
         )
-        for stored in found:
-            await self._drop(stored.partition, stored.key)
-        return len(found) < _AFFECTED
+        if len(found) >= _AFFECTED:
+            return False
+        for start in range(0, len(found), _AT_ONCE):
+            some = found[start : start + _AT_ONCE]
+            await asyncio.gather(*(self._drop(stored.partition, stored.key) for stored in some))
+        return True
 
     async def _drop(self, partition: str, key: str) -> bool:
         return await self._store.call(

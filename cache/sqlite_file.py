@@ -228,7 +228,8 @@ def _open(path: Path) -> sqlite3.Connection:
         path.touch(mode=0o600, exist_ok=False)
     connection = sqlite3.connect(path, timeout=_OPEN_S, isolation_level=None)
     try:
-        _check_ours(connection, path)  # a change of mode would be a change of another's file
+        with transaction(connection, "BEGIN"):  # at one moment, while another process may begin it
+            _check_ours(connection, path)  # a change of mode would be a change of another's file
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = NORMAL")
         connection.execute("PRAGMA journal_size_limit = 16777216")

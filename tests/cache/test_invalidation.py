@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
+from funnel.cache import invalidation
 from funnel.cache.store import Epoch, Record, Stored
 from funnel.cache.store_memory import MemoryStore
 from funnel.errors import CacheError
@@ -98,6 +99,33 @@ async def test_new_document_reaches_all_partitions_and_tenants(world: World) -> 
     await world.cache.documents_changed(upserted=[Document("new", "all there is about cats")])
     assert (await world.ask("a word about cats", scope="left")).info.status == "miss"
     assert (await world.ask("a word about cats", partition={"k": 3})).info.status == "miss"
+
+
+async def test_a_document_near_to_very_many_drops_everything_at_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """One by one, and for each further document again, that took minutes."""
+    monkeypatch.setattr(invalidation, "_AFFECTED", 3)
+
+    class Counting(MemoryStore):
+        dropped = 0
+
+        async def delete(self, partition: str, key: str) -> bool:
+            self.dropped += 1
+            return await super().delete(partition, key)
+
+    store = Counting()
+    world = World(store=store)
+    for text in ("one about cats", "a tale about birds", "one about dogs"):
+        await world.ask(text)
+    near = [Document(f"new-{n}", "all there is about cats") for n in range(3)]
+    await world.cache.documents_changed(upserted=near[:1])
+    assert store.dropped == 1
+    for other in range(3):
+        await world.ask("one about cats", partition={"k": 2, "other": other})
+    await world.cache.documents_changed(upserted=near)
+    assert store.dropped == 1
+    assert (await world.ask("one about dogs")).info.status == "miss"
 
 
 async def test_reverse_search_that_fails_drops_everything() -> None:

@@ -19,6 +19,7 @@ from typing import Any
 
 import pytest
 
+from funnel.cache import sqlite_file
 from funnel.cache.nearest import NearestIndex, Neighbour
 from funnel.cache.sqlite_file import SqliteFile
 from funnel.cache.sqlite_schema import APPLICATION_ID, SCHEMA
@@ -177,6 +178,29 @@ async def test_a_reply_that_another_epoch_has_overtaken(
     found = await store.nearest_anywhere(axis(0), limit=5, floor=0.5)
     assert overtaken.is_set()
     assert [s.key for s in found] == ["00"]
+
+
+async def test_two_that_begin_one_file_are_no_strangers(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What marks a file as ours is read at one moment, whatever another process does between."""
+    read = sqlite_file._pragma
+
+    def overtaken(connection: sqlite3.Connection, name: str) -> int:
+        found = read(connection, name)
+        if name == "user_version":
+            monkeypatch.setattr(sqlite_file, "_pragma", read)
+            other = sqlite3.connect(path, timeout=0, isolation_level=None)
+            with contextlib.suppress(sqlite3.OperationalError), contextlib.closing(other):
+                sqlite_file._prepare(other, path)
+        return found
+
+    monkeypatch.setattr(sqlite_file, "_pragma", overtaken)
+    store = SqliteStore(path, LIMITS)
+    await store.start()
+    await keep(store, "00")
+    assert await payload(store, "00") is not None
+    await store.aclose()
 
 
 async def test_another_programs_database_is_not_touched(path: Path) -> None:
