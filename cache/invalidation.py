@@ -35,7 +35,7 @@ class Invalidator:
     The epoch rises first: an answer that was computed across the write is then refused by the
     store. It rises again at the end: what a process has read between the two, and keeps in its own
     memory, may have been dropped since. What cannot be told to the store is owed: while it is, this
-    process serves nothing from the cache, and it tries again until the store has taken it. A write
+    process serves nothing that is kept, and it tries again until the store has taken it. A write
     that was interrupted while it was being told is owed too. A write is announced to the store
     before it begins: if this process dies before it is told, the epoch ends without it.
     """
@@ -197,6 +197,11 @@ class Invalidator:
         if owing:
             self._paying.start(self._pay, "invalidation")
         return owing
+
+    @property
+    def owed(self) -> int:
+        """How many writes the store did not hear of at once, so far."""
+        return self._owed
 
     async def settled(self, within_s: float) -> bool:
         """Whether nothing is owed, after waiting for that a while."""

@@ -31,7 +31,7 @@ from funnel.cache.matcher import Matcher
 from funnel.cache.place import Place, place_of, scope_of
 from funnel.cache.report import explain_lookup, full_stats
 from funnel.cache.reruns import Reruns
-from funnel.cache.serving import Parts, Serving, missed
+from funnel.cache.serving import Parts, Serving
 from funnel.cache.settings import CacheSettings
 from funnel.cache.store import Store
 from funnel.cache.synonyms import Synonyms
@@ -173,9 +173,10 @@ class SemanticCache(QueryCache):
         return Looking(request, place, self.guarded.budget(request.deadline))
 
     async def _cached(self, looking: Looking, compute: Compute) -> Served:
-        if self._invalidator.owes():
+        if self._invalidator.owes():  # nothing kept, and no flight of before the latest write
             looking.fault = "invalidation_pending"
-            return Served(await compute(), missed(looking))
+            apart = f"{looking.place.partition}-{self._invalidator.owed}"
+            looking.place = replace(looking.place, partition=apart)
         return await self._serving.serve(looking, compute)
 
     # -- keeping it true

@@ -13,7 +13,7 @@ from funnel.cache.store_memory import MemoryStore
 from funnel.errors import CacheError
 from funnel.models.base import Side
 from funnel.types import Document
-from tests.cache.world import Clock, World, settle
+from tests.cache.world import Clock, Stages, World, settle
 
 
 @pytest.fixture
@@ -185,6 +185,24 @@ class Deaf(MemoryStore):
     async def put(self, record: Record) -> bool:
         await self.hears.wait()
         return await super().put(record)
+
+
+async def test_while_a_write_is_owed_equal_questions_are_one_run() -> None:
+    """Of what came since the latest write: what began before it may hold the old corpus."""
+    store = Deaf()
+    world = World(store=store, stages=Stages(delay_s=0.1), timeout_ms=300)
+    await world.cache.start()
+    await world.cache.documents_changed()
+    asked = [asyncio.ensure_future(world.ask("one about cats")) for _ in range(20)]
+    await asyncio.sleep(0.05)
+    assert len(world.stages.runs) == 1
+    await world.cache.documents_changed()
+    later = await asyncio.gather(*(world.ask("one about cats") for _ in range(20)))
+    assert len(world.stages.runs) == 2
+    infos = [served.info for served in (*await asyncio.gather(*asked), *later)]
+    assert [info.status for info in infos].count("hit") == 38
+    assert {info.reason for info in infos if info.status != "hit"} == {"invalidation_pending"}
+    assert (await world.cache.stats())["store"]["entries"] == 0
 
 
 async def test_what_is_owed_needs_no_room_among_other_work(monkeypatch: pytest.MonkeyPatch) -> None:
