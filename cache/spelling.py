@@ -8,7 +8,8 @@ Only where it is certain: the misspelt word is in no dictionary, nor made of wor
 other one is in it, no other word fits, and the slip is neither in the first letter nor at the end,
 where inflections are. Opposites of the other question's words count as words of it. A word that is
 marked as a name is only read as another name. Words of every question, two letters of which changed
-places ("teh"), are read as meant whatever the other says.
+places ("teh"), are read as meant whatever the other says, and beside that word so is any other slip
+in one of four letters or more ("yoir").
 """
 
 import re
